@@ -1,0 +1,2 @@
+//! hornpipe-bench
+fn main() {}

@@ -1,0 +1,2 @@
+//! hornpipe
+fn main() {}

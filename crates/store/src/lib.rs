@@ -1,0 +1,1 @@
+//! hornpipe-store

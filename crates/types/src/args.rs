@@ -1,0 +1,1 @@
+//! `x-…` arguments, parsed once into structs.

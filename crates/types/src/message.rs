@@ -1,0 +1,317 @@
+//! Messages as they travel: many in one buffer, encoded as they were received.
+//!
+//! A [`Batch`] holds the content frames (header frame, body frames) of consecutive messages back to back, as they came off
+//! the wire, so that a delivery is a copy of bytes plus patched channel numbers. One reference count serves all of them.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use std::sync::Arc;
+
+/// `delivery-mode` is 2.
+pub const PERSISTENT: u8 = 1;
+/// The property `headers` is present.
+pub const HAS_HEADERS: u8 = 1 << 1;
+/// The property `expiration` is present.
+pub const HAS_EXPIRATION: u8 = 1 << 2;
+/// The property `priority` is present.
+pub const HAS_PRIORITY: u8 = 1 << 3;
+/// The property `user-id` is present.
+pub const HAS_USER_ID: u8 = 1 << 4;
+/// The property `reply-to` is present.
+pub const HAS_REPLY_TO: u8 = 1 << 5;
+/// More than one body frame.
+pub const MULTI_FRAME: u8 = 1 << 6;
+
+/// Octets of a frame around its payload: type, channel, size, end octet.
+pub const FRAME_OVERHEAD: usize = 8;
+/// Octets of a content header payload before the property flags: class, weight, body size.
+pub const CONTENT_HEADER_FIXED: usize = 12;
+
+/// Where one message lies in its batch and what routing, persistence and expiry must know of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MessageMeta {
+    /// Offset of the header frame in the batch's bytes.
+    pub offset: u32,
+    /// Octets of header frame and body frames together.
+    pub len: u32,
+    /// Octets of the body alone.
+    pub body: u32,
+    /// Index of the message's route in the batch.
+    pub route: u16,
+    /// `PERSISTENT`, `HAS_…`, `MULTI_FRAME`.
+    pub flags: u8,
+    /// The property `priority`; 0 when absent.
+    pub priority: u8,
+}
+
+/// Exchange and routing key as one slice of the batch: two short strings with their length octets, the form in which
+/// `basic.publish` brings them and `basic.deliver` ends with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct RouteMeta {
+    offset: u32,
+    len: u16,
+}
+
+/// Consecutive messages in one buffer. Immutable, shared by reference count.
+#[derive(Debug, Default)]
+pub struct Batch {
+    bytes: Bytes,
+    routes: Vec<RouteMeta>,
+    messages: Vec<MessageMeta>,
+}
+
+impl Batch {
+    /// Number of messages.
+    pub fn len(&self) -> u32 {
+        self.messages.len() as u32
+    }
+    /// Whether there is no message.
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+    /// Octets this batch keeps in memory, roughly.
+    pub fn resident_bytes(&self) -> usize {
+        self.bytes.len() + self.messages.len() * size_of::<MessageMeta>() + self.routes.len() * 8 + 96
+    }
+    /// What is known of message `i`. Panics when `i` is out of range, as all accessors here do: indexes come from spans
+    /// that were checked when they were made.
+    pub fn meta(&self, i: u32) -> MessageMeta {
+        self.messages[i as usize]
+    }
+    /// All metas in order.
+    pub fn metas(&self) -> &[MessageMeta] {
+        &self.messages
+    }
+    /// Header frame and body frames of message `i` (channel numbers are whatever the publisher used).
+    pub fn frames(&self, i: u32) -> &[u8] {
+        let m = self.meta(i);
+        &self.bytes[m.offset as usize..(m.offset + m.len) as usize]
+    }
+    /// The same as a shared slice.
+    pub fn frames_bytes(&self, i: u32) -> Bytes {
+        let m = self.meta(i);
+        self.bytes.slice(m.offset as usize..(m.offset + m.len) as usize)
+    }
+    /// Payload of the content header frame of message `i`: class, weight, body size, flags, properties.
+    pub fn header(&self, i: u32) -> &[u8] {
+        let f = self.frames(i);
+        let size = u32::from_be_bytes([f[3], f[4], f[5], f[6]]) as usize;
+        &f[7..7 + size]
+    }
+    /// The body frames of message `i`, with their envelopes.
+    pub fn body_frames(&self, i: u32) -> &[u8] {
+        let header = self.header(i).len() + FRAME_OVERHEAD;
+        &self.frames(i)[header..]
+    }
+    /// The pieces of the body of message `i`, in order.
+    pub fn body(&self, i: u32) -> impl Iterator<Item = &[u8]> {
+        let mut rest = self.body_frames(i);
+        std::iter::from_fn(move || {
+            if rest.len() < FRAME_OVERHEAD {
+                return None;
+            }
+            let size = u32::from_be_bytes([rest[3], rest[4], rest[5], rest[6]]) as usize;
+            let piece = &rest[7..7 + size];
+            rest = &rest[FRAME_OVERHEAD + size..];
+            Some(piece)
+        })
+    }
+    /// Exchange and routing key of message `i` as two length-prefixed short strings.
+    pub fn route_bytes(&self, i: u32) -> &[u8] {
+        let r = self.routes[self.meta(i).route as usize];
+        &self.bytes[r.offset as usize..r.offset as usize + r.len as usize]
+    }
+    /// Exchange of message `i`.
+    pub fn exchange(&self, i: u32) -> &str {
+        let r = self.route_bytes(i);
+        std::str::from_utf8(&r[1..1 + r[0] as usize]).unwrap_or("")
+    }
+    /// Routing key of message `i`.
+    pub fn routing_key(&self, i: u32) -> &str {
+        let r = self.route_bytes(i);
+        let e = r[0] as usize;
+        std::str::from_utf8(&r[2 + e..]).unwrap_or("")
+    }
+    /// Sum of body octets of `count` messages from `from` on, `step` apart.
+    pub fn body_bytes(&self, from: u32, count: u32, step: u32) -> u64 {
+        if step == 1 {
+            self.messages[from as usize..(from + count) as usize].iter().map(|m| u64::from(m.body)).sum()
+        } else {
+            (0..count).map(|k| u64::from(self.meta(from + k * step).body)).sum()
+        }
+    }
+}
+
+/// Some messages of a batch: `from, from + step, …`, `count` of them.
+#[derive(Debug, Clone)]
+pub struct Span {
+    /// The batch.
+    pub batch: Arc<Batch>,
+    /// Index of the first message.
+    pub from: u32,
+    /// How many, ≥ 1.
+    pub count: u32,
+    /// Distance of two indexes, ≥ 1.
+    pub step: u32,
+}
+
+impl Span {
+    /// All messages of a batch.
+    pub fn whole(batch: Arc<Batch>) -> Self {
+        let count = batch.len();
+        Self { batch, from: 0, count, step: 1 }
+    }
+    /// The indexes in the batch.
+    pub fn indexes(&self) -> impl Iterator<Item = u32> + use<> {
+        let (from, step) = (self.from, self.step);
+        (0..self.count).map(move |k| from + k * step)
+    }
+    /// Sum of body octets.
+    pub fn body_bytes(&self) -> u64 {
+        self.batch.body_bytes(self.from, self.count, self.step)
+    }
+}
+
+/// Builds a [`Batch`].
+#[derive(Debug, Default)]
+pub struct BatchBuilder {
+    bytes: BytesMut,
+    routes: Vec<RouteMeta>,
+    messages: Vec<MessageMeta>,
+}
+
+impl BatchBuilder {
+    /// An empty builder with room for `capacity` octets.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self { bytes: BytesMut::with_capacity(capacity), ..Self::default() }
+    }
+    /// Octets collected so far.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+    /// Messages collected so far.
+    pub fn len(&self) -> u32 {
+        self.messages.len() as u32
+    }
+    /// Whether no message was collected.
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+    /// Adds a route given as it stands in `basic.publish`: two length-prefixed short strings, both UTF-8 (the caller
+    /// has checked). The index holds for following messages. At most 65 535 routes a batch; see [`Self::is_full`].
+    pub fn push_route_bytes(&mut self, route: &[u8]) -> u16 {
+        let index = self.routes.len() as u16;
+        self.routes.push(RouteMeta { offset: self.bytes.len() as u32, len: route.len() as u16 });
+        self.bytes.put_slice(route);
+        index
+    }
+    /// Adds a route.
+    pub fn push_route(&mut self, exchange: &str, routing_key: &str) -> u16 {
+        let mut route = Vec::with_capacity(2 + exchange.len() + routing_key.len());
+        for s in [exchange, routing_key] {
+            let s = &s.as_bytes()[..s.len().min(255)];
+            route.push(s.len() as u8);
+            route.extend_from_slice(s);
+        }
+        self.push_route_bytes(&route)
+    }
+    /// Whether a new batch must be begun before the next message: routes or offsets would overflow their integers.
+    pub fn is_full(&self) -> bool {
+        self.routes.len() >= usize::from(u16::MAX) - 1 || self.bytes.len() >= 1 << 30
+    }
+    /// Adds a message whose content frames are already encoded. `meta.offset` and `meta.len` are set here.
+    pub fn push_frames(&mut self, frames: &[u8], mut meta: MessageMeta) {
+        meta.offset = self.bytes.len() as u32;
+        meta.len = frames.len() as u32;
+        self.bytes.put_slice(frames);
+        self.messages.push(meta);
+    }
+    /// Begins a message whose frames are put piece by piece into [`Self::buf`]; ended by [`Self::end_message`].
+    pub fn begin_message(&mut self, meta: MessageMeta) {
+        self.messages.push(MessageMeta { offset: self.bytes.len() as u32, ..meta });
+    }
+    /// The buffer, to append frames between begin and end.
+    pub fn buf(&mut self) -> &mut BytesMut {
+        &mut self.bytes
+    }
+    /// Ends the message begun last.
+    pub fn end_message(&mut self) {
+        let end = self.bytes.len() as u32;
+        if let Some(m) = self.messages.last_mut() {
+            m.len = end - m.offset;
+        }
+    }
+    /// Adds a message from its content header payload (class, weight, body size, flags, properties; the body size in it
+    /// is overwritten) and body pieces, cutting body frames to at most `frame_max` octets with envelope (0 = one frame).
+    pub fn push_message<'a>(
+        &mut self,
+        header: &[u8],
+        body: impl IntoIterator<Item = &'a [u8]>,
+        mut meta: MessageMeta,
+        frame_max: usize,
+    ) {
+        meta.flags &= !MULTI_FRAME;
+        self.begin_message(meta);
+        let start = self.bytes.len();
+        put_frame(&mut self.bytes, 2, header);
+        let mut total = 0usize;
+        let mut frames = 0;
+        let room = if frame_max == 0 { usize::MAX } else { frame_max - FRAME_OVERHEAD };
+        for piece in body {
+            total += piece.len();
+            for part in piece.chunks(room.min(piece.len().max(1))) {
+                put_frame(&mut self.bytes, 3, part);
+                frames += 1;
+            }
+        }
+        self.bytes[start + 7 + 4..start + 7 + 12].copy_from_slice(&(total as u64).to_be_bytes());
+        self.end_message();
+        if let Some(m) = self.messages.last_mut() {
+            m.body = total as u32;
+            if frames > 1 {
+                m.flags |= MULTI_FRAME;
+            }
+        }
+    }
+    /// Copies message `i` of another batch with a route of this one.
+    pub fn push_copy(&mut self, from: &Batch, i: u32, route: u16) {
+        let meta = MessageMeta { route, ..from.meta(i) };
+        self.push_frames(from.frames(i), meta);
+    }
+    /// The batch.
+    pub fn finish(self) -> Arc<Batch> {
+        Arc::new(Batch { bytes: self.bytes.freeze(), routes: self.routes, messages: self.messages })
+    }
+}
+
+/// Appends one frame on channel 0.
+pub fn put_frame(out: &mut BytesMut, kind: u8, payload: &[u8]) {
+    out.reserve(payload.len() + FRAME_OVERHEAD);
+    out.put_u8(kind);
+    out.put_u16(0);
+    out.put_u32(payload.len() as u32);
+    out.put_slice(payload);
+    out.put_u8(0xCE);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_built_from_parts_reads_back() {
+        let mut b = BatchBuilder::default();
+        let route = b.push_route("ex", "key");
+        let header = [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 2];
+        let meta = MessageMeta { route, flags: PERSISTENT, ..MessageMeta::default() };
+        b.push_message(&header, [&b"hello "[..], &b"world"[..]], meta, 4096);
+        b.push_message(&header, [], meta, 4096);
+        let batch = b.finish();
+        assert_eq!((batch.exchange(0), batch.routing_key(0)), ("ex", "key"));
+        assert_eq!(batch.body(0).collect::<Vec<_>>().concat(), b"hello world");
+        assert_eq!(batch.meta(0).body, 11);
+        assert_eq!(batch.meta(0).flags, PERSISTENT | MULTI_FRAME);
+        assert_eq!(batch.header(0)[4..12], 11u64.to_be_bytes());
+        assert_eq!(batch.body(1).count(), 0);
+        assert_eq!(batch.body_bytes(0, 2, 1), 11);
+    }
+}
