@@ -1,0 +1,142 @@
+//! Sockets: bind, accept, speak HTTP/1.1.
+
+use crate::App;
+use crate::http::{Reply, Request};
+use crate::{metrics, routes};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+
+/// Which pages a listener serves.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Door {
+    /// Management API, status page, health.
+    Http,
+    /// Prometheus pages.
+    Metrics,
+}
+
+/// A peer must have sent its request head within this; it also bounds how long an idle connection is kept.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Binds all addresses; says where they ended up.
+pub(crate) fn bind_all(addrs: &[SocketAddr]) -> io::Result<(Vec<TcpListener>, Vec<SocketAddr>)> {
+    let mut listeners = Vec::with_capacity(addrs.len());
+    let mut bound = Vec::with_capacity(addrs.len());
+    for addr in addrs {
+        let listener = bind(*addr).map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {addr}: {e}")))?;
+        bound.push(listener.local_addr()?);
+        listeners.push(listener);
+    }
+    Ok((listeners, bound))
+}
+
+fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        // Whatever the system's default: `[::]` means every address, as RabbitMQ's listeners do.
+        socket.set_only_v6(!addr.ip().is_unspecified())?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(128)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Accepts on `listener` for ever, a task for each connection.
+pub(crate) fn spawn(listener: TcpListener, app: Arc<App>, door: Door) {
+    tokio::spawn(async move {
+        let listener = match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "admin listener is unusable");
+                return;
+            }
+        };
+        let slots = Arc::new(Semaphore::new(app.config.connections_max.max(1)));
+        loop {
+            let Ok(slot) = slots.clone().acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    let app = app.clone();
+                    tokio::spawn(async move {
+                        serve(stream, peer, app, door).await;
+                        drop(slot);
+                    });
+                }
+                Err(error) => {
+                    // Out of descriptors, mostly: wait for some to come back instead of spinning.
+                    tracing::warn!(%error, "admin accept failed");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    });
+}
+
+async fn serve(stream: TcpStream, peer: SocketAddr, app: Arc<App>, door: Door) {
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        let app = app.clone();
+        async move { Ok::<_, Infallible>(answer(&request, peer, &app, door).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_headers(100)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, %peer, "admin connection ended");
+    }
+}
+
+async fn answer(
+    request: &hyper::Request<Incoming>,
+    peer: SocketAddr,
+    app: &App,
+    door: Door,
+) -> hyper::Response<Full<Bytes>> {
+    let head = request.method() == hyper::Method::HEAD;
+    let reply = match Request::read(request, peer) {
+        Err(reply) => reply,
+        Ok(request) => match door {
+            Door::Http => routes::answer(app, &request).await,
+            Door::Metrics => metrics::answer(app, &request).await,
+        },
+    };
+    finish(reply, head)
+}
+
+/// HEAD gets the length of what GET would have got, and nothing else.
+fn finish(reply: Reply, head: bool) -> hyper::Response<Full<Bytes>> {
+    let length = reply.body.len();
+    let body = if head { Bytes::new() } else { Bytes::from(reply.body) };
+    let mut builder = hyper::Response::builder()
+        .status(reply.status)
+        .header("server", "hornpipe")
+        .header("cache-control", "no-cache")
+        .header("content-length", length);
+    if !reply.content_type.is_empty() {
+        builder = builder.header("content-type", reply.content_type);
+    }
+    for (name, value) in reply.headers {
+        builder = builder.header(name, value);
+    }
+    builder.body(Full::new(body)).unwrap_or_else(|error| {
+        tracing::error!(%error, "reply with unusable headers");
+        let mut reply = hyper::Response::new(Full::new(Bytes::new()));
+        *reply.status_mut() = hyper::StatusCode::INTERNAL_SERVER_ERROR;
+        reply
+    })
+}
