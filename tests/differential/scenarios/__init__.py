@@ -1,0 +1,1 @@
+"""Scenarios, a file per area. A scenario is a public function that takes a `client.Scenario`."""
