@@ -1,1 +1,4 @@
 //! hornpipe-core
+
+pub mod access;
+pub mod policy;
