@@ -1,87 +1,315 @@
-//! The server's side of one connection.
+//! The server's side of one connection: what framing needs and no more. Consumers, unacked deliveries and confirms live
+//! in the core.
 
 mod api;
+mod channel;
+mod closing;
+mod effects;
+mod handshake;
+mod heartbeat;
+mod input;
 
 pub use api::{AuthOutcome, AuthRequest, CloseReason, MachineConfig, Output, Status};
 
 use bytes::BytesMut;
+use channel::Channel;
+use handshake::Login;
+use heartbeat::{Due, Heartbeat};
+use hornpipe_types::Map;
 use hornpipe_types::command::Command;
 use hornpipe_types::effect::ConnectionEffect;
+use hornpipe_types::error::AmqpError;
+use hornpipe_types::message::{Batch, BatchBuilder};
 use hornpipe_types::time::Instant;
+use input::Tail;
 use std::sync::Arc;
+
+/// Buffers larger than this are given back when the connection falls idle, octets.
+const IDLE_BUFFER: usize = 4096;
+/// Idle: nothing happened for so long, milliseconds.
+const IDLE_MS: u64 = 1000;
+/// Input that may wait for an answer (login, open) before the socket is no longer read, octets.
+const WAITING_INPUT: usize = 64 * 1024;
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    /// The protocol header is due.
+    Header,
+    /// start was sent, start-ok is due.
+    Start,
+    /// The driver verifies the credentials.
+    Authenticating,
+    /// tune was sent, tune-ok is due.
+    Tune,
+    /// connection.open is due.
+    Opening,
+    /// The core decides about connection.open.
+    OpenSent,
+    Running,
+    /// The machine found an error and told the core; its `Close` is due.
+    Failing {
+        /// Input makes no sense any more.
+        fatal: bool,
+        /// The client sent close meanwhile.
+        owes_close_ok: bool,
+    },
+    /// The client closed; the core's `CloseOk` is due.
+    ClosingByClient,
+    /// connection.close was sent, close-ok is due.
+    CloseSent {
+        drop_at: Instant,
+        error: AmqpError,
+        fatal: bool,
+    },
+    /// All is said; the peer is to close the socket.
+    Draining {
+        drop_at: Instant,
+        reason: CloseReason,
+    },
+    Closed(CloseReason),
+}
 
 /// The server's side of one connection: a machine without IO.
 ///
-/// After each `handle_*` the driver drains `poll_commands` and `poll_auth`, writes the output and looks at `status`.
-/// Only the driver knows when the socket is gone: the machine never emits `Command::Gone`.
+/// After each `handle_*` the driver drains [`Self::poll_commands`] and [`Self::poll_auth`], writes [`Self::output`], looks at
+/// [`Self::status`] and sleeps until [`Self::poll_timeout`] or the next event. Only the driver knows when the socket is gone:
+/// the machine never emits `Command::Gone`.
 #[derive(Debug)]
 pub struct Connection {
     config: Arc<MachineConfig>,
+    peer: (String, u16),
+    local: (String, u16),
+    tls: bool,
+
+    state: State,
+    handshake_deadline: Instant,
+    heartbeat: Heartbeat,
+    heartbeat_seconds: u16,
+    login: Option<Box<Login>>,
+    auth: Option<AuthRequest>,
+    /// Largest frame in both directions; until tune-ok that of incoming ones.
+    frame_max: u32,
+    channel_max: u16,
+    blocked_notify: bool,
+
+    channels: Map<u16, Channel>,
+    /// Channels the core knows or is about to know; those in `CloseSent` are not counted.
+    live_channels: u32,
+    /// An alarm is up …
+    hold: bool,
+    /// … and a publish has come since.
+    held: bool,
+
     input: BytesMut,
     output: Output,
     commands: Vec<Command>,
-    auth: Option<AuthRequest>,
+    /// Content cost of what is in the output.
+    unwritten: u64,
+    /// A buffer for method payloads.
+    scratch: Vec<u8>,
+
+    /// The batch of this read; `None` between reads.
+    batch: Option<BatchBuilder>,
+    /// Octets of input when the batch was begun.
+    batch_input: usize,
+    /// Share of content in the input of the batch before, of 256.
+    content_share: usize,
+    /// Commands that wait for the batch.
+    runs: Vec<usize>,
+    tail: Tail,
+    /// Stands in runs until their batch is finished.
+    no_batch: Arc<Batch>,
+
+    last_activity: Instant,
+    /// When to look whether buffers can be given back.
+    release_at: Option<Instant>,
 }
 
 impl Connection {
-    /// A connection that was just accepted.
-    pub fn new(
-        config: Arc<MachineConfig>,
-        peer: (String, u16),
-        local: (String, u16),
-        tls: bool,
-        now: Instant,
-    ) -> Self {
-        let _ = (peer, local, tls, now);
-        Self { config, input: BytesMut::new(), output: Output::default(), commands: Vec::new(), auth: None }
+    /// A connection that was just accepted; `now` starts the handshake timeout.
+    pub fn new(config: Arc<MachineConfig>, peer: (String, u16), local: (String, u16), tls: bool, now: Instant) -> Self {
+        let limits = &config.limits;
+        Self {
+            peer,
+            local,
+            tls,
+            state: State::Header,
+            handshake_deadline: now.plus_ms(limits.handshake_timeout_ms),
+            heartbeat: Heartbeat::default(),
+            heartbeat_seconds: 0,
+            login: None,
+            auth: None,
+            frame_max: limits.initial_frame_max,
+            channel_max: limits.channel_max,
+            config,
+            blocked_notify: false,
+            channels: Map::default(),
+            live_channels: 0,
+            hold: false,
+            held: false,
+            input: BytesMut::new(),
+            output: Output::default(),
+            commands: Vec::new(),
+            unwritten: 0,
+            scratch: Vec::new(),
+            batch: None,
+            batch_input: 0,
+            content_share: 256,
+            runs: Vec::new(),
+            tail: Tail::default(),
+            no_batch: Arc::default(),
+            last_activity: now,
+            release_at: None,
+        }
     }
+
     /// The buffer the driver reads the socket into (append only), followed by [`Self::handle_input`].
+    ///
+    /// It is given back after a second of silence, so reserve room just before reading, not while waiting for input.
     pub fn input(&mut self) -> &mut BytesMut {
         &mut self.input
     }
-    /// Turns all complete frames of the input buffer into commands. Call it only after octets were read.
+
+    /// Turns all complete frames of the input buffer into commands. To be called only after octets were read: they count as
+    /// a sign of life.
     pub fn handle_input(&mut self, now: Instant) {
-        let _ = (now, &self.config);
+        self.heartbeat.on_received();
+        self.on_activity(now);
+        self.read(now);
     }
+
     /// The answer to [`Self::poll_auth`].
     pub fn handle_auth(&mut self, now: Instant, outcome: AuthOutcome) {
-        let _ = (now, outcome);
+        self.on_auth(now, outcome);
+        self.read(now);
     }
-    /// Encodes effects into the output; `effects` is drained.
+
+    /// Encodes effects into the output; `effects` is drained. Input that waited for an answer may become commands.
     pub fn handle_effects(&mut self, now: Instant, effects: &mut Vec<ConnectionEffect>) {
-        let _ = now;
-        effects.clear();
+        self.on_activity(now);
+        let waited = self.state == State::OpenSent;
+        for effect in effects.drain(..) {
+            self.on_effect(now, effect);
+        }
+        if waited && self.state != State::OpenSent {
+            self.read(now);
+        }
     }
-    /// The time of [`Self::poll_timeout`] has come (or an earlier one: harmless).
+
+    /// The time of [`Self::poll_timeout`] has come (an earlier call is harmless).
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
+        match &self.state {
+            State::Draining { drop_at, reason } if now >= *drop_at => {
+                let reason = reason.clone();
+                self.give_up(reason);
+            }
+            State::CloseSent { drop_at, error, .. } if now >= *drop_at => {
+                let reason = CloseReason::ByServer(error.clone());
+                self.give_up(reason);
+            }
+            _ if self.is_handshake() && now >= self.handshake_deadline => {
+                self.give_up(CloseReason::HandshakeTimeout);
+            }
+            _ => {}
+        }
+        match self.heartbeat.on_timeout(now, self.is_held()) {
+            Due::Dead => self.give_up(CloseReason::HeartbeatTimeout),
+            // what waits to be written is as good
+            Due::Send if self.output.is_empty() => {
+                crate::codec::frame::put(&mut self.output.bytes, crate::codec::frame::HEARTBEAT, 0, &[]);
+            }
+            _ => {}
+        }
+        if self.release_at.is_some_and(|at| now >= at) {
+            self.release(now);
+        }
     }
+
     /// All output was written to the socket.
     pub fn handle_written(&mut self, now: Instant) {
-        let _ = now;
+        self.heartbeat.on_sent(now);
+        if self.unwritten > 0 {
+            self.commands.push(Command::Written(std::mem::take(&mut self.unwritten)));
+        }
     }
+
     /// Appends all commands for the core.
     pub fn poll_commands(&mut self, out: &mut Vec<Command>) {
         out.append(&mut self.commands);
     }
-    /// Octets to write.
+
+    /// Octets to write; [`Self::handle_written`] once there are none left.
     pub fn output(&mut self) -> &mut Output {
         &mut self.output
     }
-    /// Credentials to verify, once.
+
+    /// Credentials to verify; each is handed out once and answered by [`Self::handle_auth`].
     pub fn poll_auth(&mut self) -> Option<AuthRequest> {
         self.auth.take()
     }
+
     /// When [`Self::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        let state = match &self.state {
+            State::Draining { drop_at, .. } | State::CloseSent { drop_at, .. } => Some(*drop_at),
+            _ if self.is_handshake() => Some(self.handshake_deadline),
+            State::Closed(_) => return None,
+            _ => None,
+        };
+        [state, self.heartbeat.deadline(), self.release_at].into_iter().flatten().min()
     }
+
     /// Where the connection stands.
     pub fn status(&self) -> Status {
-        Status::Running
+        match &self.state {
+            State::Draining { drop_at, .. } | State::CloseSent { drop_at, .. } => Status::Closing { drop_at: *drop_at },
+            State::Closed(reason) => Status::Closed(reason.clone()),
+            _ => Status::Running,
+        }
     }
-    /// Whether the driver must not read the socket for now.
+
+    /// Whether the driver must not read the socket for now: an alarm is up and this connection publishes, or it sends ahead
+    /// of an answer more than is reasonable.
     pub fn is_held(&self) -> bool {
-        false
+        let waits = matches!(self.state, State::Authenticating | State::OpenSent);
+        self.held || (waits && self.input.len() > WAITING_INPUT)
+    }
+
+    fn is_handshake(&self) -> bool {
+        use State::{Authenticating, Header, OpenSent, Opening, Start, Tune};
+        matches!(self.state, Header | Start | Authenticating | Tune | Opening | OpenSent)
+    }
+
+    /// The end without a word: a peer that does not read would keep the output from becoming empty.
+    fn give_up(&mut self, reason: CloseReason) {
+        self.output.bytes.clear();
+        self.heartbeat.stop();
+        self.release_at = None;
+        self.state = State::Closed(reason);
+    }
+
+    fn on_activity(&mut self, now: Instant) {
+        self.last_activity = now;
+        if self.release_at.is_none() {
+            self.release_at = Some(now.plus_ms(IDLE_MS));
+        }
+    }
+
+    /// Gives large empty buffers back once the connection is idle.
+    fn release(&mut self, now: Instant) {
+        if now.ms_since(self.last_activity) < IDLE_MS {
+            self.release_at = Some(self.last_activity.plus_ms(IDLE_MS));
+            return;
+        }
+        self.release_at = None;
+        for buffer in [&mut self.input, &mut self.output.bytes] {
+            if buffer.is_empty() && buffer.capacity() > IDLE_BUFFER {
+                *buffer = BytesMut::new();
+            }
+        }
+        self.commands.shrink_to(8);
+        self.runs.shrink_to(8);
+        self.scratch.clear();
+        self.scratch.shrink_to(256);
     }
 }

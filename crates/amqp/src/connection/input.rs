@@ -1,0 +1,532 @@
+//! Input to commands. Publishes whose frames lie complete in the buffer are taken in runs; all else goes frame by frame.
+
+use super::channel::{Assembly, Channel, ChannelState, Sink, Stage};
+use super::{Connection, State};
+use crate::codec::frame::{self, BODY, Frame, HEADER, HEARTBEAT, METHOD, PREFIX, cannot_decode, frame_error};
+use crate::codec::hot::{self, HEADER_START, PUBLISH, PUBLISH_START, PublishError, Scanned, Settlement};
+use crate::codec::method::{self, ChannelMethod, ConnectionMethod, put_method};
+use crate::codec::{fields::not_utf8, frame::unexpected_frame};
+use amq_protocol::protocol::{AMQPClass, access, channel as amqp, connection};
+use bytes::Buf;
+use hornpipe_types::command::{ChannelCommand, Command, PublishRun};
+use hornpipe_types::error::{AmqpError, ReplyCode};
+use hornpipe_types::header;
+use hornpipe_types::message::{BatchBuilder, CONTENT_HEADER_FIXED, MULTI_FRAME};
+use hornpipe_types::time::Instant;
+use std::sync::Arc;
+
+/// Largest body RabbitMQ's frame reader lets pass, whatever is configured.
+const BODY_MAX: u64 = 512 * 1024 * 1024;
+/// Bodies over this (and over frame_max) are collected into a batch of their own.
+const LARGE_BODY: u64 = 128 * 1024;
+
+/// The publish method frame seen last in this buffer: an identical one needs no look.
+#[derive(Debug, Default)]
+struct Repeat<'a> {
+    /// The whole frame; empty when there is none.
+    frame: &'a [u8],
+    channel: [u8; 2],
+    route: &'a [u8],
+    mandatory: bool,
+    /// The route's index in the batch being built.
+    index: Option<u16>,
+    scanned: Scanned<'a>,
+}
+
+/// Where the batch of this read ends so far: the last run can grow when the same publish goes on.
+#[derive(Debug, Default)]
+pub(super) struct Tail {
+    /// Index of the last run's command.
+    command: usize,
+    /// The last run's route.
+    index: u16,
+    /// Route octets of the message that came frame by frame last …
+    route: Vec<u8>,
+    /// … and their index.
+    route_index: u16,
+}
+
+impl Connection {
+    /// Turns what is complete in the input buffer into commands.
+    pub(super) fn read(&mut self, now: Instant) {
+        let mut input = std::mem::take(&mut self.input);
+        let used = self.walk(now, &input);
+        if used == input.len() {
+            input.clear();
+        } else {
+            input.advance(used);
+        }
+        self.input = input;
+        self.finish_batch();
+    }
+
+    fn walk(&mut self, now: Instant, bytes: &[u8]) -> usize {
+        let mut repeat = Repeat::default();
+        let mut at = 0;
+        while let Some(rest) = bytes.get(at..)
+            && !rest.is_empty()
+        {
+            match self.state {
+                State::Header => {
+                    let Some(n) = self.on_protocol_header(rest) else { break };
+                    at += n;
+                    continue;
+                }
+                // the answer decides what the rest means
+                State::Authenticating | State::OpenSent => break,
+                State::Draining { .. }
+                | State::Closed(_)
+                | State::Failing { fatal: true, .. }
+                | State::CloseSent { fatal: true, .. } => return bytes.len(),
+                State::Running => {
+                    let n = self.read_publishes(rest, &mut repeat);
+                    if n > 0 {
+                        at += n;
+                        continue;
+                    }
+                }
+                _ => {}
+            }
+            let frame = match frame::first(rest, self.frame_max) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(error) => {
+                    self.fail(now, error, true);
+                    return bytes.len();
+                }
+            };
+            at += frame.len();
+            match self.state {
+                State::Start | State::Tune | State::Opening => self.on_handshake_frame(now, frame),
+                State::Running if frame.channel == 0 => self.on_connection_frame(now, frame),
+                State::Running => {
+                    if let Some(settlement) = hot::settlement(frame.payload)
+                        && frame.kind == METHOD
+                        && self.is_idle(frame.channel)
+                    {
+                        self.push_settle(frame.channel, settlement);
+                    } else {
+                        // neither channel nor batch may be what they were
+                        repeat.frame = &[];
+                        repeat.index = None;
+                        self.on_channel_frame(now, frame);
+                    }
+                }
+                _ => self.on_frame_while_closing(frame),
+            }
+        }
+        at
+    }
+
+    /// Whether a channel is open and no content is due on it.
+    fn is_idle(&self, channel: u16) -> bool {
+        self.channels.get(&channel).is_some_and(|c| c.state == ChannelState::Open && c.assembly.is_none())
+    }
+
+    fn body_max(&self) -> u64 {
+        self.config.limits.max_message_size.min(BODY_MAX)
+    }
+
+    /// Takes complete publishes off the front of `bytes`; octets taken. Stops at the first thing that is anything else.
+    fn read_publishes<'a>(&mut self, bytes: &'a [u8], repeat: &mut Repeat<'a>) -> usize {
+        let (frame_max, body_max) = (self.frame_max, self.body_max());
+        let mut at = 0;
+        let (mut from, mut count) = (0, 0);
+        loop {
+            let rest = &bytes[at..];
+            if repeat.frame.is_empty() || !rest.starts_with(repeat.frame) {
+                self.push_run(repeat, from, count);
+                count = 0;
+                if !self.begin_run(rest, repeat) {
+                    break;
+                }
+            }
+            let content = &rest[repeat.frame.len()..];
+            let Some((len, mut meta)) = hot::content(content, repeat.channel, frame_max, body_max, &mut repeat.scanned)
+            else {
+                break;
+            };
+            if self.batch.as_ref().is_some_and(BatchBuilder::is_full) {
+                self.push_run(repeat, from, count);
+                count = 0;
+                self.finish_batch();
+                repeat.index = None;
+            }
+            let batch = batch_for(&mut self.batch, &mut self.batch_input, self.content_share, rest.len());
+            if count == 0 {
+                from = batch.len();
+            }
+            meta.route = match repeat.index {
+                Some(index) => index,
+                None => *repeat.index.insert(batch.push_route_bytes(repeat.route)),
+            };
+            batch.push_frames(&content[..len], meta);
+            count += 1;
+            at += repeat.frame.len() + len;
+        }
+        self.push_run(repeat, from, count);
+        at
+    }
+
+    /// Looks at a publish frame that differs from the one before; `false` for anything out of the ordinary.
+    fn begin_run<'a>(&self, bytes: &'a [u8], repeat: &mut Repeat<'a>) -> bool {
+        repeat.frame = &[];
+        let Some(&[METHOD, c0, c1, ..]) = bytes.first_chunk::<PREFIX>() else {
+            return false;
+        };
+        let channel = [c0, c1];
+        let Some(payload) = hot::envelope(bytes, METHOD, channel, self.frame_max) else {
+            return false;
+        };
+        if !payload.starts_with(&PUBLISH_START) || !self.is_idle(u16::from_be_bytes(channel)) {
+            return false;
+        }
+        match hot::publish(payload) {
+            Ok(publish) if !publish.immediate => {
+                repeat.frame = &bytes[..payload.len() + frame::OVERHEAD];
+                repeat.channel = channel;
+                repeat.mandatory = publish.mandatory;
+                if repeat.route != publish.route {
+                    repeat.route = publish.route;
+                    repeat.index = None;
+                }
+                if repeat.index.is_none() && self.batch.is_some() && self.tail.route == publish.route {
+                    repeat.index = Some(self.tail.route_index);
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Hands on `count` messages of the batch from `from` on; grows the last run where they continue it.
+    fn push_run(&mut self, repeat: &Repeat<'_>, from: u32, count: u32) {
+        if let (1.., Some(index)) = (count, repeat.index) {
+            self.push_batched(u16::from_be_bytes(repeat.channel), index, from, count, repeat.mandatory);
+        }
+    }
+
+    fn push_batched(&mut self, channel: u16, index: u16, from: u32, count: u32, mandatory: bool) {
+        self.held |= self.hold;
+        if self.runs.last() == Some(&self.tail.command)
+            && self.tail.command + 1 == self.commands.len()
+            && self.tail.index == index
+            && let Some(Command::Channel(number, ChannelCommand::Publish(run))) = self.commands.last_mut()
+            && *number == channel
+            && run.mandatory == mandatory
+            && run.from + run.count == from
+        {
+            run.count += count;
+            return;
+        }
+        self.tail.command = self.commands.len();
+        self.tail.index = index;
+        self.runs.push(self.commands.len());
+        let run = PublishRun { batch: self.no_batch.clone(), from, count, mandatory };
+        self.commands.push(Command::Channel(channel, ChannelCommand::Publish(run)));
+    }
+
+    /// Ends the batch of this read and gives it to the runs made of it.
+    fn finish_batch(&mut self) {
+        let Some(builder) = self.batch.take() else {
+            return;
+        };
+        // the next batch is sized by how much of this input was content
+        self.content_share = (builder.size() * 256 / self.batch_input.max(1) + 4).min(256);
+        self.tail = Tail::default();
+        let batch = builder.finish();
+        for i in self.runs.drain(..) {
+            if let Some(Command::Channel(_, ChannelCommand::Publish(run))) = self.commands.get_mut(i) {
+                run.batch = Arc::clone(&batch);
+            }
+        }
+    }
+
+    fn push_settle(&mut self, channel: u16, s: Settlement) {
+        if let Some(Command::Channel(number, ChannelCommand::Settle { how, tag, count, multiple: false })) =
+            self.commands.last_mut()
+            && !s.multiple
+            && *number == channel
+            && *how == s.how
+            && *tag > 0
+            && tag.checked_add(u64::from(*count)) == Some(s.tag)
+            && let Some(more) = count.checked_add(1)
+        {
+            *count = more;
+            return;
+        }
+        let Settlement { how, tag, multiple } = s;
+        self.commands.push(Command::Channel(channel, ChannelCommand::Settle { how, tag, count: 1, multiple }));
+    }
+
+    fn on_connection_frame(&mut self, now: Instant, frame: Frame<'_>) {
+        if let Err(error) = self.connection_frame(frame) {
+            self.fail(now, error, false);
+        }
+    }
+
+    fn connection_frame(&mut self, frame: Frame<'_>) -> Result<(), AmqpError> {
+        well_formed(&frame)?;
+        let id = match (frame.kind, frame.method()) {
+            (HEARTBEAT, _) => return Ok(()),
+            (METHOD, Some(id)) => id,
+            _ => return Err(unexpected_frame(frame.kind, frame.payload)),
+        };
+        match method::on_connection(id, frame.payload)? {
+            ConnectionMethod::Close => {
+                self.commands.push(Command::Close);
+                self.state = State::ClosingByClient;
+            }
+            ConnectionMethod::UpdateSecret => {
+                // passwords do not expire, so a new one changes nothing
+                let ok = connection::AMQPMethod::UpdateSecretOk(connection::UpdateSecretOk {});
+                put_method(&mut self.output.bytes, &mut self.scratch, 0, &AMQPClass::Connection(ok));
+            }
+            _ => {
+                let text = "unexpected method in connection state running";
+                return Err(AmqpError::new(ReplyCode::ChannelError, text));
+            }
+        }
+        Ok(())
+    }
+
+    fn on_channel_frame(&mut self, now: Instant, frame: Frame<'_>) {
+        if let Err(error) = self.channel_frame(frame) {
+            self.fail(now, error, false);
+        }
+    }
+
+    fn channel_frame(&mut self, frame: Frame<'_>) -> Result<(), AmqpError> {
+        well_formed(&frame)?;
+        if frame.kind == HEARTBEAT {
+            return Err(unexpected_frame(frame.kind, frame.payload));
+        }
+        let method = frame.method().filter(|_| frame.kind == METHOD);
+        let Some(channel) = self.channels.get_mut(&frame.channel) else {
+            return self.unopened(frame, method);
+        };
+        match (channel.state, method) {
+            (ChannelState::Open, _) => {}
+            (ChannelState::Failed { .. }, Some((20, 40))) => {
+                channel.state = ChannelState::Failed { owes_close_ok: true };
+                return Ok(());
+            }
+            (ChannelState::CloseSent, Some((20, 40))) => {
+                self.put_channel_close_ok(frame.channel);
+                return Ok(());
+            }
+            (ChannelState::CloseSent, Some((20, 41))) => {
+                self.channels.remove(&frame.channel);
+                return Ok(());
+            }
+            _ => return Ok(()),
+        }
+        match (&channel.assembly, method) {
+            (None, Some(id)) => self.channel_method(frame, id),
+            (None, None) => Err(out_of_place("expected method frame, got non method frame instead".to_owned())),
+            (Some(_), _) => self.content_frame(frame).map_err(|e| e.in_method(PUBLISH.0, PUBLISH.1)),
+        }
+    }
+
+    /// A frame on a number that is not open.
+    fn unopened(&mut self, frame: Frame<'_>, method: Option<(u16, u16)>) -> Result<(), AmqpError> {
+        let id = match method {
+            None => return Err(out_of_place("expected method frame, got non method frame instead".to_owned())),
+            Some(id) => id,
+        };
+        if id != (20, 10) {
+            return Err(AmqpError::new(ReplyCode::ChannelError, "expected 'channel.open'").in_method(id.0, id.1));
+        }
+        method::on_channel(id, frame.payload)?;
+        let (open, max) = (self.live_channels, self.channel_max);
+        if open >= u32::from(max) {
+            return Err(AmqpError::not_allowed(format!(
+                "number of channels opened ({open}) has reached the negotiated channel_max ({max})"
+            )));
+        }
+        self.live_channels += 1;
+        self.channels.insert(frame.channel, Channel { state: ChannelState::Open, assembly: None });
+        self.commands.push(Command::Channel(frame.channel, ChannelCommand::Open));
+        Ok(())
+    }
+
+    fn channel_method(&mut self, frame: Frame<'_>, id: (u16, u16)) -> Result<(), AmqpError> {
+        if id == PUBLISH {
+            let publish = hot::publish(frame.payload).map_err(|e| match e {
+                PublishError::NotUtf8 => not_utf8().in_method(id.0, id.1),
+                PublishError::Malformed => cannot_decode(&frame.payload[4..]).in_method(id.0, id.1),
+            })?;
+            if publish.immediate {
+                return Err(AmqpError::not_implemented("immediate=true").in_method(id.0, id.1));
+            }
+            let (route, mandatory) = (publish.route.to_vec(), publish.mandatory);
+            if let Some(channel) = self.channels.get_mut(&frame.channel) {
+                channel.assembly = Some(Box::new(Assembly { route, mandatory, stage: Stage::Header }));
+            }
+            return Ok(());
+        }
+        let command = match method::on_channel(id, frame.payload)? {
+            ChannelMethod::Command(ChannelCommand::Open) => {
+                return Err(AmqpError::new(ReplyCode::ChannelError, "second 'channel.open' seen").in_method(20, 10));
+            }
+            ChannelMethod::Command(ChannelCommand::Close) => {
+                if let Some(channel) = self.channels.get_mut(&frame.channel) {
+                    channel.state = ChannelState::ClosingByClient;
+                }
+                ChannelCommand::Close
+            }
+            ChannelMethod::Command(command) => command,
+            ChannelMethod::Flow { active: true } => {
+                let ok = amqp::AMQPMethod::FlowOk(amqp::FlowOk { active: true });
+                self.put_method(frame.channel, AMQPClass::Channel(ok));
+                return Ok(());
+            }
+            ChannelMethod::Flow { active: false } => {
+                return Err(AmqpError::not_implemented("active=false").in_method(id.0, id.1));
+            }
+            ChannelMethod::AccessRequest => {
+                // carries ticket 1, which nobody looks at
+                let ok = access::AMQPMethod::RequestOk(access::RequestOk {});
+                self.put_method(frame.channel, AMQPClass::Access(ok));
+                return Ok(());
+            }
+            ChannelMethod::CloseOk | ChannelMethod::CancelOk => return Ok(()),
+        };
+        self.commands.push(Command::Channel(frame.channel, command));
+        Ok(())
+    }
+
+    /// A frame on a channel where content is due.
+    fn content_frame(&mut self, frame: Frame<'_>) -> Result<(), AmqpError> {
+        let (frame_max, body_max) = (self.frame_max, self.body_max());
+        let Some(assembly) = self.channels.get_mut(&frame.channel).and_then(|c| c.assembly.as_mut()) else {
+            return Ok(());
+        };
+        let done = match &mut assembly.stage {
+            Stage::Header => {
+                let size = announced(&frame)?;
+                let sink = if size > body_max {
+                    Sink::Discard(size)
+                } else {
+                    let meta = header::scan(frame.payload).map_err(|_| cannot_decode(frame.payload))?;
+                    if size > LARGE_BODY.max(u64::from(frame_max)) {
+                        Sink::large(&assembly.route, frame.payload, meta)
+                    } else {
+                        Sink::small(frame.payload, meta)
+                    }
+                };
+                assembly.stage = Stage::Body { missing: size, into: sink };
+                size == 0
+            }
+            Stage::Body { missing, into } => {
+                if frame.kind != BODY {
+                    return Err(out_of_place("expected content body, got non content body frame instead".to_owned()));
+                }
+                let Some(left) = missing.checked_sub(frame.payload.len() as u64) else {
+                    let text = "content body frame exceeds remaining content size";
+                    return Err(AmqpError::new(ReplyCode::FrameError, text));
+                };
+                *missing = left;
+                into.push(frame.payload, frame_max);
+                left == 0
+            }
+        };
+        if done {
+            self.content_complete(frame.channel);
+        }
+        Ok(())
+    }
+
+    fn content_complete(&mut self, number: u16) {
+        let max = self.body_max();
+        let Some(channel) = self.channels.get_mut(&number) else {
+            return;
+        };
+        let Some(Assembly { route, mandatory, stage: Stage::Body { into, .. } }) =
+            channel.assembly.take().map(|boxed| *boxed)
+        else {
+            return;
+        };
+        match into {
+            Sink::Small { frames, mut meta } => {
+                if frames.body_frames > 1 {
+                    meta.flags |= MULTI_FRAME;
+                }
+                if self.batch.as_ref().is_some_and(BatchBuilder::is_full) {
+                    self.finish_batch();
+                }
+                let size = frames.bytes.len() + route.len();
+                let batch = batch_for(&mut self.batch, &mut self.batch_input, 256, size);
+                let from = batch.len();
+                if from == 0 || self.tail.route != route {
+                    self.tail.route_index = batch.push_route_bytes(&route);
+                    self.tail.route = route;
+                }
+                meta.route = self.tail.route_index;
+                batch.push_frames(&frames.bytes, meta);
+                self.push_batched(number, meta.route, from, 1, mandatory);
+            }
+            Sink::Large { mut builder, .. } => {
+                self.held |= self.hold;
+                builder.end_message();
+                let run = PublishRun { batch: builder.finish(), from: 0, count: 1, mandatory };
+                self.commands.push(Command::Channel(number, ChannelCommand::Publish(run)));
+            }
+            Sink::Discard(size) => {
+                channel.state = ChannelState::Failed { owes_close_ok: false };
+                let text = format!("message size {size} is larger than configured max size {max}");
+                let error = AmqpError::precondition(text).in_method(PUBLISH.0, PUBLISH.1);
+                self.commands.push(Command::Channel(number, ChannelCommand::Fail(error)));
+            }
+        }
+    }
+}
+
+/// The batch being built, or a new one with room for `share`/256 of `input` octets.
+fn batch_for<'b>(
+    batch: &'b mut Option<BatchBuilder>,
+    batch_input: &mut usize,
+    share: usize,
+    input: usize,
+) -> &'b mut BatchBuilder {
+    batch.get_or_insert_with(|| {
+        *batch_input = input;
+        BatchBuilder::with_capacity(input * share / 256 + 64)
+    })
+}
+
+/// Types and sizes RabbitMQ's frame analysis knows; anything else is an unknown frame to it.
+fn well_formed(frame: &Frame<'_>) -> Result<(), AmqpError> {
+    let known = match frame.kind {
+        METHOD => frame.payload.len() >= 4,
+        HEADER => frame.payload.len() >= CONTENT_HEADER_FIXED,
+        BODY => true,
+        HEARTBEAT => frame.payload.is_empty(),
+        _ => false,
+    };
+    if known { Ok(()) } else { Err(frame_error(frame.kind, frame.payload, "unknown_frame")) }
+}
+
+fn out_of_place(text: String) -> AmqpError {
+    AmqpError::new(ReplyCode::UnexpectedFrame, text)
+}
+
+/// The body size a content header announces, or what is wrong with the frame in its place.
+fn announced(frame: &Frame<'_>) -> Result<u64, AmqpError> {
+    let fixed = frame.payload.first_chunk::<CONTENT_HEADER_FIXED>().filter(|_| frame.kind == HEADER);
+    let Some(&[c0, c1, 0, 0, size @ ..]) = fixed else {
+        return Err(out_of_place(
+            "expected content header for class 60, got non content header frame instead".to_owned(),
+        ));
+    };
+    if [c0, c1] != HEADER_START[..2] {
+        let class = u16::from_be_bytes([c0, c1]);
+        return Err(out_of_place(format!("expected content header for class 60, got one for class {class} instead")));
+    }
+    let size = u64::from_be_bytes(size);
+    if size > BODY_MAX {
+        let text = format!("content body size {size} exceeds maximum allowed size {BODY_MAX}");
+        return Err(AmqpError::new(ReplyCode::FrameError, text));
+    }
+    Ok(size)
+}
