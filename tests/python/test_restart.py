@@ -1,0 +1,91 @@
+"""What a stop, a crash and a return look like from outside."""
+
+import threading
+
+import pika
+import pytest
+from brokers import until
+from helpers import PERSISTENT, collect, get_all, put, ready, refused
+
+
+def test_persistent_messages_survive_a_clean_restart(own_broker, connect):
+    broker = own_broker()
+    ch = connect(broker).channel()
+    ch.confirm_delivery()
+    ch.queue_declare("durable", durable=True)
+    ch.queue_declare("transient")
+    ch.exchange_declare("x", "topic", durable=True)
+    ch.exchange_declare("gone", "topic")
+    ch.queue_bind("durable", "x", "a.#")
+    put(ch, "durable", *[str(n).encode() for n in range(100)])
+    ch.basic_publish("x", "a.b", b"routed", PERSISTENT)
+    put(ch, "durable", b"not persistent", persistent=False)
+    broker.restart()
+    connection = connect(broker)
+    ch = connection.channel()
+    ch.confirm_delivery()
+    ch.basic_publish("x", "a.b.c", b"after", PERSISTENT)
+    bodies = [m[2] for m in collect(ch, "durable", 102)]
+    assert bodies == [str(n).encode() for n in range(100)] + [b"routed", b"after"]
+    refused(lambda: ch.queue_declare("transient", passive=True), 404, "no queue 'transient'")
+    ch = connection.channel()
+    refused(lambda: ch.exchange_declare("gone", passive=True), 404, "no exchange 'gone'")
+
+
+def test_settled_messages_stay_away_after_a_restart(own_broker, connect):
+    broker = own_broker()
+    ch = connect(broker).channel()
+    ch.confirm_delivery()
+    ch.queue_declare("q", durable=True)
+    put(ch, "q", b"acked", b"out", b"ready")
+    ch.basic_ack(ch.basic_get("q")[0].delivery_tag)
+    ch.basic_get("q")
+    # A synchronous method behind the ack: the broker has seen it.
+    assert ready(ch, "q") == 1
+    broker.restart()
+    ch = connect(broker).channel()
+    got = collect(ch, "q", 2)
+    assert [m[2] for m in got] == [b"out", b"ready"]
+    assert got[0][0].redelivered
+
+
+def test_confirmed_messages_survive_kill_9(own_broker, connect):
+    broker = own_broker()
+    ch = connect(broker).channel()
+    ch.confirm_delivery()
+    ch.queue_declare("q", durable=True)
+    large = bytes(range(256)) * 4000
+    put(ch, "q", b"1", large, b"3")
+    broker.kill()
+    broker.start()
+    assert get_all(connect(broker).channel(), "q") == [b"1", large, b"3"]
+
+
+def test_sigterm_closes_connections_with_320_and_exits_0(own_broker, connect):
+    broker = own_broker()
+    connection = connect(broker)
+    connection.channel()
+    codes = []
+    stopper = threading.Thread(target=lambda: codes.append(broker.stop()))
+    stopper.start()
+    with pytest.raises(pika.exceptions.ConnectionClosedByBroker) as caught:
+        until(lambda: connection.process_data_events(0.05), "the connection to be closed")
+    stopper.join()
+    assert caught.value.reply_code == 320
+    assert caught.value.reply_text.startswith("CONNECTION_FORCED"), caught.value
+    if broker.kind == "hornpipe":
+        assert codes == [0], broker.log_tail()
+
+
+def test_many_restarts(own_broker, connect):
+    """Each time one message more; none gets lost on the way."""
+    broker = own_broker()
+    expected = []
+    for n in range(5):
+        ch = connect(broker).channel()
+        ch.confirm_delivery()
+        ch.queue_declare("q", durable=True)
+        put(ch, "q", str(n).encode())
+        expected.append(str(n).encode())
+        broker.restart()
+    assert get_all(connect(broker).channel(), "q") == expected
