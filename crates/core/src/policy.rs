@@ -396,10 +396,10 @@ fn definition_fault(policy: &PolicyDefinition) -> Option<String> {
         return Some("no policy provided".to_owned());
     }
     let (mut unknown, mut fault) = (Vec::new(), None);
-    for (key, value) in policy.definition.iter() {
+    for (key, value) in policy.definition.sorted().iter() {
         let verdict = if policy.operator && !OPERATOR_KEYS.contains(&key) { None } else { key_fault(key, value) };
         match verdict {
-            None => unknown.push(term(&Value::long_str(key))),
+            None => unknown.push(format!("{{{},{}}}", term(&Value::long_str(key)), term(value))),
             Some(Ok(())) => {}
             Some(Err(what)) => {
                 fault.get_or_insert_with(|| format!("{} is not a valid {what}", term(value)));

@@ -277,8 +277,8 @@ fn validation_texts() {
         ("queue-leader-locator", s("x"), "<<\"x\">> is not a valid queue leader locator value"),
         ("initial-cluster-size", Value::I64(-1), "-1 is not a valid cluster size"),
         ("stream-max-segment-size-bytes", Value::I64(-1), "-1 is not a valid segment size"),
-        ("k", Value::I64(1), "[<<\"k\">>] are not recognised policy settings"),
-        ("ha-mode", s("all"), "[<<\"ha-mode\">>] are not recognised policy settings"),
+        ("k", Value::I64(1), "[{<<\"k\">>,1}] are not recognised policy settings"),
+        ("ha-mode", s("all"), "[{<<\"ha-mode\">>,<<\"all\">>}] are not recognised policy settings"),
     ];
     for (key, value, text) in rows {
         let fault = validate(&policy("p", ".*", "all", 0, &[(key, value.clone())])).unwrap_err();
@@ -297,10 +297,18 @@ fn validation_texts() {
         pattern,
         "Validation failed\n\npattern should be regular expression but is invalid: {\"unclosed group\",0}\n"
     );
+    let unknown = policy("p", "", "all", 0, &[("k", Value::I64(1)), ("max-length", Value::I64(1)), ("b", s("x"))]);
+    assert_eq!(
+        validate(&unknown).unwrap_err(),
+        "Validation failed\n\n[{<<\"b\">>,<<\"x\">>},{<<\"k\">>,1}] are not recognised policy settings\n"
+    );
     let two = validate(&policy("p", "(", "all", 0, &ttl(-1))).unwrap_err();
     assert_eq!(two.lines().count(), 4);
     let in_operator = validate(&operator("o", "", &[("dead-letter-exchange", s("d"))])).unwrap_err();
-    assert_eq!(in_operator, "Validation failed\n\n[<<\"dead-letter-exchange\">>] are not recognised policy settings\n");
+    assert_eq!(
+        in_operator,
+        "Validation failed\n\n[{<<\"dead-letter-exchange\">>,<<\"d\">>}] are not recognised policy settings\n"
+    );
 }
 
 #[test]
