@@ -1,0 +1,336 @@
+//! The task of one connection: reads the socket into the machine, hands its commands to the shard, writes what the machine
+//! answers. One future polled as a whole, so that a wake-up does everything there is to do and idle costs nothing.
+
+use crate::Shared;
+use crate::auth::is_loopback;
+use crate::inbox::{Item, Link};
+use bytes::Buf;
+use hornpipe_amqp::{AuthOutcome, CloseReason, Connection, Status};
+use hornpipe_types::command::{Command, OpenConnection};
+use hornpipe_types::effect::ConnectionEffect;
+use hornpipe_types::ids::ConnectionId;
+use hornpipe_types::stats::LoginRefused;
+use hornpipe_types::time::Instant;
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+/// Octets asked for in one read: above it the cache suffers, below it syscalls cost more.
+pub(crate) const READ_BYTES: usize = 64 * 1024;
+/// With less room than this the read buffer grows first.
+const READ_BYTES_MIN: usize = 16 * 1024;
+/// A peer that doesn't take so many octets of answers isn't read any more.
+const OUTPUT_PAUSE: usize = 4 * 1024 * 1024;
+/// Reads in one poll before other tasks get their turn.
+const READS_PER_POLL: u32 = 16;
+/// The last frames must be taken by the peer within this.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// After our end is closed the peer's leftovers are read for so long: closing with unread input would send a reset, and
+/// that can overtake the last frame.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How a connection ended.
+#[derive(Debug)]
+enum End {
+    /// The machine says so.
+    Closed(CloseReason),
+    /// The peer closed the socket.
+    Eof,
+    /// The socket failed.
+    Lost(io::Error),
+    /// The peer doesn't take our last words.
+    Stuck,
+    /// The broker stops and the connection was not open yet.
+    Stopped,
+}
+
+/// Tells the shard that the connection is gone, whatever ended the task, a panic included.
+struct Guard {
+    shared: Arc<Shared>,
+    id: ConnectionId,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.shared.inbox.push(Item::Gone(self.id));
+        self.shared.sockets.leave();
+    }
+}
+
+/// Serves one accepted socket until it is closed.
+pub(crate) async fn run(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, local: SocketAddr) {
+    let id = shared.next_connection_id();
+    let guard = Guard { shared: shared.clone(), id };
+    let link = Arc::new(Link::default());
+    shared.inbox.push(Item::Connected(id, link.clone()));
+    let now = shared.clock.mono();
+    let end_of = |address: SocketAddr| (address.ip().to_canonical().to_string(), address.port());
+    let machine = Connection::new(shared.machine.clone(), end_of(peer), end_of(local), false, now);
+    let driver = Driver {
+        link,
+        id,
+        machine,
+        stream,
+        loopback: is_loopback(peer.ip()),
+        name: format!("{} -> {}", canonical(peer), canonical(local)),
+        commands: Vec::new(),
+        effects: Vec::new(),
+        open: None,
+        opened: false,
+        give_up: None,
+        armed: None,
+        started: now,
+        shared,
+    };
+    driver.serve(guard).await;
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+struct Driver {
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    id: ConnectionId,
+    machine: Connection,
+    stream: TcpStream,
+    loopback: bool,
+    /// `peer -> local`
+    name: String,
+    commands: Vec<Command>,
+    effects: Vec<ConnectionEffect>,
+    /// What was asked for in connection.open, once it was.
+    open: Option<Box<OpenConnection>>,
+    opened: bool,
+    /// When the last words are given up.
+    give_up: Option<Instant>,
+    /// What the timer is set to.
+    armed: Option<Instant>,
+    started: Instant,
+}
+
+impl Driver {
+    async fn serve(mut self, guard: Guard) {
+        let end = {
+            let mut sleep = pin!(tokio::time::sleep(Duration::from_secs(86_400)));
+            poll_fn(|cx| self.poll(cx, sleep.as_mut())).await
+        };
+        self.report(&end);
+        drop(guard);
+        if matches!(end, End::Closed(_)) {
+            self.linger().await;
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> Poll<End> {
+        let mut reads = 0;
+        loop {
+            let now = self.shared.clock.mono();
+            if self.machine.poll_timeout().is_some_and(|at| at <= now) {
+                self.machine.handle_timeout(now);
+            }
+            if self.link.take(cx, &mut self.effects) {
+                self.note_effects();
+                self.machine.handle_effects(now, &mut self.effects);
+                self.effects.clear();
+            }
+            self.answer_auth(now);
+            let written = self.poll_write(cx, now);
+            if let Poll::Ready(Err(error)) = written {
+                return Poll::Ready(End::Lost(error));
+            }
+            if let Status::Closed(reason) = self.machine.status() {
+                // The core may have to hear of the reason: its commands go before `Gone`.
+                self.hand_over();
+                if written.is_ready() {
+                    return Poll::Ready(End::Closed(reason));
+                }
+                let at = *self.give_up.get_or_insert(now.plus_ms(LAST_WORDS.as_millis() as u64));
+                if at <= now {
+                    return Poll::Ready(End::Stuck);
+                }
+            } else if self.link.is_stopping() && self.open.is_none() {
+                return Poll::Ready(End::Stopped);
+            }
+            let read = if self.may_read() { self.poll_read(cx) } else { Poll::Pending };
+            match read {
+                Poll::Ready(Ok(0)) => {
+                    self.hand_over();
+                    return Poll::Ready(End::Eof);
+                }
+                Poll::Ready(Ok(_)) => {
+                    self.machine.handle_input(self.shared.clock.mono());
+                    self.hand_over();
+                    reads += 1;
+                    if reads >= READS_PER_POLL {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    continue;
+                }
+                Poll::Ready(Err(error)) => {
+                    self.hand_over();
+                    return Poll::Ready(End::Lost(error));
+                }
+                Poll::Pending => self.hand_over(),
+            }
+            let deadline = [self.machine.poll_timeout(), self.give_up].into_iter().flatten().min();
+            if self.arm(cx, sleep.as_mut(), deadline).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Whether more input is wanted: not while an alarm holds us, the shard is behind, or the peer doesn't take its answers.
+    fn may_read(&mut self) -> bool {
+        if matches!(self.machine.status(), Status::Closed(_)) || self.machine.is_held() {
+            return false;
+        }
+        self.machine.output().remaining() < OUTPUT_PAUSE && self.link.may_read()
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let input = self.machine.input();
+        if input.capacity() == 0 {
+            *input = self.shared.buffers.take();
+        }
+        if input.capacity() - input.len() < READ_BYTES_MIN {
+            input.reserve(READ_BYTES);
+        }
+        let read = pin!(self.stream.read_buf(input)).poll(cx);
+        match &read {
+            Poll::Ready(Ok(count)) => {
+                self.link.received.fetch_add(*count as u64, Ordering::Relaxed);
+            }
+            // An idle connection keeps no buffer.
+            _ if input.is_empty() => self.shared.buffers.give(std::mem::take(input)),
+            _ => {}
+        }
+        read
+    }
+
+    /// Ready when all output is written.
+    fn poll_write(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<()>> {
+        let output = self.machine.output();
+        if !output.has_remaining() {
+            return Poll::Ready(Ok(()));
+        }
+        while output.has_remaining() {
+            let mut slices = [IoSlice::new(&[]); 16];
+            let used = output.chunks_vectored(&mut slices);
+            let count = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..used]))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            output.advance(count);
+            self.link.sent.fetch_add(count as u64, Ordering::Relaxed);
+        }
+        self.machine.handle_written(now);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sets the timer when it is needed earlier than it is set: deadlines move with each octet, the timer seldom.
+    /// Ready when the deadline may have come.
+    fn arm(&mut self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>, deadline: Option<Instant>) -> Poll<()> {
+        let Some(deadline) = deadline else { return Poll::Pending };
+        if self.armed.is_none_or(|armed| deadline < armed) {
+            sleep.as_mut().reset(self.shared.clock.deadline(deadline));
+            self.armed = Some(deadline);
+        }
+        ready!(sleep.poll(cx));
+        self.armed = None;
+        Poll::Ready(())
+    }
+
+    /// Puts what the machine has for the shard into the inbox, as one item.
+    fn hand_over(&mut self) {
+        self.machine.poll_commands(&mut self.commands);
+        if self.commands.is_empty() {
+            return;
+        }
+        if self.open.is_none() {
+            self.open = self.commands.iter().find_map(|command| match command {
+                Command::Open(open) => Some(open.clone()),
+                _ => None,
+            });
+        }
+        self.link.spend();
+        self.shared.inbox.push(Item::Commands(self.id, std::mem::take(&mut self.commands)));
+    }
+
+    /// Verifies a login right here: a hash of a short text costs less than moving it elsewhere.
+    fn answer_auth(&mut self, now: Instant) {
+        let Some(request) = self.machine.poll_auth() else { return };
+        let name = &self.name;
+        let outcome = match self.shared.auth.login(&request.username, &request.password, self.loopback) {
+            Ok(user) => AuthOutcome::Ok(user.name),
+            Err(refused) => {
+                let why = match refused {
+                    LoginRefused::Credentials => "invalid credentials",
+                    LoginRefused::NotLoopback => "user can only connect via localhost",
+                };
+                tracing::warn!("connection {name}: {} login refused: user '{}' - {why}", request.mechanism, request.username);
+                AuthOutcome::Refused
+            }
+        };
+        self.machine.handle_auth(now, outcome);
+    }
+
+    fn note_effects(&mut self) {
+        if self.opened || !self.effects.iter().any(|effect| matches!(effect, ConnectionEffect::Opened)) {
+            return;
+        }
+        self.opened = true;
+        if let Some(open) = &self.open {
+            let (name, user, vhost) = (&self.name, &open.user, &open.vhost);
+            tracing::info!("connection {name}: user '{user}' authenticated and granted access to vhost '{vhost}'");
+        }
+    }
+
+    /// Port probes and health checks stay below info.
+    fn report(&self, end: &End) {
+        let name = &self.name;
+        let silent = self.link.received.load(Ordering::Relaxed) == 0;
+        let who = match &self.open {
+            Some(open) if self.opened => {
+                let seconds = self.shared.clock.mono().ms_since(self.started) / 1000;
+                format!("{name}, vhost: '{}', user: '{}', duration: {seconds} s", open.vhost, open.user)
+            }
+            _ => name.clone(),
+        };
+        match end {
+            _ if silent => tracing::debug!("connection {who} closed before any data"),
+            End::Closed(CloseReason::ByClient) if self.opened => tracing::info!("closing AMQP connection ({who})"),
+            End::Closed(CloseReason::ByClient) => tracing::debug!("closing AMQP connection ({who})"),
+            End::Closed(reason) => tracing::warn!("closing AMQP connection ({who}): {reason}"),
+            End::Eof | End::Lost(_) if !self.opened => tracing::debug!("connection {who} closed during the handshake"),
+            End::Eof => tracing::warn!("closing AMQP connection ({who}): client unexpectedly closed TCP connection"),
+            End::Lost(error) => tracing::warn!("closing AMQP connection ({who}): {error}"),
+            End::Stuck => tracing::warn!("closing AMQP connection ({who}): the peer does not read"),
+            End::Stopped => tracing::debug!("connection {who} dropped: the broker stops"),
+        }
+    }
+
+    async fn linger(mut self) {
+        if self.stream.shutdown().await.is_err() {
+            return;
+        }
+        let mut sink = self.shared.buffers.take();
+        let rest = async {
+            while matches!(self.stream.read_buf(&mut sink).await, Ok(count) if count > 0) {
+                sink.clear();
+            }
+        };
+        let _ = tokio::time::timeout(LINGER, rest).await;
+        self.shared.buffers.give(sink);
+    }
+}

@@ -1,0 +1,268 @@
+//! Hand-overs: the shard's inbox and each connection's mailbox. Both are a locked vector and a wake-up, emptied by
+//! swapping the whole vector, so that a busy receiver is woken once for many items.
+
+use crate::alarms::Alarms;
+use hornpipe_types::command::Command;
+use hornpipe_types::effect::{ConnectionEffect, Loaded};
+use hornpipe_types::ids::ConnectionId;
+use hornpipe_types::op::Committed;
+use hornpipe_types::stats::{Answer, Request};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+use tokio::sync::{Notify, oneshot};
+
+/// Read batches of one connection that may wait in the inbox: it reads on only while there are fewer. Two keep the owner
+/// busy while the next one is read; more only cost cache.
+pub(crate) const READ_CREDIT: u32 = 2;
+
+/// Something that happened, for the owner task.
+#[derive(Debug)]
+pub(crate) enum Item {
+    /// A socket was accepted: where its effects go.
+    Connected(ConnectionId, Arc<Link>),
+    /// All commands of one read.
+    Commands(ConnectionId, Vec<Command>),
+    /// The connection's task has ended.
+    Gone(ConnectionId),
+    /// What the store has on disk, and that it is free for the next group.
+    Committed(Vec<Committed>),
+    /// Bodies read back.
+    Loaded(Vec<Loaded>),
+    /// A question of the admin side.
+    Ask(Request, oneshot::Sender<Answer>),
+    /// Alarms changed.
+    Alarms(Alarms),
+    /// Close every connection with this text.
+    CloseAll(String),
+    /// Write what is left, mark the store clean and end; answered when done.
+    Finish(oneshot::Sender<Result<(), String>>),
+}
+
+/// The owner task's inbox.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    items: Mutex<Vec<Item>>,
+    closed: AtomicBool,
+    wake: Notify,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing in these critical sections can panic half-way, so a poisoned lock still holds a whole vector.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inbox {
+    /// Adds an item; wakes the owner when it was the first.
+    pub(crate) fn push(&self, item: Item) {
+        let first = {
+            let mut items = lock(&self.items);
+            if self.closed.load(Ordering::Relaxed) {
+                return;
+            }
+            items.push(item);
+            items.len() == 1
+        };
+        if first {
+            self.wake.notify_one();
+        }
+    }
+
+    /// The owner has ended: what waits and what comes later is dropped, so that nobody waits for its answer.
+    pub(crate) fn close(&self) {
+        let mut items = lock(&self.items);
+        self.closed.store(true, Ordering::Relaxed);
+        items.clear();
+    }
+
+    /// Swaps the items with `empty`.
+    pub(crate) fn take(&self, empty: &mut Vec<Item>) {
+        debug_assert!(empty.is_empty());
+        std::mem::swap(&mut *lock(&self.items), empty);
+    }
+
+    /// Waits until an item was pushed since the last take (may also return early).
+    pub(crate) async fn wait(&self) {
+        self.wake.notified().await;
+    }
+}
+
+/// What the owner and a connection's task share.
+#[derive(Debug, Default)]
+pub(crate) struct Link {
+    mail: Mutex<Mail>,
+    /// Read batches in the inbox.
+    waiting: AtomicU32,
+    /// The task stopped reading for want of credit.
+    starved: AtomicBool,
+    /// The broker stops: a connection that isn't open yet ends at once.
+    stopping: AtomicBool,
+    /// Octets read from the socket.
+    pub(crate) received: AtomicU64,
+    /// Octets written to the socket.
+    pub(crate) sent: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Mail {
+    effects: Vec<ConnectionEffect>,
+    /// The task's waker, from its first poll on.
+    waker: Option<Waker>,
+}
+
+impl Link {
+    /// Owner: hands over effects; drains `effects`.
+    pub(crate) fn deliver(&self, effects: &mut Vec<ConnectionEffect>) {
+        let waker = {
+            let mut mail = lock(&self.mail);
+            if mail.effects.is_empty() {
+                std::mem::swap(&mut mail.effects, effects);
+                mail.waker.clone()
+            } else {
+                // Woken already when the first of them came.
+                mail.effects.append(effects);
+                None
+            }
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn wake(&self) {
+        let waker = lock(&self.mail).waker.clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Owner: a read batch has been processed.
+    pub(crate) fn credit(&self) {
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        if self.starved.swap(false, Ordering::SeqCst) {
+            self.wake();
+        }
+    }
+
+    /// The broker stops.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Task: swaps the effects with `empty`; says whether there were any. The task is woken when more come.
+    pub(crate) fn take(&self, cx: &Context<'_>, empty: &mut Vec<ConnectionEffect>) -> bool {
+        debug_assert!(empty.is_empty());
+        let mut mail = lock(&self.mail);
+        if !mail.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            mail.waker = Some(cx.waker().clone());
+        }
+        std::mem::swap(&mut mail.effects, empty);
+        !empty.is_empty()
+    }
+
+    /// Task: a read batch goes into the inbox.
+    pub(crate) fn spend(&self) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Task: whether it may read. When not, the task is woken once it may.
+    pub(crate) fn may_read(&self) -> bool {
+        if self.waiting.load(Ordering::SeqCst) < READ_CREDIT {
+            return true;
+        }
+        // Say so first and look again: the owner may have credited in between.
+        self.starved.store(true, Ordering::SeqCst);
+        if self.waiting.load(Ordering::SeqCst) < READ_CREDIT {
+            self.starved.store(false, Ordering::SeqCst);
+            return true;
+        }
+        false
+    }
+
+    /// Task: whether the broker stops.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_stops_after_two_batches_and_goes_on_after_one_is_done() {
+        let link = Link::default();
+        assert!(link.may_read());
+        link.spend();
+        assert!(link.may_read());
+        link.spend();
+        assert!(!link.may_read());
+        link.credit();
+        assert!(link.may_read());
+    }
+
+    /// Counts how often it was woken.
+    #[derive(Default)]
+    struct Counter(AtomicU32);
+    impl std::task::Wake for Counter {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_starved_task_is_woken_by_credit_and_no_other() {
+        let (link, counter) = (Link::default(), Arc::new(Counter::default()));
+        let waker = Waker::from(counter.clone());
+        assert!(!link.take(&Context::from_waker(&waker), &mut Vec::new()));
+        link.spend();
+        link.credit();
+        assert_eq!(counter.0.load(Ordering::SeqCst), 0);
+        link.spend();
+        link.spend();
+        assert!(!link.may_read());
+        link.credit();
+        assert_eq!(counter.0.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn effects_arrive_in_order_and_whole_with_one_wake_up() {
+        let (link, counter) = (Link::default(), Arc::new(Counter::default()));
+        let waker = Waker::from(counter.clone());
+        let cx = Context::from_waker(&waker);
+        assert!(!link.take(&cx, &mut Vec::new()));
+        link.deliver(&mut vec![ConnectionEffect::Opened, ConnectionEffect::Unblocked]);
+        link.deliver(&mut vec![ConnectionEffect::CloseOk]);
+        assert_eq!(counter.0.load(Ordering::SeqCst), 1);
+        let mut taken = Vec::new();
+        assert!(link.take(&cx, &mut taken));
+        let expected = [ConnectionEffect::Opened, ConnectionEffect::Unblocked, ConnectionEffect::CloseOk];
+        assert_eq!(format!("{taken:?}"), format!("{expected:?}"));
+        assert!(!link.take(&cx, &mut Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn the_inbox_is_swapped_whole() {
+        let inbox = Inbox::default();
+        inbox.push(Item::Gone(ConnectionId(1)));
+        inbox.push(Item::Gone(ConnectionId(2)));
+        inbox.wait().await;
+        let mut items = Vec::new();
+        inbox.take(&mut items);
+        assert_eq!(items.len(), 2);
+        items.clear();
+        inbox.take(&mut items);
+        assert!(items.is_empty());
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_closed_inbox() {
+        let inbox = Inbox::default();
+        let (before, after) = (oneshot::channel(), oneshot::channel());
+        inbox.push(Item::Ask(Request::Totals, before.0));
+        inbox.close();
+        inbox.push(Item::Ask(Request::Totals, after.0));
+        assert!(before.1.await.is_err() && after.1.await.is_err());
+    }
+}

@@ -1,0 +1,220 @@
+//! The owner task: the only one that touches the shard. Takes everything that waits in the inbox, up to a work budget,
+//! then hands out all effects, one hand-over per connection, and feeds the store when it is free.
+
+use crate::Shared;
+use crate::inbox::{Item, Link};
+use crate::store_thread::{ReaderThread, StoreThread};
+use hornpipe_core::Shard;
+use hornpipe_types::Map;
+use hornpipe_types::command::Command;
+use hornpipe_types::effect::Outbox;
+use hornpipe_types::ids::{ConnectionId, RequestId};
+use hornpipe_types::stats::Answer;
+use hornpipe_types::time::{Instant, Now};
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Commands of one turn before effects go out and other tasks get a chance.
+const COMMANDS_PER_TURN: usize = 4096;
+/// Items of one turn.
+const ITEMS_PER_TURN: usize = 256;
+/// At the end the shard is asked for its last group as if so much later, so that nothing waits for company any more.
+const AFTER_ALL_DELAYS_MS: u64 = 60_000;
+
+/// The owner of a shard.
+pub(crate) struct Owner {
+    shared: Arc<Shared>,
+    shard: Shard,
+    store: StoreThread,
+    reader: ReaderThread,
+    /// A group is being written.
+    store_busy: bool,
+    links: Map<ConnectionId, Arc<Link>>,
+    asks: Map<RequestId, oneshot::Sender<Answer>>,
+    last_ask: RequestId,
+    outbox: Outbox,
+    finish: Option<oneshot::Sender<Result<(), String>>>,
+    stopping: bool,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared.inbox.close();
+    }
+}
+
+impl Owner {
+    /// Takes over a recovered shard.
+    pub(crate) fn new(shared: Arc<Shared>, shard: Shard, store: StoreThread, reader: ReaderThread) -> Self {
+        Self {
+            shared,
+            shard,
+            store,
+            reader,
+            store_busy: false,
+            links: Map::default(),
+            asks: Map::default(),
+            last_ask: RequestId::default(),
+            outbox: Outbox::default(),
+            finish: None,
+            stopping: false,
+        }
+    }
+
+    /// Runs until [`Item::Finish`] has been done.
+    pub(crate) async fn run(mut self) {
+        let mut sleep = pin!(tokio::time::sleep(Duration::from_secs(86_400)));
+        let mut armed: Option<Instant> = None;
+        let mut taken = Vec::new();
+        let mut queue = VecDeque::new();
+        loop {
+            if queue.is_empty() {
+                self.shared.inbox.take(&mut taken);
+                queue.extend(taken.drain(..));
+            }
+            let now = self.shared.clock.now();
+            self.turn(now, &mut queue);
+            if self.try_finish(now) {
+                return;
+            }
+            if !queue.is_empty() || self.shard.has_work() {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            // Only an earlier deadline moves the timer; a wake-up that comes too early is harmless.
+            let deadline = self.shard.poll_timeout();
+            if let Some(at) = deadline
+                && armed.is_none_or(|armed| at < armed)
+            {
+                sleep.as_mut().reset(self.shared.clock.deadline(at));
+                armed = Some(at);
+            }
+            tokio::select! {
+                biased;
+                () = self.shared.inbox.wait() => {}
+                () = sleep.as_mut(), if armed.is_some() => armed = None,
+            }
+        }
+    }
+
+    /// One turn: some items, the timer, then everything that follows from them.
+    fn turn(&mut self, now: Now, queue: &mut VecDeque<Item>) {
+        let (mut items, mut commands) = (0, 0);
+        while items < ITEMS_PER_TURN && commands < COMMANDS_PER_TURN {
+            let Some(item) = queue.pop_front() else { break };
+            items += 1;
+            commands += self.handle(now, item);
+        }
+        if self.shard.poll_timeout().is_some_and(|at| at <= now.mono) {
+            self.shard.handle_timeout(now);
+        }
+        self.shard.poll_effects(now, &mut self.outbox);
+        self.distribute();
+        if !self.store_busy
+            && let Some(group) = self.shard.poll_group(now)
+        {
+            self.store_busy = true;
+            self.store.write(group);
+        }
+    }
+
+    /// Handles one item; returns how many commands it was.
+    fn handle(&mut self, now: Now, item: Item) -> usize {
+        match item {
+            Item::Connected(id, link) => {
+                if self.stopping {
+                    link.stop();
+                }
+                self.links.insert(id, link);
+            }
+            Item::Commands(id, mut commands) => {
+                let count = commands.len();
+                self.shard.handle_commands(now, id, &mut commands);
+                if let Some(link) = self.links.get(&id) {
+                    link.credit();
+                }
+                return count;
+            }
+            Item::Gone(id) => {
+                self.shard.handle_commands(now, id, &mut vec![Command::Gone]);
+                self.links.remove(&id);
+            }
+            Item::Committed(groups) => {
+                self.store_busy = false;
+                for committed in groups {
+                    self.shard.handle_committed(now, committed);
+                }
+            }
+            Item::Loaded(answers) => {
+                for loaded in answers {
+                    self.shard.handle_loaded(now, loaded);
+                }
+            }
+            Item::Ask(request, answer) => {
+                self.last_ask = self.last_ask.next();
+                self.asks.insert(self.last_ask, answer);
+                self.shard.handle_request(now, self.last_ask, request);
+            }
+            Item::Alarms(alarms) => self.shard.handle_alarms(now, alarms.memory, alarms.disk),
+            Item::CloseAll(text) => {
+                self.stopping = true;
+                for link in self.links.values() {
+                    link.stop();
+                }
+                self.shard.handle_shutdown(now, &text);
+            }
+            Item::Finish(done) => self.finish = Some(done),
+        }
+        1
+    }
+
+    /// Hands out everything a turn brought.
+    fn distribute(&mut self) {
+        for (id, mut effects) in self.outbox.connections.drain(..) {
+            if let Some(link) = self.links.get(&id) {
+                link.deliver(&mut effects);
+            }
+        }
+        if !self.outbox.loads.is_empty() {
+            self.reader.read(&mut self.outbox.loads);
+        }
+        for (id, mut answer) in self.outbox.answers.drain(..) {
+            if let Answer::Connections(connections) = &mut answer {
+                for connection in connections {
+                    if let Some(link) = self.links.get(&connection.id) {
+                        connection.recv_oct = link.received.load(Ordering::Relaxed);
+                        connection.send_oct = link.sent.load(Ordering::Relaxed);
+                    }
+                }
+            }
+            if let Some(asker) = self.asks.remove(&id) {
+                // An asker that has gone away needs no answer.
+                let _ = asker.send(answer);
+            }
+        }
+        if let Some(table) = self.outbox.logins.take() {
+            self.shared.auth.set_table(table);
+        }
+    }
+
+    /// At the end: writes group after group until nothing is left, then closes the store. Says whether that was started.
+    fn try_finish(&mut self, now: Now) -> bool {
+        if self.finish.is_none() || self.store_busy || self.shard.has_work() {
+            return false;
+        }
+        let later = Now { mono: now.mono.plus_ms(AFTER_ALL_DELAYS_MS), wall: now.wall };
+        if let Some(group) = self.shard.poll_group(later) {
+            self.store_busy = true;
+            self.store.write(group);
+            return false;
+        }
+        if let Some(done) = self.finish.take() {
+            self.store.finish(done);
+        }
+        true
+    }
+}
