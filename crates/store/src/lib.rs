@@ -6,17 +6,34 @@
 //!
 //! Order of a commit, and the reason why a confirm may follow it: bodies are written and fdatasync'ed, then one atomic
 //! batch names them, then the map is flushed and fdatasync'ed. Only then does [`Store::sync`] report the group.
+//!
+//! ```text
+//! shard-N/lock      held by the process that has the store open
+//! shard-N/mark      watermark and clean flag, in two slots written in turn
+//! shard-N/db/       the map: definitions, log records, small messages
+//! shard-N/bodies/   big groups' messages, one frame a run
+//! ```
 
+mod body;
+mod definition;
 pub mod error;
+pub mod faulty;
+mod key;
 pub mod medium;
+pub mod memory;
+mod record;
+mod recover;
+mod run;
+mod sled;
+mod store;
+mod wire;
 
 pub use error::StoreError;
+pub use faulty::{Call, Fault, Faults, Faulty};
 pub use medium::Medium;
+pub use memory::Memory;
+pub use store::{Reader, Store};
 
-use hornpipe_types::message::Batch;
-use hornpipe_types::op::{Committed, Group, Place, Recovered};
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How a store is opened.
@@ -26,13 +43,13 @@ pub struct StoreConfig {
     pub shard: u32,
     /// Cache of the map, octets. Real memory is about half as much again.
     pub cache_bytes: u64,
-    /// Groups whose encoded messages come to this many octets go to body files, smaller ones into the map. At most 48 KiB.
+    /// Groups whose encoded messages come to this many octets go to body files, smaller ones into the map. At most 40 KiB.
     pub inline_bytes_max: usize,
     /// Size of a body file, octets. A run that is bigger gets a file of its own.
     pub body_file_bytes: u64,
     /// How often the mark (watermark, clean flag) is renewed at most.
     pub mark_every: Duration,
-    /// Opens a damaged store, dropping what can't be read.
+    /// Opens a damaged store, dropping what can't be read. A database that can't be opened at all is moved aside.
     pub accept_data_loss: bool,
 }
 
@@ -49,51 +66,11 @@ impl Default for StoreConfig {
     }
 }
 
-/// The store of one shard.
-#[derive(Debug)]
-pub struct Store {}
-
-impl Store {
-    /// Opens or creates `dir/shard-N`. A second process is refused. Damage that shows only in the log is found by
-    /// [`Self::recover`].
-    pub fn open(_dir: &Path, _config: StoreConfig) -> Result<Self, StoreError> {
-        Ok(Self {})
-    }
-    /// Tells what is there: definitions, then the log in order, then `End`. To be called once, before the first commit.
-    pub fn recover(&mut self, visit: &mut dyn FnMut(Recovered)) -> Result<(), StoreError> {
-        visit(Recovered::End { clean: true, orphan_files: vec![] });
-        Ok(())
-    }
-    /// Writes a group: bodies, their fdatasync, then everything else as one atomic batch. Returns the lsn, 0 when the group
-    /// put nothing into the log. Durable after [`Self::sync`].
-    pub fn commit(&mut self, _group: &Group) -> Result<u64, StoreError> {
-        Err(StoreError::Fatal("not built yet".to_owned()))
-    }
-    /// Makes all groups committed so far durable and reports them, in order.
-    pub fn sync(&mut self) -> Result<Vec<Committed>, StoreError> {
-        Ok(Vec::new())
-    }
-    /// A handle that reads messages back, for other threads.
-    pub fn reader(&self) -> Reader {
-        Reader {}
-    }
-    /// Octets on disk: of the map, of the body files.
-    pub fn usage(&self) -> (u64, u64) {
-        (0, 0)
-    }
-    /// Syncs and marks the stop as clean.
-    pub fn close(self) -> Result<(), StoreError> {
-        Ok(())
-    }
-}
-
-/// Reads messages back.
-#[derive(Debug, Clone)]
-pub struct Reader {}
-
-impl Reader {
-    /// All messages of the run at a place. Damage is an error, never wrong bytes.
-    pub fn read(&self, _place: &Place) -> Result<Arc<Batch>, StoreError> {
-        Err(StoreError::Fatal("not built yet".to_owned()))
-    }
+/// What a panic said.
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|s| (*s).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a text".to_owned())
 }

@@ -25,7 +25,7 @@ pub trait Medium: Send + Debug {
     fn write_file(&mut self, file: u64, offset: u64, bytes: &[u8]) -> Result<(), StoreError>;
     /// Makes what was written to a body file durable.
     fn sync_file(&mut self, file: u64) -> Result<(), StoreError>;
-    /// Cuts a body file to its used size and closes it for writing.
+    /// Cuts a body file to its used size and closes it for writing; also one of an earlier process.
     fn seal_file(&mut self, file: u64, size: u64) -> Result<(), StoreError>;
     /// Removes a body file; not an error when there is none.
     fn remove_file(&mut self, file: u64) -> Result<(), StoreError>;
@@ -49,6 +49,8 @@ pub trait View: Send + Sync + Debug {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
     /// Visits keys in `from..to`, in order.
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError>;
+    /// The last key in `from..to` with its value.
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError>;
     /// Reads up to `len` octets of a body file from `offset` on; fewer at its end.
     fn read_file(&self, file: u64, offset: u64, len: usize) -> Result<Vec<u8>, StoreError>;
     /// What the file is called in error texts.

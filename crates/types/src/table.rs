@@ -45,9 +45,9 @@ pub enum Value {
     /// `l`, and `L`, which RabbitMQ reads the same and never writes
     I64(i64),
     /// `f`
-    F32(f32),
+    F32(#[serde(with = "single")] f32),
     /// `d`
-    F64(f64),
+    F64(#[serde(with = "double")] f64),
     /// `D`: scale, unscaled value
     Decimal(u8, u32),
     /// `S`: any octets, not necessarily UTF-8
@@ -88,6 +88,33 @@ mod octets {
         })
     }
 }
+
+/// JSON has no word for NaN and the infinities: they are kept as the text of their bits.
+macro_rules! float_form {
+    ($module:ident, $float:ty, $bits:ty) => {
+        mod $module {
+            use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+            #[derive(Deserialize)]
+            #[serde(untagged)]
+            enum Form {
+                Number($float),
+                Bits(String),
+            }
+            pub(super) fn serialize<S: Serializer>(v: &$float, s: S) -> Result<S::Ok, S::Error> {
+                if v.is_finite() { v.serialize(s) } else { format!("{:x}", v.to_bits()).serialize(s) }
+            }
+            pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<$float, D::Error> {
+                match Form::deserialize(d)? {
+                    Form::Number(v) => Ok(v),
+                    Form::Bits(t) => <$bits>::from_str_radix(&t, 16).map(<$float>::from_bits).map_err(D::Error::custom),
+                }
+            }
+        }
+    };
+}
+float_form!(single, f32, u32);
+float_form!(double, f64, u64);
 
 impl Value {
     /// A long string.

@@ -1,0 +1,172 @@
+//! A medium that fails on command, around any other one.
+
+use crate::error::StoreError;
+use crate::medium::{Batch, Medium, View};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A call that can fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Call {
+    Apply,
+    Sync,
+    CreateFile,
+    WriteFile,
+    SyncFile,
+    SealFile,
+    RemoveFile,
+    WriteMark,
+}
+
+/// How it fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// With an IO error, nothing done.
+    Error,
+    /// Because no space is left, nothing done.
+    Full,
+    /// With an IO error when half of it is done. A batch is cut between two keys, which sled rules out and the record
+    /// format must find nevertheless.
+    Torn,
+    /// With a panic, nothing done.
+    Panic,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    armed: Vec<(Call, u32, Fault)>,
+    calls: Vec<Call>,
+}
+
+/// The switchboard of a [`Faulty`] medium.
+#[derive(Debug, Clone, Default)]
+pub struct Faults(Arc<Mutex<Plan>>);
+
+impl Faults {
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// The call after `skip` more of its kind fails.
+    pub fn arm(&self, call: Call, skip: u32, fault: Fault) {
+        self.plan().armed.push((call, skip, fault));
+    }
+    /// All calls made since the last time asked.
+    pub fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut self.plan().calls)
+    }
+    fn check(&self, call: Call) -> Result<bool, StoreError> {
+        let mut plan = self.plan();
+        plan.calls.push(call);
+        let mut hit = None;
+        plan.armed.retain_mut(|(c, skip, fault)| {
+            if *c != call || hit.is_some() {
+                return true;
+            }
+            if *skip > 0 {
+                *skip -= 1;
+                return true;
+            }
+            hit = Some(*fault);
+            false
+        });
+        drop(plan);
+        match hit {
+            None => Ok(false),
+            Some(Fault::Torn) => Ok(true),
+            Some(Fault::Error) => Err(torn(call)),
+            Some(Fault::Full) => Err(StoreError::Fatal(format!("{call:?}: no space left on device"))),
+            Some(Fault::Panic) => panic!("{call:?} panics on command"),
+        }
+    }
+}
+
+fn torn(call: Call) -> StoreError {
+    StoreError::Fatal(format!("{call:?}: input/output error on command"))
+}
+
+/// The medium.
+#[derive(Debug)]
+pub struct Faulty<M> {
+    inner: M,
+    faults: Faults,
+}
+
+impl<M: Medium> Faulty<M> {
+    /// Wraps a medium; the second value commands it.
+    pub fn new(inner: M) -> (Self, Faults) {
+        let faults = Faults::default();
+        (Self { inner, faults: faults.clone() }, faults)
+    }
+}
+
+impl<M: Medium> Medium for Faulty<M> {
+    fn apply(&mut self, mut batch: Batch) -> Result<(), StoreError> {
+        if self.faults.check(Call::Apply)? {
+            batch.truncate(batch.len() / 2);
+            self.inner.apply(batch)?;
+            return Err(torn(Call::Apply));
+        }
+        self.inner.apply(batch)
+    }
+    fn sync(&mut self) -> Result<(), StoreError> {
+        if self.faults.check(Call::Sync)? {
+            self.inner.sync()?;
+            return Err(torn(Call::Sync));
+        }
+        self.inner.sync()
+    }
+    fn create_file(&mut self, file: u64, size: u64) -> Result<(), StoreError> {
+        if self.faults.check(Call::CreateFile)? {
+            self.inner.create_file(file, size / 2)?;
+            return Err(torn(Call::CreateFile));
+        }
+        self.inner.create_file(file, size)
+    }
+    fn write_file(&mut self, file: u64, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        if self.faults.check(Call::WriteFile)? {
+            self.inner.write_file(file, offset, &bytes[..bytes.len() / 2])?;
+            return Err(torn(Call::WriteFile));
+        }
+        self.inner.write_file(file, offset, bytes)
+    }
+    fn sync_file(&mut self, file: u64) -> Result<(), StoreError> {
+        if self.faults.check(Call::SyncFile)? {
+            self.inner.sync_file(file)?;
+            return Err(torn(Call::SyncFile));
+        }
+        self.inner.sync_file(file)
+    }
+    fn seal_file(&mut self, file: u64, size: u64) -> Result<(), StoreError> {
+        if self.faults.check(Call::SealFile)? {
+            return Err(torn(Call::SealFile));
+        }
+        self.inner.seal_file(file, size)
+    }
+    fn remove_file(&mut self, file: u64) -> Result<(), StoreError> {
+        if self.faults.check(Call::RemoveFile)? {
+            return Err(torn(Call::RemoveFile));
+        }
+        self.inner.remove_file(file)
+    }
+    fn files(&self) -> Result<Vec<(u64, u64)>, StoreError> {
+        self.inner.files()
+    }
+    fn read_mark(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.read_mark()
+    }
+    fn write_mark(&mut self, mark: &[u8]) -> Result<(), StoreError> {
+        if self.faults.check(Call::WriteMark)? {
+            return Err(torn(Call::WriteMark));
+        }
+        self.inner.write_mark(mark)
+    }
+    fn view(&self) -> Arc<dyn View> {
+        self.inner.view()
+    }
+    fn map_bytes(&self) -> u64 {
+        self.inner.map_bytes()
+    }
+    fn file_name(&self, file: u64) -> String {
+        self.inner.file_name(file)
+    }
+}

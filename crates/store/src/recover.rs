@@ -1,0 +1,373 @@
+//! What a restart finds, and the rule that tells a cut from damage.
+//!
+//! The highest watermark found, in records and in the mark, divides the log. Everything at or below it was reported as
+//! durable and must be whole: else it is damage and the store is not opened. Above it the first bad record is where the
+//! power went away: it ends the log, and what follows it is removed.
+
+use crate::body;
+use crate::error::StoreError;
+use crate::key;
+use crate::medium::{Batch, Medium, View};
+use crate::record::{self, At, BadPart, Live, LogOp, SLICED};
+use crate::wire::Input;
+use hornpipe_types::op::{BodyPlace, Place, Recovered};
+use hornpipe_types::range::SeqRange;
+use std::collections::BTreeMap;
+
+const MARK_VERSION: u8 = 1;
+
+/// The small file beside the map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Mark {
+    /// Lsn at or below which everything was durable when the mark was written.
+    pub(crate) watermark: u64,
+    /// Whether the store was closed in order.
+    pub(crate) clean: bool,
+}
+
+impl Mark {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = vec![MARK_VERSION, u8::from(self.clean)];
+        out.extend_from_slice(&self.watermark.to_be_bytes());
+        out
+    }
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        let mut r = Input(bytes);
+        let bad = || StoreError::damaged("the mark", "it is too short");
+        let version = r.u8().ok_or_else(bad)?;
+        if version != MARK_VERSION {
+            let what = "the mark".to_owned();
+            return Err(StoreError::Unsupported { what, found: version, known: MARK_VERSION });
+        }
+        Ok(Self { clean: r.u8().ok_or_else(bad)? != 0, watermark: r.u64().ok_or_else(bad)? })
+    }
+}
+
+/// What the writer must know to go on.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) last_lsn: u64,
+    pub(crate) last_file: u64,
+    pub(crate) live: Live,
+    /// Records without ops.
+    pub(crate) empty: Vec<u64>,
+    /// Whether bad records above the watermark were dropped.
+    pub(crate) cut: bool,
+    /// Damage that was accepted, in words.
+    pub(crate) losses: Vec<String>,
+    pub(crate) clean: bool,
+}
+
+/// All parts of one lsn as they lie in the map.
+#[derive(Debug, Default)]
+struct Entry {
+    lsn: u64,
+    parts: Vec<(u16, Vec<u8>)>,
+}
+
+struct Recovery<'a> {
+    view: &'a dyn View,
+    visit: &'a mut dyn FnMut(Recovered),
+    accept: bool,
+    files: BTreeMap<u64, FileSeen>,
+    watermark: u64,
+    /// Where the log ended before its last record, and why.
+    cut: Option<(u64, StoreError)>,
+    /// What the last good record says must be there.
+    expected: Live,
+    remove: Vec<(u64, u16)>,
+    found: Found,
+}
+
+#[derive(Debug)]
+struct FileSeen {
+    size: u64,
+    last: Option<BodyPlace>,
+}
+
+/// Reads everything and tells it to `visit`; removes what lies behind a cut.
+pub(crate) fn recover(
+    medium: &mut dyn Medium,
+    accept: bool,
+    visit: &mut dyn FnMut(Recovered),
+) -> Result<Found, StoreError> {
+    let mark = match medium.read_mark()? {
+        Some(bytes) => Mark::decode(&bytes)?,
+        None => Mark { watermark: 0, clean: true },
+    };
+    let view = medium.view();
+    let files = medium.files()?.into_iter().map(|(n, size)| (n, FileSeen { size, last: None })).collect();
+    let mut r = Recovery {
+        view: &*view,
+        visit,
+        accept,
+        files,
+        watermark: mark.watermark,
+        cut: None,
+        expected: Live::default(),
+        remove: Vec::new(),
+        found: Found { last_lsn: mark.watermark, clean: mark.clean, ..Found::default() },
+    };
+    r.newest_watermark()?;
+    r.definitions()?;
+    let last_seen = r.log()?;
+    r.check_log(&mark, last_seen)?;
+    r.check_files()?;
+    let mut found = r.found;
+    let orphan_files: Vec<u64> = r.files.iter().filter(|(_, f)| f.last.is_none()).map(|(n, _)| *n).collect();
+    found.cut = r.cut.is_some();
+    let spare = r.files.iter().filter_map(|(n, f)| f.last.map(|b| (*n, end(&b), f.size)));
+    let spare: Vec<(u64, u64)> = spare.filter(|s| s.2 > s.1).map(|s| (s.0, s.1)).collect();
+    found.last_file = r.files.keys().next_back().copied().unwrap_or(0);
+    let batch: Batch = r.remove.iter().map(|(lsn, part)| (key::log(*lsn, *part).to_vec(), None)).collect();
+    found.clean &= found.losses.is_empty();
+    (r.visit)(Recovered::End { clean: found.clean, orphan_files });
+    if !batch.is_empty() {
+        medium.apply(batch)?;
+        medium.sync()?;
+    }
+    if found.losses.is_empty() {
+        // Room that was allocated and not used.
+        for (file, size) in spare {
+            medium.seal_file(file, size)?;
+        }
+    }
+    Ok(found)
+}
+
+/// Where a frame ends.
+fn end(b: &BodyPlace) -> u64 {
+    b.offset.saturating_add(body::FRAME as u64 + u64::from(b.len))
+}
+
+impl Recovery<'_> {
+    /// The last record knows the newest watermark. If it can't be read, those before it tell while the log is read.
+    fn newest_watermark(&mut self) -> Result<(), StoreError> {
+        if let Some((k, v)) = self.view.last(&[key::LOG], &[key::CHECKPOINTS])?
+            && let Ok((header, _)) = record::open(&k, &v)
+        {
+            self.watermark = self.watermark.max(header.watermark);
+        }
+        Ok(())
+    }
+
+    fn lost(&mut self, error: StoreError) -> Result<(), StoreError> {
+        if !self.accept || matches!(error, StoreError::Fatal(_) | StoreError::Unsupported { .. }) {
+            return Err(error);
+        }
+        self.found.losses.push(error.to_string());
+        Ok(())
+    }
+
+    fn definitions(&mut self) -> Result<(), StoreError> {
+        let (accept, losses) = (self.accept, &mut self.found.losses);
+        let visit = &mut self.visit;
+        crate::definition::scan(self.view, &mut |d| visit(Recovered::Definition(d)), &mut |_, error| {
+            if !accept {
+                return Err(error);
+            }
+            losses.push(error.to_string());
+            Ok(())
+        })
+    }
+
+    /// Reads the log; returns the highest lsn in it, good or bad.
+    fn log(&mut self) -> Result<u64, StoreError> {
+        let (mut entry, mut last) = (Entry::default(), 0);
+        let view = self.view;
+        view.scan(&[key::LOG], &[key::CHECKPOINTS], &mut |k, v| {
+            let Some((lsn, part)) = key::parse_log(k) else {
+                self.lost(StoreError::damaged("the log", "a key of odd length"))?;
+                return Ok(true);
+            };
+            if lsn != entry.lsn {
+                self.entry(&std::mem::take(&mut entry))?;
+                entry.lsn = lsn;
+                last = lsn;
+            }
+            entry.parts.push((part, v.to_vec()));
+            Ok(true)
+        })?;
+        self.entry(&entry)?;
+        Ok(last)
+    }
+
+    fn entry(&mut self, entry: &Entry) -> Result<(), StoreError> {
+        if entry.parts.is_empty() {
+            return Ok(());
+        }
+        let lsn = entry.lsn;
+        self.found.last_lsn = self.found.last_lsn.max(lsn);
+        let opened = self.open(entry);
+        if let Ok((watermark, ..)) = opened {
+            self.watermark = self.watermark.max(watermark);
+        }
+        if let Some((cut, error)) = &self.cut {
+            // Only looked at for its watermark: one at or above the cut says that the cut is damage.
+            if self.watermark >= *cut {
+                let error = error.clone();
+                self.cut = None;
+                self.lost(error)?;
+            } else {
+                self.drop(entry);
+                return Ok(());
+            }
+        }
+        let checked = opened.and_then(|(_, live, ops)| self.check_bodies(lsn, &ops).map(|()| (live, ops)));
+        match checked {
+            Ok((live, ops)) => {
+                self.expected = live;
+                self.found.live.add(lsn);
+                self.tell(lsn, ops);
+                Ok(())
+            }
+            Err(error @ (StoreError::Fatal(_) | StoreError::Unsupported { .. })) => Err(error),
+            Err(error) if lsn <= self.watermark => {
+                self.drop(entry);
+                self.lost(error)
+            }
+            Err(error) => {
+                self.drop(entry);
+                self.cut = Some((lsn, error));
+                Ok(())
+            }
+        }
+    }
+
+    fn drop(&mut self, entry: &Entry) {
+        self.remove.extend(entry.parts.iter().map(|p| (entry.lsn, p.0)));
+    }
+
+    /// Checks all parts of an entry and decodes their ops.
+    #[allow(clippy::type_complexity)]
+    fn open<'e>(&self, entry: &'e Entry) -> Result<(u64, Live, Vec<(u16, Vec<LogOp<'e>>)>), StoreError> {
+        let damaged = |reason: &str| StoreError::damaged(format!("log record {}", entry.lsn), reason);
+        let mut first: Option<record::Header> = None;
+        let mut parts = Vec::with_capacity(entry.parts.len());
+        for (i, (part, value)) in entry.parts.iter().enumerate() {
+            let (header, ops) = record::open(&key::log(entry.lsn, *part), value).map_err(|e| match e {
+                BadPart::Version(found) => {
+                    StoreError::Unsupported { what: "a log record".to_owned(), found, known: record::VERSION }
+                }
+                BadPart::Wrong(reason) => damaged(reason),
+            })?;
+            if usize::from(*part) != i || *first.get_or_insert(header) != header {
+                return Err(damaged("its parts do not belong together"));
+            }
+            let (mut r, mut decoded) = (Input(ops), Vec::new());
+            while !r.is_empty() {
+                decoded.push(record::decode(&mut r).ok_or_else(|| damaged("an op makes no sense"))?);
+            }
+            parts.push((*part, decoded));
+        }
+        let header = first.ok_or_else(|| damaged("it is empty"))?;
+        if usize::from(header.parts) != entry.parts.len() {
+            return Err(damaged(&format!("{} of its {} parts are there", entry.parts.len(), header.parts)));
+        }
+        Ok((header.watermark, header.live, parts))
+    }
+
+    /// Every referenced frame must lie within its file; above the watermark it is read, because nothing says that it
+    /// reached the disk.
+    fn check_bodies(&mut self, lsn: u64, parts: &[(u16, Vec<LogOp<'_>>)]) -> Result<(), StoreError> {
+        let bodies = || {
+            parts.iter().flat_map(|p| &p.1).filter_map(|op| match op {
+                LogOp::Run(run) => match run.at {
+                    At::Body(b) | At::Slice(b, _) => Some(b),
+                    At::Inline(_) => None,
+                },
+                _ => None,
+            })
+        };
+        for b in bodies() {
+            let name = || format!("{} (named by log record {lsn})", self.view.file_name(b.file));
+            let Some(file) = self.files.get(&b.file) else {
+                return Err(StoreError::damaged(name(), "the file is missing"));
+            };
+            if end(&b) > file.size {
+                let reason = format!("the file ends before the frame at {}", b.offset);
+                return Err(StoreError::damaged(name(), reason));
+            }
+            if lsn > self.watermark {
+                body::read_frame(self.view, &b)?;
+            }
+        }
+        for b in bodies() {
+            if let Some(file) = self.files.get_mut(&b.file)
+                && file.last.is_none_or(|l| l.offset < b.offset)
+            {
+                file.last = Some(b);
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, lsn: u64, parts: Vec<(u16, Vec<LogOp<'_>>)>) {
+        let (mut runs, mut ops) = (0, 0);
+        let mut exceptions: Vec<SeqRange> = Vec::new();
+        for (part, list) in parts {
+            for (index, op) in list.into_iter().enumerate() {
+                ops += 1;
+                let index = index as u16;
+                (self.visit)(match op {
+                    LogOp::Run(run) => {
+                        runs += 1;
+                        let (body, index) = match run.at {
+                            At::Inline(_) => (None, index),
+                            At::Body(b) => (Some(b), index),
+                            At::Slice(b, _) => (Some(b), index | SLICED),
+                        };
+                        Recovered::Run {
+                            targets: run.targets,
+                            meta: run.meta,
+                            count: run.count,
+                            body_bytes: run.body_bytes,
+                            place: Place { lsn, part, index, body },
+                        }
+                    }
+                    LogOp::Settled { queue, ranges } => Recovered::Settled { queue, ranges },
+                    LogOp::State { queue, seq, delivery_count, acquired_count, hold_until } => {
+                        Recovered::State { queue, seq, delivery_count, acquired_count, hold_until }
+                    }
+                    LogOp::Purge { queue, upto, except, more } => {
+                        exceptions.extend(except);
+                        if more {
+                            continue;
+                        }
+                        Recovered::Purge { queue, upto, except: std::mem::take(&mut exceptions) }
+                    }
+                    LogOp::DropQueue(queue) => Recovered::DropQueue(queue),
+                });
+            }
+        }
+        if ops == 0 {
+            self.found.empty.push(lsn);
+        } else if runs == 0 {
+            (self.visit)(Recovered::Record { lsn });
+        }
+    }
+
+    fn check_log(&mut self, mark: &Mark, last_seen: u64) -> Result<(), StoreError> {
+        // The last record is never removed, so an end below the mark means that the map fell back to an older state.
+        if last_seen < mark.watermark {
+            let reason = format!("it ends at {last_seen}, but everything up to {} was on disk", mark.watermark);
+            self.lost(StoreError::damaged("the log", reason))?;
+        } else if self.cut.is_none() && self.found.losses.is_empty() && self.expected != self.found.live {
+            let reason = format!("it has {} records, but {} must be there", self.found.live.count, self.expected.count);
+            self.lost(StoreError::damaged("the log", reason))?;
+        }
+        Ok(())
+    }
+
+    /// One look into each file, at its last frame: a file that was cut and grew again, or that is another one, shows there.
+    /// The rest is checked when it is read.
+    fn check_files(&mut self) -> Result<(), StoreError> {
+        let last: Vec<BodyPlace> = self.files.values().filter_map(|f| f.last).collect();
+        for b in last {
+            if let Err(e) = body::check_header(self.view, &b) {
+                self.lost(e)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,271 @@
+//! A run of messages as octets: a table of what is known of each, then their frames as received.
+//!
+//! ```text
+//! u32 table length, u32 crc32c of the table
+//! table:  routes (count, each length + octets), message count, then until all are told:
+//!         repeat, route, flags, priority, body octets, frame octets    (messages alike in all of these share one entry)
+//! frames
+//! ```
+//! Lengths and counts are varints; flags and priority are octets. The table has a crc of its own so that it can be read
+//! alone.
+
+use crate::wire::{Input, put_varint};
+use hornpipe_types::message::{Batch, BatchBuilder, MessageMeta, Span};
+use std::sync::Arc;
+
+/// Octets before the table.
+pub(crate) const PREFIX: usize = 8;
+
+/// Appends the table of a span; returns how many octets its frames take.
+pub(crate) fn put_table(out: &mut Vec<u8>, span: &Span) -> usize {
+    // The batch may have routes that this span does not use: number those it uses in order of appearance.
+    let batch = &*span.batch;
+    let mut routes: Vec<(u16, u32)> = Vec::new();
+    let mut last = None;
+    for i in span.indexes() {
+        let route = batch.meta(i).route;
+        if last != Some(route) {
+            last = Some(route);
+            if routes.len() < 8 {
+                if !routes.iter().any(|r| r.0 == route) {
+                    routes.push((route, i));
+                }
+            } else {
+                routes.push((route, i));
+            }
+        }
+    }
+    if routes.len() > 8 {
+        routes.sort_by_key(|r| r.0);
+        routes.dedup_by_key(|r| r.0);
+    }
+    let sorted = routes.len() > 8;
+    put_varint(out, routes.len() as u64);
+    for &(_, i) in &routes {
+        let bytes = batch.route_bytes(i);
+        put_varint(out, bytes.len() as u64);
+        out.extend_from_slice(bytes);
+    }
+    put_varint(out, u64::from(span.count));
+    let mut frames = 0;
+    let mut entry: Option<(u64, MessageMeta)> = None;
+    let mut put = |(repeat, m): (u64, MessageMeta)| {
+        let index = if sorted {
+            routes.binary_search_by_key(&m.route, |r| r.0).unwrap_or(0)
+        } else {
+            routes.iter().position(|r| r.0 == m.route).unwrap_or(0)
+        };
+        put_varint(out, repeat);
+        put_varint(out, index as u64);
+        out.push(m.flags);
+        out.push(m.priority);
+        put_varint(out, u64::from(m.body));
+        put_varint(out, u64::from(m.len));
+    };
+    for i in span.indexes() {
+        let m = MessageMeta { offset: 0, ..batch.meta(i) };
+        frames += m.len as usize;
+        entry = Some(match entry {
+            Some((repeat, same)) if same == m => (repeat + 1, same),
+            Some(other) => {
+                put(other);
+                (1, m)
+            }
+            None => (1, m),
+        });
+    }
+    if let Some(entry) = entry {
+        put(entry);
+    }
+    frames
+}
+
+/// Appends the whole run; `table` is what [`put_table`] made of the same span.
+pub(crate) fn put_run(out: &mut Vec<u8>, table: &[u8], span: &Span) {
+    out.extend_from_slice(&(table.len() as u32).to_be_bytes());
+    out.extend_from_slice(&crc32c::crc32c(table).to_be_bytes());
+    out.extend_from_slice(table);
+    for i in span.indexes() {
+        out.extend_from_slice(span.batch.frames(i));
+    }
+}
+
+/// Table length and its crc from the first [`PREFIX`] octets of a run.
+pub(crate) fn prefix(run: &[u8]) -> Option<(usize, u32)> {
+    let mut r = Input(run);
+    Some((r.u32()? as usize, r.u32()?))
+}
+
+/// A decoded table.
+#[derive(Debug)]
+pub(crate) struct Table<'a> {
+    routes: Vec<&'a [u8]>,
+    entries: Vec<(u32, MessageMeta)>,
+    pub(crate) count: u32,
+    frames: usize,
+}
+
+impl<'a> Table<'a> {
+    /// Reads a table whose crc was checked, or will be.
+    pub(crate) fn decode(table: &'a [u8]) -> Option<Self> {
+        let mut r = Input(table);
+        let n = r.varint()? as usize;
+        let mut routes = Vec::with_capacity(n.min(table.len()));
+        for _ in 0..n {
+            let len = r.varint()? as usize;
+            let route = r.bytes(len)?;
+            // Two short strings that fill the slice, in UTF-8: the accessors of Batch rely on it.
+            let e = usize::from(*route.first()?);
+            let k = usize::from(*route.get(1 + e)?);
+            if route.len() != 2 + e + k || std::str::from_utf8(&route[1..1 + e]).is_err() {
+                return None;
+            }
+            std::str::from_utf8(&route[2 + e..]).ok()?;
+            routes.push(route);
+        }
+        let count = r.varint32()?;
+        let (mut entries, mut told, mut frames) = (Vec::new(), 0u32, 0usize);
+        while told < count {
+            let repeat = r.varint32()?;
+            let route = u16::try_from(r.varint()?).ok()?;
+            let (flags, priority) = (r.u8()?, r.u8()?);
+            let (body, len) = (r.varint32()?, r.varint32()?);
+            told = told.checked_add(repeat)?;
+            if repeat == 0 || told > count || usize::from(route) >= routes.len() {
+                return None;
+            }
+            frames = frames.checked_add((len as usize).checked_mul(repeat as usize)?)?;
+            entries.push((repeat, MessageMeta { offset: 0, len, body, route, flags, priority }));
+        }
+        r.is_empty().then_some(Self { routes, entries, count, frames })
+    }
+    fn metas(&self) -> impl Iterator<Item = &MessageMeta> {
+        self.entries.iter().flat_map(|(n, m)| std::iter::repeat_n(m, *n as usize))
+    }
+    /// Sum of body octets of `count` messages from `from` on.
+    pub(crate) fn body_bytes(&self, from: u32, count: u32) -> u64 {
+        self.metas().skip(from as usize).take(count as usize).map(|m| u64::from(m.body)).sum()
+    }
+}
+
+/// Rebuilds messages `from..from + count` of a run (all when `slice` is `None`); `Err` says what is wrong with the octets.
+pub(crate) fn decode(run: &[u8], slice: Option<(u32, u32)>) -> Result<Arc<Batch>, &'static str> {
+    let (len, crc) = prefix(run).ok_or("the run ends inside its prefix")?;
+    let table = run.get(PREFIX..PREFIX + len).ok_or("the run ends inside its table")?;
+    if crc32c::crc32c(table) != crc {
+        return Err("the table's checksum does not match");
+    }
+    let frames = &run[PREFIX + len..];
+    let table = Table::decode(table).ok_or("the table makes no sense")?;
+    if table.frames != frames.len() {
+        return Err("the table does not fit the frames");
+    }
+    let (from, count) = slice.unwrap_or((0, table.count));
+    if from.checked_add(count).is_none_or(|end| end > table.count) {
+        return Err("the run has fewer messages than the record says");
+    }
+    let mut b = BatchBuilder::with_capacity(frames.len() + table.routes.iter().map(|r| r.len()).sum::<usize>());
+    for route in &table.routes {
+        b.push_route_bytes(route);
+    }
+    let mut rest = frames;
+    for (i, m) in table.metas().enumerate() {
+        let (message, tail) = rest.split_at(m.len as usize);
+        rest = tail;
+        if i >= from as usize && i < (from + count) as usize {
+            // The header frame must lie within: Batch reads its size without asking.
+            let size = Input(message.get(3..).unwrap_or(&[])).u32().ok_or("a message without a header frame")?;
+            if message.len() < size as usize + 8 {
+                return Err("a header frame longer than its message");
+            }
+            b.push_frames(message, *m);
+        }
+    }
+    Ok(b.finish())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A batch of messages given as (route number, body octets, priority).
+    pub(crate) fn batch(messages: &[(u16, usize, u8)]) -> Arc<Batch> {
+        let mut b = BatchBuilder::default();
+        let routes = messages.iter().map(|m| m.0 + 1).max().unwrap_or(0);
+        for r in 0..routes {
+            b.push_route("exchange", &format!("key.{r}"));
+        }
+        for (i, &(route, size, priority)) in messages.iter().enumerate() {
+            let header = [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 2];
+            let body: Vec<u8> = (0..size).map(|k| (k * 7 + i) as u8).collect();
+            let meta = MessageMeta { route, flags: 1, priority, ..MessageMeta::default() };
+            b.push_message(&header, [&body[..]], meta, 4096);
+        }
+        b.finish()
+    }
+
+    pub(crate) fn assert_same(span: &Span, back: &Batch) {
+        assert_eq!(span.count, back.len());
+        for (k, i) in span.indexes().enumerate() {
+            let k = k as u32;
+            assert_eq!(span.batch.frames(i), back.frames(k));
+            assert_eq!(span.batch.route_bytes(i), back.route_bytes(k));
+            let (a, b) = (span.batch.meta(i), back.meta(k));
+            assert_eq!((a.len, a.body, a.flags, a.priority), (b.len, b.body, b.flags, b.priority));
+        }
+    }
+
+    pub(crate) fn encode(span: &Span) -> Vec<u8> {
+        let (mut table, mut run) = (vec![], vec![]);
+        let frames = put_table(&mut table, span);
+        put_run(&mut run, &table, span);
+        assert_eq!(run.len(), PREFIX + table.len() + frames);
+        run
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+        #[test]
+        fn a_run_reads_back(
+            messages in prop::collection::vec((0u16..20, prop_oneof![0usize..40, Just(100), 4000usize..9000], 0u8..3), 1..60),
+            a in any::<prop::sample::Index>(), b in any::<prop::sample::Index>(), step in 1u32..4,
+        ) {
+            let batch = batch(&messages);
+            let from = a.index(messages.len()) as u32;
+            let count = 1 + b.index(((messages.len() as u32 - from - 1) / step + 1) as usize) as u32;
+            let span = Span { batch, from, count, step };
+            let run = encode(&span);
+            let back = decode(&run, None).unwrap();
+            assert_same(&span, &back);
+            let half = Span { from: from + step * (count / 2), count: count - count / 2, ..span.clone() };
+            assert_same(&half, &decode(&run, Some((count / 2, count - count / 2))).unwrap());
+            let (len, _) = prefix(&run).unwrap();
+            let table = Table::decode(&run[PREFIX..PREFIX + len]).unwrap();
+            prop_assert_eq!(table.body_bytes(count / 2, count - count / 2), half.body_bytes());
+            for cut in [0, 5, PREFIX + 1, run.len() - 1] {
+                prop_assert!(decode(&run[..cut], None).is_err());
+            }
+        }
+        #[test]
+        fn garbage_is_refused_without_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Table::decode(&bytes);
+            if bytes.len() > PREFIX {
+                // With a right checksum, so that the table itself is read.
+                let crc = crc32c::crc32c(&bytes[PREFIX..]).to_be_bytes();
+                let len = ((bytes.len() - PREFIX) as u32).to_be_bytes();
+                bytes[..4].copy_from_slice(&len);
+                bytes[4..8].copy_from_slice(&crc);
+            }
+            let _ = decode(&bytes, None);
+        }
+    }
+
+    #[test]
+    fn messages_alike_share_an_entry() {
+        let span = Span::whole(batch(&[(0, 100, 0); 256]));
+        let mut table = vec![];
+        put_table(&mut table, &span);
+        assert!(table.len() < 40, "{}", table.len());
+    }
+}

@@ -1,0 +1,494 @@
+//! Groups in, places out.
+
+use crate::body::{self, BodyWriter};
+use crate::error::StoreError;
+use crate::key;
+use crate::medium::{Batch as Changes, Medium, View};
+use crate::record::{self, At, Live, LogOp, PART_MAX, Parts, SLICED, TARGETS_MAX};
+use crate::recover::{self, Mark};
+use crate::run;
+use crate::sled::SledMedium;
+use crate::{StoreConfig, definition};
+use hornpipe_types::Map;
+use hornpipe_types::definition::{Definition, DefinitionKey};
+use hornpipe_types::ids::EnqueueId;
+use hornpipe_types::message::{Batch, Span};
+use hornpipe_types::op::{BodyPlace, Committed, Group, Place, Recovered, RunMeta, StoreOp, Target};
+use std::borrow::Cow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// `inline_bytes_max` is cut to this, so that an inline run with its targets fits a part.
+const INLINE_MAX: usize = 40 << 10;
+
+/// The store of one shard.
+#[derive(Debug)]
+pub struct Store {
+    medium: Box<dyn Medium>,
+    view: Arc<dyn View>,
+    config: StoreConfig,
+    /// Why nothing is accepted any more.
+    failed: Option<String>,
+    recovered: bool,
+    bodies: BodyWriter,
+    last_lsn: u64,
+    /// Lsn up to which everything is durable.
+    watermark: u64,
+    live: Live,
+    /// Records without ops, removed with the next group. The newest one stays: the end of the log must not move back.
+    empty: Vec<u64>,
+    pending: Vec<Pending>,
+    dirty: bool,
+    marked: Instant,
+    marked_lsn: u64,
+    losses: Vec<String>,
+    tables: Vec<u8>,
+    op: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    committed: Committed,
+    lsn: u64,
+    remove_files: Vec<u64>,
+}
+
+/// A run to be written: its op, its messages, where its table lies in `tables`, octets of its frames.
+struct Job<'a> {
+    id: EnqueueId,
+    targets: &'a [Target],
+    meta: &'a RunMeta,
+    span: Cow<'a, Span>,
+    table: std::ops::Range<usize>,
+    frames: usize,
+}
+
+impl Store {
+    /// Opens or creates `dir/shard-N`. A second process is refused. Damage that shows only in the log is found by
+    /// [`Self::recover`].
+    pub fn open(dir: &Path, config: StoreConfig) -> Result<Self, StoreError> {
+        let dir = dir.join(format!("shard-{}", config.shard));
+        let first_mark = Mark { watermark: 0, clean: true }.encode();
+        let medium = SledMedium::open(&dir, config.cache_bytes, config.accept_data_loss, &first_mark)?;
+        Ok(Self::with_medium(Box::new(medium), config))
+    }
+
+    /// A store on any medium.
+    pub fn with_medium(medium: Box<dyn Medium>, mut config: StoreConfig) -> Self {
+        config.inline_bytes_max = config.inline_bytes_max.min(INLINE_MAX);
+        Self {
+            view: medium.view(),
+            bodies: BodyWriter::new(config.body_file_bytes),
+            medium,
+            config,
+            failed: None,
+            recovered: false,
+            last_lsn: 0,
+            watermark: 0,
+            live: Live::default(),
+            empty: Vec::new(),
+            pending: Vec::new(),
+            dirty: false,
+            marked: Instant::now(),
+            marked_lsn: 0,
+            losses: Vec::new(),
+            tables: Vec::new(),
+            op: Vec::new(),
+        }
+    }
+
+    /// Runs a step; once one has failed, all fail.
+    fn guarded<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Some(text) = &self.failed {
+            return Err(StoreError::Fatal(text.clone()));
+        }
+        let result = match catch_unwind(AssertUnwindSafe(|| step(self))) {
+            Ok(result) => result,
+            Err(panic) => Err(StoreError::Fatal(format!("panic: {}", crate::panic_text(&*panic)))),
+        };
+        result.map_err(|e| {
+            let text = match e {
+                StoreError::Fatal(text) => text,
+                other => other.to_string(),
+            };
+            self.failed = Some(text.clone());
+            StoreError::Fatal(text)
+        })
+    }
+
+    /// Tells what is there: definitions, then the log in order, then `End`. To be called once, before the first commit.
+    ///
+    /// [`StoreError::Damaged`] when something that was reported durable is missing or wrong, unless
+    /// [`StoreConfig::accept_data_loss`] is set; nothing on disk was changed then. What the visitor was told before an error
+    /// is void.
+    pub fn recover(&mut self, visit: &mut dyn FnMut(Recovered)) -> Result<(), StoreError> {
+        if self.recovered {
+            return Err(StoreError::Fatal("the store was recovered before".to_owned()));
+        }
+        let accept = self.config.accept_data_loss;
+        // Not guarded as a whole: damage keeps its own kind here, and a panic of the visitor is not the store's.
+        let found = recover::recover(&mut *self.medium, accept, visit)?;
+        self.guarded(|s| {
+            s.last_lsn = found.last_lsn;
+            s.watermark = found.last_lsn;
+            s.live = found.live;
+            s.empty = found.empty;
+            s.losses = found.losses;
+            s.bodies.start_at(found.last_file + 1);
+            if !s.losses.is_empty() || found.cut {
+                // So that what is left passes the checks of the next start: a new end of the log that says what is there.
+                s.write_group(&Group::default(), true)?;
+                s.pending.clear();
+                s.medium.sync()?;
+                s.dirty = false;
+                s.watermark = s.last_lsn;
+            }
+            // From here on the stop is unclean until close says otherwise.
+            s.mark(false)?;
+            s.recovered = true;
+            Ok(())
+        })
+    }
+
+    /// What was lost and accepted while recovering, in words; empty unless [`StoreConfig::accept_data_loss`] was needed.
+    pub fn losses(&self) -> &[String] {
+        &self.losses
+    }
+
+    /// Writes a group: bodies, their fdatasync, then everything else as one atomic batch. Returns the lsn, 0 when the group
+    /// put nothing into the log that the shard must keep account of. Durable after [`Self::sync`].
+    ///
+    /// `remove_files` may name only files without anything live in it, with all that [`Self::sync`] has returned taken into
+    /// account; files with runs of groups not yet returned are kept. Any error is final.
+    pub fn commit(&mut self, group: &Group) -> Result<u64, StoreError> {
+        self.guarded(|s| {
+            if !s.recovered {
+                return Err(StoreError::Fatal("commit before recover".to_owned()));
+            }
+            s.write_group(group, false)
+        })
+    }
+
+    fn write_group(&mut self, group: &Group, force: bool) -> Result<u64, StoreError> {
+        if group.is_empty() && !force {
+            let committed = Committed { upto: group.upto, ..Committed::default() };
+            self.pending.push(Pending { committed, lsn: self.last_lsn, remove_files: Vec::new() });
+            return Ok(0);
+        }
+        let remove_files = self.removable_files(group)?;
+        let lsn = self.last_lsn + 1;
+        let (parts, places) = self.encode(group, lsn)?;
+        self.bodies.finish(&mut *self.medium)?;
+
+        let mut changes = Changes::new();
+        self.definitions(group, &mut changes)?;
+        let mut live = self.live;
+        live.add(lsn);
+        for old in std::mem::take(&mut self.empty) {
+            live.remove(old);
+            changes.push((key::log(old, 0).to_vec(), None));
+        }
+        let mut gone: Vec<u64> = group.remove_records.clone();
+        gone.sort_unstable();
+        gone.dedup();
+        for old in gone {
+            // The record says how many parts it has. One that is not there is not an error: the shard may repeat itself.
+            let first = key::log(old, 0);
+            let known = !changes.iter().any(|(k, _)| k[..] == first);
+            if let Some(value) = self.view.get(&first)?
+                && known
+            {
+                let count = record::open(&first, &value).map_or(1, |(h, _)| h.parts);
+                live.remove(old);
+                changes.extend((0..count).map(|p| (key::log(old, p).to_vec(), None)));
+            }
+        }
+        let empty = parts.is_empty();
+        let parts = parts
+            .finish(lsn, self.watermark, live)
+            .ok_or_else(|| StoreError::Fatal("a group of more than 65535 parts".to_owned()))?;
+        changes.extend(parts.into_iter().map(|(k, v)| (k, Some(v))));
+        self.dirty = true;
+        self.medium.apply(changes)?;
+        self.last_lsn = lsn;
+        self.live = live;
+        if empty {
+            self.empty.push(lsn);
+        }
+        let reported = if empty { 0 } else { lsn };
+        let committed = Committed { upto: group.upto, places, lsn: reported };
+        self.pending.push(Pending { committed, lsn, remove_files });
+        Ok(reported)
+    }
+
+    /// The files of a group that may really go. The active one is closed first, unless groups that nobody was told of yet
+    /// may have written to it: then it stays, and is an orphan at the next start at the latest.
+    fn removable_files(&mut self, group: &Group) -> Result<Vec<u64>, StoreError> {
+        let mut files = group.remove_files.clone();
+        let untold = |file: u64, pending: &[Pending]| {
+            pending.iter().flat_map(|p| &p.committed.places).any(|(_, p)| p.body.is_some_and(|b| b.file == file))
+        };
+        files.retain(|f| !untold(*f, &self.pending));
+        if self.bodies.active_file().is_some_and(|f| files.contains(&f)) {
+            self.bodies.roll(&mut *self.medium)?;
+        }
+        Ok(files)
+    }
+
+    /// Encodes all ops but those on definitions, writing bodies on the way.
+    fn encode(&mut self, group: &Group, lsn: u64) -> Result<(Parts, Vec<(EnqueueId, Place)>), StoreError> {
+        let mut tables = std::mem::take(&mut self.tables);
+        tables.clear();
+        let jobs = self.jobs(group, &mut tables)?;
+        let bytes: usize = jobs.iter().map(|j| run::PREFIX + j.table.len() + j.frames).sum();
+        let out_of_line = bytes >= self.config.inline_bytes_max || jobs.iter().any(|j| j.targets.len() > TARGETS_MAX);
+        let (mut parts, mut places) = (Parts::default(), Vec::with_capacity(jobs.len()));
+        let mut jobs = jobs.into_iter();
+        let mut op = std::mem::take(&mut self.op);
+        for store_op in &group.ops {
+            op.clear();
+            match store_op {
+                StoreOp::Enqueue(_) | StoreOp::Refer { place: Place { body: None, .. }, .. } => {
+                    let Some(job) = jobs.next() else { continue };
+                    let table = &tables[job.table.clone()];
+                    let sums = (job.span.count, job.span.body_bytes());
+                    let (at, body) = if out_of_line {
+                        let body = self.bodies.append(&mut *self.medium, lsn, &job.span, table, job.frames)?;
+                        (put_body(&mut parts, &mut op, job.targets, job.meta, sums, &body, None), Some(body))
+                    } else {
+                        let len = run::PREFIX + table.len() + job.frames;
+                        record::put_inline(&mut op, job.targets, job.meta, sums, len);
+                        run::put_run(&mut op, table, &job.span);
+                        (parts.push(&op), None)
+                    };
+                    places.push((job.id, Place { lsn, part: at.0, index: at.1, body }));
+                }
+                StoreOp::Refer { id, targets, meta, place, from, count } => {
+                    let Some(body) = place.body else { continue };
+                    let first = self.slice_start(place, *from, *count)?;
+                    // A damaged table shows when the messages are read; moving them is still right.
+                    let bytes = body::body_bytes(&*self.view, &body, first, *count).unwrap_or(0);
+                    let (part, index) =
+                        put_body(&mut parts, &mut op, targets, meta, (*count, bytes), &body, Some(first));
+                    places.push((*id, Place { lsn, part, index: index | SLICED, body: Some(body) }));
+                }
+                StoreOp::Settled { queue, ranges } => {
+                    record::put_settled(&mut op, *queue, ranges, |o| parts.push(o));
+                }
+                StoreOp::State { queue, seq, delivery_count, acquired_count, hold_until } => {
+                    record::put_state(&mut op, *queue, *seq, (*delivery_count, *acquired_count), *hold_until);
+                    parts.push(&op);
+                }
+                StoreOp::Purge { queue, upto, except } => {
+                    record::put_purge(&mut op, *queue, *upto, except, |o| parts.push(o));
+                }
+                StoreOp::DropQueue(queue) => {
+                    record::put_drop_queue(&mut op, *queue);
+                    parts.push(&op);
+                }
+                StoreOp::Put(_) | StoreOp::Delete(_) => {}
+            }
+        }
+        self.op = op;
+        if tables.capacity() <= 4 * PART_MAX {
+            self.tables = tables;
+        }
+        Ok((parts, places))
+    }
+
+    /// The runs of a group whose messages must be written, with their tables. References to inline messages are among
+    /// them: a copy stays valid when the record it came from goes.
+    fn jobs<'a>(&self, group: &'a Group, tables: &mut Vec<u8>) -> Result<Vec<Job<'a>>, StoreError> {
+        let mut jobs = Vec::new();
+        for op in &group.ops {
+            let (id, targets, meta, span) = match op {
+                StoreOp::Enqueue(e) => (e.id, &e.targets, &e.meta, Cow::Borrowed(&e.span)),
+                StoreOp::Refer { id, targets, meta, place: place @ Place { body: None, .. }, from, count } => {
+                    let batch = read(&*self.view, place)?;
+                    if from.checked_add(*count).is_none_or(|end| end > batch.len()) {
+                        return Err(StoreError::Fatal(format!("a reference beyond the run at {place:?}")));
+                    }
+                    (*id, targets, meta, Cow::Owned(Span { batch, from: *from, count: *count, step: 1 }))
+                }
+                _ => continue,
+            };
+            let start = tables.len();
+            let frames = run::put_table(tables, &span);
+            jobs.push(Job { id, targets, meta, span, table: start..tables.len(), frames });
+        }
+        Ok(jobs)
+    }
+
+    /// Index in the body frame of message `from` of the run at a place.
+    fn slice_start(&self, place: &Place, from: u32, count: u32) -> Result<u32, StoreError> {
+        if place.index & SLICED == 0 {
+            return Ok(from);
+        }
+        let (start, total) = slice(&*self.view, place)?;
+        if from.checked_add(count).is_none_or(|end| end > total) {
+            return Err(StoreError::Fatal(format!("a reference beyond the run at {place:?}")));
+        }
+        Ok(start + from)
+    }
+
+    /// The last change of each definition of the group.
+    fn definitions(&self, group: &Group, changes: &mut Changes) -> Result<(), StoreError> {
+        let mut last: Map<Cow<'_, DefinitionKey>, Option<&Definition>> = Map::default();
+        let mut order = Vec::new();
+        for op in &group.ops {
+            let (key, definition) = match op {
+                StoreOp::Put(d) => (Cow::Owned(d.key()), Some(d)),
+                StoreOp::Delete(k) => (Cow::Borrowed(k), None),
+                _ => continue,
+            };
+            if last.insert(key.clone(), definition).is_none() {
+                order.push(key);
+            }
+        }
+        for key in &order {
+            definition::put(changes, &*self.view, key, last.get(key).copied().flatten())?;
+        }
+        Ok(())
+    }
+
+    /// Makes all groups committed so far durable and reports them, in order. Body files that were to go are gone then. Any
+    /// error is final: in particular nothing of this may be confirmed.
+    pub fn sync(&mut self) -> Result<Vec<Committed>, StoreError> {
+        self.guarded(|s| {
+            if s.dirty {
+                s.medium.sync()?;
+                s.dirty = false;
+                s.watermark = s.last_lsn;
+            }
+            let pending = std::mem::take(&mut s.pending);
+            let mut done = Vec::with_capacity(pending.len());
+            for p in pending {
+                debug_assert!(p.lsn <= s.watermark);
+                for file in p.remove_files {
+                    s.medium.remove_file(file)?;
+                }
+                done.push(p.committed);
+            }
+            if s.marked_lsn != s.watermark && s.marked.elapsed() >= s.config.mark_every {
+                s.mark(false)?;
+            }
+            Ok(done)
+        })
+    }
+
+    fn mark(&mut self, clean: bool) -> Result<(), StoreError> {
+        self.medium.write_mark(&Mark { watermark: self.watermark, clean }.encode())?;
+        self.marked = Instant::now();
+        self.marked_lsn = self.watermark;
+        Ok(())
+    }
+
+    /// A handle that reads messages back, for other threads. The folder stays locked as long as one lives.
+    pub fn reader(&self) -> Reader {
+        Reader { view: self.view.clone() }
+    }
+
+    /// Octets on disk: of the map (reserved; it does not shrink), of the body files.
+    pub fn usage(&self) -> (u64, u64) {
+        let files = self.medium.files().unwrap_or_default();
+        (self.medium.map_bytes(), files.iter().map(|f| f.1).sum())
+    }
+
+    /// Syncs and marks the stop as clean. Groups not yet reported are durable afterwards.
+    pub fn close(mut self) -> Result<(), StoreError> {
+        self.sync()?;
+        self.guarded(|s| {
+            if s.recovered {
+                s.bodies.roll(&mut *s.medium)?;
+                s.mark(true)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Appends a run in a body file, with further ops about the same bytes when it has many targets; returns the first one's
+/// part and index.
+fn put_body(
+    parts: &mut Parts,
+    op: &mut Vec<u8>,
+    targets: &[Target],
+    meta: &RunMeta,
+    sums: (u32, u64),
+    body: &BodyPlace,
+    from: Option<u32>,
+) -> (u16, u16) {
+    let mut first = None;
+    for chunk in targets.chunks(TARGETS_MAX) {
+        op.clear();
+        record::put_body(op, chunk, meta, sums, body, from);
+        let at = parts.push(op);
+        first.get_or_insert(at);
+    }
+    first.unwrap_or_default()
+}
+
+fn record_error(place: &Place, reason: &str) -> StoreError {
+    StoreError::damaged(format!("log record {}, part {}, op {}", place.lsn, place.part, place.index & !SLICED), reason)
+}
+
+/// Finds the run op of a place and hands it to `then`.
+fn with_run<T>(
+    view: &dyn View,
+    place: &Place,
+    then: impl FnOnce(&record::Run<'_>) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let key = key::log(place.lsn, place.part);
+    let value = view.get(&key)?.ok_or_else(|| record_error(place, "it is missing"))?;
+    let (_, ops) = record::open(&key, &value).map_err(|e| match e {
+        record::BadPart::Version(found) => {
+            StoreError::Unsupported { what: "a log record".to_owned(), found, known: record::VERSION }
+        }
+        record::BadPart::Wrong(reason) => record_error(place, reason),
+    })?;
+    match record::nth(ops, place.index & !SLICED) {
+        Some(LogOp::Run(run)) => then(&run),
+        _ => Err(record_error(place, "there is no run")),
+    }
+}
+
+/// Which messages of its frame the run at a place is: first, count.
+fn slice(view: &dyn View, place: &Place) -> Result<(u32, u32), StoreError> {
+    with_run(view, place, |run| match run.at {
+        At::Slice(_, from) => Ok((from, run.count)),
+        _ => Err(record_error(place, "it is not part of a longer run")),
+    })
+}
+
+fn read(view: &dyn View, place: &Place) -> Result<Arc<Batch>, StoreError> {
+    match &place.body {
+        Some(body) if place.index & SLICED == 0 => body::read(view, body, None),
+        Some(body) => body::read(view, body, Some(slice(view, place)?)),
+        None => with_run(view, place, |run| match run.at {
+            At::Inline(bytes) => {
+                let batch = run::decode(bytes, None).map_err(|reason| record_error(place, reason))?;
+                if batch.len() != run.count {
+                    return Err(record_error(place, "it has another number of messages than it says"));
+                }
+                Ok(batch)
+            }
+            _ => Err(record_error(place, "its messages are not in it")),
+        }),
+    }
+}
+
+/// Reads messages back.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    view: Arc<dyn View>,
+}
+
+impl Reader {
+    /// All messages of the run at a place. Damage is an error, never wrong bytes. Errors are not final: other runs may be
+    /// sound.
+    pub fn read(&self, place: &Place) -> Result<Arc<Batch>, StoreError> {
+        read(&*self.view, place)
+    }
+}
