@@ -55,7 +55,7 @@ fn unimplemented(id: (u16, u16)) -> AmqpError {
 
 fn parse(payload: &[u8]) -> Result<AMQPClass, AmqpError> {
     match parse_class(payload) {
-        Ok((rest, class)) if rest.is_empty() => Ok(class),
+        Ok(([], class)) => Ok(class),
         _ => Err(cannot_decode(payload.get(4..).unwrap_or_default())),
     }
 }
