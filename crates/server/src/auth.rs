@@ -156,7 +156,8 @@ mod tests {
     }
 
     const MD5_SECRET: &str = "AQIDBDgk9ci8Lfh6CKE9Y0AUfmU=";
-    const SHA512_SECRET: &str = "AQIDBPhTH2L5HGYB1LWOrn+YpvuQmVOXKGqgsuiJRIZTILRoEvblSJo/WAsym3IZTfuaIaK5KR2o5KwFfTv6KsxfMIE=";
+    const SHA512_SECRET: &str =
+        "AQIDBPhTH2L5HGYB1LWOrn+YpvuQmVOXKGqgsuiJRIZTILRoEvblSJo/WAsym3IZTfuaIaK5KR2o5KwFfTv6KsxfMIE=";
 
     #[test]
     fn what_is_blank_or_malformed_never_matches() {
@@ -196,7 +197,9 @@ mod tests {
     fn auth() -> Auth {
         let auth = Auth::new(["guest".to_owned()]);
         let mut table = LoginTable::default();
-        for (name, password, tags) in [("guest", "guest", &["administrator"][..]), ("app", "pw", &[]), ("cert", "", &[])] {
+        for (name, password, tags) in
+            [("guest", "guest", &["administrator"][..]), ("app", "pw", &[]), ("cert", "", &[])]
+        {
             let password_hash =
                 if password.is_empty() { String::new() } else { hash_password(SHA256, [9; 4], password).unwrap() };
             let user = UserDefinition {
@@ -229,7 +232,11 @@ mod tests {
             ("nobody", "pw", true, Err(Credentials)),
         ] {
             let found = auth.login(user, password, loopback);
-            assert_eq!(found.as_ref().map(|u| u.name.as_str()), expected.as_ref().copied(), "{user} {password} {loopback}");
+            assert_eq!(
+                found.as_ref().map(|u| u.name.as_str()),
+                expected.as_ref().copied(),
+                "{user} {password} {loopback}"
+            );
         }
         assert_eq!(auth.attempts(), (3, 7));
         assert_eq!(Auth::new([]).login("guest", "guest", true), Err(Credentials));

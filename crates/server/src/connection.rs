@@ -278,7 +278,11 @@ impl Driver {
                     LoginRefused::Credentials => "invalid credentials",
                     LoginRefused::NotLoopback => "user can only connect via localhost",
                 };
-                tracing::warn!("connection {name}: {} login refused: user '{}' - {why}", request.mechanism, request.username);
+                tracing::warn!(
+                    "connection {name}: {} login refused: user '{}' - {why}",
+                    request.mechanism,
+                    request.username
+                );
                 AuthOutcome::Refused
             }
         };

@@ -79,7 +79,10 @@ pub struct ServerConfig {
 
 impl std::fmt::Debug for ServerConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ServerConfig").field("data_dir", &self.data_dir).field("amqp", &self.amqp).finish_non_exhaustive()
+        f.debug_struct("ServerConfig")
+            .field("data_dir", &self.data_dir)
+            .field("amqp", &self.amqp)
+            .finish_non_exhaustive()
     }
 }
 
@@ -334,7 +337,8 @@ impl Broker {
         let config = &shared.config;
         // Bound before recovery, so that a taken port fails at once; accepted from only after it.
         let listeners = listener::bind_all(&config.amqp)?;
-        std::fs::create_dir_all(&config.data_dir).map_err(|error| StartError::Io("can't create the data folder", error))?;
+        std::fs::create_dir_all(&config.data_dir)
+            .map_err(|error| StartError::Io("can't create the data folder", error))?;
         let recovering = shared.clone();
         let recovered = tokio::task::spawn_blocking(move || recover(&recovering)).await;
         let (store, shard) = recovered.map_err(|_| StartError::Panicked)??;
@@ -352,7 +356,8 @@ impl Broker {
         let alarmed = shared.clone();
         let changed = move |alarms| alarmed.inbox.push(inbox::Item::Alarms(alarms));
         let watch =
-            alarms::Watch::start(config.alarms.clone(), config.data_dir.clone(), shared.levels.clone(), changed).map_err(io)?;
+            alarms::Watch::start(config.alarms.clone(), config.data_dir.clone(), shared.levels.clone(), changed)
+                .map_err(io)?;
         self.handle.keep(watch);
         let addresses: Vec<_> = listeners.iter().map(|(_, address)| *address).collect();
         for address in &addresses {
