@@ -52,8 +52,7 @@ pub(crate) fn content(channel: u16, properties: &basic::AMQPProperties, body: &[
             class_id: 60,
             body_size: body.len() as u64,
             properties: properties.clone(),
-        }
-        .into(),
+        },
     ));
     for part in body.chunks(piece.max(1)) {
         out.extend(frame(&AMQPFrame::Body(channel, part.to_vec())));

@@ -78,7 +78,9 @@ fn properties(kind: u8) -> basic::AMQPProperties {
     match kind {
         0 => p,
         1 => p.with_delivery_mode(2),
-        2 => p.with_priority(7).with_expiration("60000".into()),
+        // as long as the one before
+        2 => p.with_delivery_mode(1),
+        3 => p.with_priority(7).with_expiration("60000".into()),
         _ => {
             let mut headers = FieldTable::default();
             headers.insert("n".into(), AMQPValue::LongInt(kind.into()));
@@ -184,7 +186,7 @@ fn any_body() -> impl Strategy<Value = Vec<u8>> {
 
 fn any_act() -> impl Strategy<Value = Act> {
     let publish =
-        (1u16..3, prop_oneof![Just("a"), Just("b"), Just("")], any::<bool>(), 0u8..5, any_body(), 1usize..4088)
+        (1u16..3, prop_oneof![Just("a"), Just("b"), Just("")], any::<bool>(), 0u8..6, any_body(), 1usize..4088)
             .prop_map(|(channel, key, mandatory, properties, body, piece)| Act::Publish {
                 channel,
                 key,
@@ -531,4 +533,35 @@ fn what_is_never_written_is_reported_too() {
     assert!(p.take().is_empty());
     p.received_bytes();
     assert!(matches!(p.take()[..], [Command::Written(n)] if n == 2 * span_cost(&span)));
+}
+
+/// More changes of route than a batch has room for, the last ones while it is full.
+#[test]
+fn a_full_batch_gives_way_to_the_next() {
+    let check = |routes: usize| {
+        let mut bytes: Vec<u8> = Vec::new();
+        for i in 0..routes {
+            bytes.extend(publish(1, ["a", "b"][i % 2], b"x"));
+        }
+        let key = ["a", "b"][(routes + 1) % 2];
+        bytes.extend(Act::Interleaved { body: b"slow".to_vec() }.bytes());
+        bytes.extend(publish(1, key, b"y"));
+        let mut p = peer();
+        p.send(&bytes);
+        let commands = p.take();
+        let seen = flatten(&commands);
+        let keys: Vec<&str> = seen
+            .iter()
+            .filter_map(|s| match s {
+                Seen::Message { channel: 1, key, .. } => Some(key.as_str()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(keys.len(), routes + 2);
+        assert!(keys[..routes].chunks(2).all(|k| k == ["a", "b"] || k == ["a"]));
+        assert_eq!(keys[routes..], ["i", key]);
+    };
+    for routes in 65_530..65_537 {
+        check(routes);
+    }
 }
