@@ -4,11 +4,23 @@
 //! the broker. Its only door to the broker is [`Inspect`]: snapshots, asked in slices. It must not know queues' insides, the
 //! store or AMQP. Read first: `routes` (which path is what), `queues` (what autoscalers read) and `metrics`.
 
+mod access;
+mod connections;
+mod encode;
+mod families;
+mod health;
 mod http;
+mod json;
+mod list;
 mod listen;
 mod metrics;
+mod objects;
+mod overview;
+mod page;
+mod queues;
 mod rates;
 mod routes;
+mod snapshot;
 
 use hornpipe_types::stats::Inspect;
 use rates::Rates;
