@@ -1,0 +1,148 @@
+# One entry for everything; `make help` lists it. A bare Debian with a Rust toolchain, Python 3, Node and make is enough:
+# what the tests need beyond that goes to .cache.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+# The distribution's Python 3 if there is one: version managers put shims in front that may want a network.
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
+CACHE := .cache
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+BIN ?= $(TARGET_DIR)/release/hornpipe
+export HORNPIPE_BIN ?= $(abspath $(BIN))
+
+ROUNDS ?= 12
+LONG_ROUNDS ?= 60
+CUTS ?= 8
+DATA ?= data
+
+RUN_PY := PYTHONDONTWRITEBYTECODE=1 $(CACHE)/python
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 18
+
+# ------------------------------------------------------------------ build and run
+
+.PHONY: build
+build: ## release binary, left at target/release/hornpipe
+	$(CARGO) build --release --locked -p hornpipe
+
+.PHONY: run
+run: build ## build and start a broker with the default ports and its data in ./data
+	mkdir -p $(DATA)
+	$(BIN) --data-dir $(DATA)
+
+.PHONY: clean
+clean: ## remove build output, caches and the data of `make run`
+	$(CARGO) clean
+	rm -rf $(CACHE) $(DATA) tests/node/node_modules
+
+# ------------------------------------------------------------------ checks
+
+.PHONY: fmt
+fmt: ## format the Rust code
+	$(CARGO) fmt --all
+
+.PHONY: lint
+lint: ## formatting, clippy and documentation, warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+.PHONY: tidy
+tidy: ## crate dependencies, deny lists and the compatibility table
+	$(CARGO) run -q --locked -p xtask -- tidy
+
+.PHONY: deny
+deny: ## licences, bans and sources, if cargo-deny is installed
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check licenses bans sources; \
+	else echo "cargo-deny isn't installed: cargo install --locked cargo-deny"; fi
+
+# ------------------------------------------------------------------ tests
+
+# A virtual environment where python3-venv is there, else a plain folder for pip, else a virtualenv.
+$(CACHE)/python: tests/requirements.txt
+	rm -rf $(CACHE)/venv $(CACHE)/site $(CACHE)/python
+	mkdir -p $(CACHE)
+	@set -e; cache="$(abspath $(CACHE))"; \
+	if $(PYTHON) -m venv "$$cache/venv" >/dev/null 2>&1 && "$$cache/venv/bin/python" -m pip --version >/dev/null 2>&1; then \
+		"$$cache/venv/bin/python" -m pip install -q --disable-pip-version-check -r tests/requirements.txt; \
+		printf '#!/bin/sh\nexec "%s" "$$@"\n' "$$cache/venv/bin/python" > "$$cache/python"; \
+	elif rm -rf "$$cache/venv"; $(PYTHON) -m virtualenv "$$cache/venv" >/dev/null 2>&1; then \
+		"$$cache/venv/bin/python" -m pip install -q --disable-pip-version-check -r tests/requirements.txt; \
+		printf '#!/bin/sh\nexec "%s" "$$@"\n' "$$cache/venv/bin/python" > "$$cache/python"; \
+	elif $(PYTHON) -m pip install -q --disable-pip-version-check --target "$$cache/site" -r tests/requirements.txt; then \
+		printf '#!/bin/sh\nPYTHONPATH="%s" exec "%s" "$$@"\n' "$$cache/site" "$(PYTHON)" > "$$cache/python"; \
+	else echo "no way to install Python packages: apt-get install python3-venv" >&2; exit 1; fi; \
+	chmod +x "$$cache/python"
+
+tests/node/node_modules/.installed: tests/node/package.json tests/node/package-lock.json
+	cd tests/node && npm ci --no-audit --no-fund --loglevel=error
+	touch $@
+
+.PHONY: test-deps
+test-deps: $(CACHE)/python tests/node/node_modules/.installed ## what the client tests need, into .cache and node_modules
+
+.PHONY: test-rust
+test-rust: ## unit, property, simulation and conformance tests
+	$(CARGO) test --workspace --locked
+
+.PHONY: clients
+clients: build test-deps ## Python and Node clients against the release binary
+	$(RUN_PY) -m pytest tests/python
+	cd tests/node && npm test --silent
+
+.PHONY: crash-loop
+crash-loop: build test-deps ## ROUNDS=12 kills under load
+	$(RUN_PY) tests/run/crash_loop.py --rounds $(ROUNDS)
+
+.PHONY: test
+test: test-deps test-rust tidy ## everything but the long ones, on the release binary
+	$(MAKE) clients
+	$(MAKE) crash-loop
+	@echo "make test: ok"
+
+.PHONY: test-long
+test-long: build test-deps ## 60 crash rounds, power cuts where root and loop devices allow, the slow Rust tests
+	$(CARGO) test --workspace --locked -- --ignored
+	$(MAKE) crash-loop ROUNDS=$(LONG_ROUNDS)
+	$(RUN_PY) tests/run/power_cut.py --cuts $(CUTS) --skip-if-impossible
+	@echo "make test-long: ok"
+
+.PHONY: test-power-cut
+test-power-cut: build test-deps ## what a disk holds right after a confirm: needs root and loop devices
+	$(RUN_PY) tests/run/power_cut.py --cuts $(CUTS)
+
+.PHONY: test-tests
+test-tests: test-deps ## the client tests themselves, against a private RabbitMQ (rabbitmq-server installed)
+	BROKER=rabbitmq $(RUN_PY) -m pytest tests/python
+	cd tests/node && BROKER=rabbitmq npm test --silent
+	BROKER=rabbitmq $(RUN_PY) tests/run/crash_loop.py --rounds 4
+
+.PHONY: differential
+differential: build test-deps ## the same frames to us and to RabbitMQ, answers compared
+	tests/differential/run.sh
+
+# ------------------------------------------------------------------ speed
+
+.PHONY: bench
+bench: ## load and micro benchmarks of this broker
+	$(CARGO) run --release --locked -p hornpipe-bench
+
+.PHONY: bench-peers
+bench-peers: build ## the same load against RabbitMQ on this machine
+	@set -e; dir=$$(mktemp -d); trap 'tests/run/rabbitmq.sh stop "$$dir"; rm -rf "$$dir"' EXIT; \
+	url=$$(tests/run/rabbitmq.sh start "$$dir"); \
+	$(CARGO) run --release --locked -p hornpipe-bench -- --url "$$url"
+
+# ------------------------------------------------------------------ image
+
+.PHONY: docker
+docker: ## container image hornpipe:latest, by docker, podman or buildah
+	docker/build.sh
+
+.PHONY: image-tree
+image-tree: ## the image's root file system without an engine, started in a chroot (needs root for that)
+	docker/image-tree.sh $(CACHE)/image
