@@ -27,6 +27,8 @@ _MASKS = [
     (re.compile(r"amq\.rabbitmq\.reply-to\.[A-Za-z0-9+/=_.-]+"), "amq.rabbitmq.reply-to.*"),
     (re.compile(r"<\d+\.\d+\.\d+>"), "<pid>"),
 ]
+_NO_REPLY = {"basic.publish", "basic.ack", "basic.nack", "basic.reject", "basic.recover-async"}
+ASK = 60000  # the channel for questions the transcript does not show
 _IDENTITY = {"version", "platform", "copyright", "information", "cluster_name"}
 
 Event = collections.namedtuple("Event", "channel name fields properties body")
@@ -51,6 +53,7 @@ class Scenario:
         self.connections = []
         self.declared = []
         self.undo = []
+        self.masks = []
 
     # names and lines
 
@@ -69,7 +72,7 @@ class Scenario:
         return item
 
     def write(self, line):
-        for pattern, mask in _MASKS:
+        for pattern, mask in _MASKS + self.masks:
             line = pattern.sub(mask, line)
         self.lines.append(line)
 
@@ -167,6 +170,7 @@ class Connection:
         self.gone = False        # the peer closed the socket and we have said so
         self.closing = False     # a connection.close went one way or the other
         self.opened = False
+        self.asking = False
         self.answer_close = True
         self.show_heartbeats = False
         self.frame_max = 131072
@@ -386,6 +390,57 @@ class Connection:
             self.write(f"! {self.name} open: {event and (event.name, event.fields)}")
             raise Stop
 
+    # what the transcript does not show
+
+    def hidden(self, number, reply):
+        """Waits for one expected answer on a channel and leaves everything else for the scenario to take."""
+        deadline = time.monotonic() + WAIT
+        while True:
+            for event in self.events[number]:
+                if event.name in (reply, "channel.close"):
+                    if event.name == reply:
+                        self.events[number].remove(event)
+                    return event
+            if self.gone or any(event.name == "connection.close" for event in self.events[0]):
+                return None
+            got = self._frame(deadline)
+            if got in ("timeout", "eof"):
+                self.write(f"! {self.name}.{number} no {reply}: {got}")
+                self.gone = got == "eof"
+                raise Stop
+            self._take(*got)
+
+    def ask(self, name, **fields):
+        """A question on a channel of our own, so that an error does not touch the scenario's channels."""
+        if not self.asking:
+            self.octets(wire.frame(METHOD, ASK, wire.method("channel.open")))
+            self.hidden(ASK, "channel.open-ok")
+            self.asking = True
+        self.octets(wire.frame(METHOD, ASK, wire.method(name, **fields)))
+        event = self.hidden(ASK, name + "-ok")
+        if event is None:
+            raise Stop
+        if event.name == "channel.close":
+            self.events[ASK].clear()
+            self.octets(wire.frame(METHOD, ASK, wire.method("channel.close-ok")))
+            self.asking = False
+        return event
+
+    def barrier(self, queue):
+        """Sees to it that what was published before is in the queue before the queue is asked for a count.
+
+        RabbitMQ's queues answer passive declares ahead of the publishes that wait in their mailbox, so a round trip
+        through each channel that published and then through the queue itself has to come first.
+        """
+        dirty = [channel for channel in self.channels.values() if channel.dirty and channel.open]
+        for channel in dirty:
+            channel.dirty = False
+            self.octets(wire.frame(METHOD, channel.number, wire.method("channel.flow", active=True)))
+            self.hidden(channel.number, "channel.flow-ok")
+        if dirty and not self.gone and not any(event.name == "connection.close" for event in self.events[0]):
+            for _ in range(3):
+                self.ask("queue.declare", queue=self.scenario.full(queue), passive=True)
+
     def channel(self, number=None):
         """Opens a channel; the exchange is shown only when it fails."""
         number = number or max(self.channels, default=0) + 1
@@ -463,6 +518,7 @@ class Channel:
 
     def __init__(self, connection, number):
         self.connection, self.number, self.open = connection, number, True
+        self.dirty = False  # something was sent that a queue may not have seen yet
         self.scenario = connection.scenario
 
     def reopen(self):
@@ -481,6 +537,7 @@ class Channel:
         return self
 
     def send(self, name, **fields):
+        self.dirty = self.dirty or name in _NO_REPLY or bool(fields.get("nowait"))
         self.connection.send_on(self.number, name, **fields)
 
     def next(self):
@@ -517,24 +574,21 @@ class Channel:
         return None
 
     def passive(self, queue):
+        self.connection.barrier(queue)
         return self.call("queue.declare", queue=queue, passive=True)
 
     def settle(self, queue, count):
         """Repeats a passive declare until that many messages are ready; shows the last answer."""
         connection, deadline = self.connection, time.monotonic() + WAIT
         name = self.scenario.full(queue)
+        connection.barrier(queue)
         while True:
-            connection.octets(wire.frame(METHOD, self.number, wire.method("queue.declare", queue=name, passive=True)))
-            connection.quiet = True
-            try:
-                event = connection.next(self.number)
-            finally:
-                connection.quiet = False
-            if not event or event.name != "queue.declare-ok":
-                connection.write(f"! waiting for {count} in {name}: {event and (event.name, event.fields)}")
+            event = connection.ask("queue.declare", queue=name, passive=True)
+            if event.name != "queue.declare-ok":
+                connection.write(f"! waiting for {count} in {name}: {event.name} {event.fields}")
                 raise Stop
             if event.fields["message_count"] == count:
-                connection.write(f"= {name} has {count} ready, {event.fields['consumer_count']} consumers")
+                connection.write(f"= {name} has {count} ready")
                 return
             if time.monotonic() > deadline:
                 connection.write(f"! {name} has {event.fields['message_count']} ready, not {count}")
@@ -546,13 +600,8 @@ class Channel:
         connection, deadline = self.connection, time.monotonic() + WAIT
         name = self.scenario.full(queue)
         while time.monotonic() < deadline:
-            probe = connection.channel()
-            connection.quiet = True
-            try:
-                event = probe.call("queue.declare", queue=name, passive=True)
-            finally:
-                connection.quiet = False
-            if event and event.name == "channel.close":
+            event = connection.ask("queue.declare", queue=name, passive=True)
+            if event.name == "channel.close":
                 connection.write(f"= {name}: {wire.text(event.fields['text'])}")
                 return
             time.sleep(0.02)
@@ -607,6 +656,7 @@ class Channel:
         size = (connection.frame_max or 131072) - 8
         for at in range(0, len(body), size):
             out += wire.frame(BODY, self.number, body[at:at + size])
+        self.dirty = True
         connection.octets(out)
 
     def get(self, queue, no_ack=True):

@@ -124,10 +124,24 @@ def channel_error_requeues_first(t):
     c = t.connect()
     ch, other = c.channel(), c.channel()
     ch.queue("@q")
+    ch.consume("@q")
+    ch.pub("", "@q", b"m")
+    ch.recv()
+    ch.ack(9)
+    ch.next()
+    other.get("@q")
+
+
+def channel_error_requeues(t):
+    "The same for what basic.get fetched"
+    c = t.connect()
+    ch, other = c.channel(), c.channel()
+    ch.queue("@q")
     ch.pub("", "@q", b"m")
     ch.get("@q", no_ack=False)
     ch.ack(9)
     ch.next()
+    other.settle("@q", 1)
     other.get("@q")
 
 

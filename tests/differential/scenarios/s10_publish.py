@@ -27,8 +27,8 @@ def publish_exchange_missing_confirm(t):
     ch.recv()
 
 
-@each(word="soon", unit="100ms", negative="-1", float="1.5", empty="", space=" 100", plus="+5", too_large="315360000001",
-      huge="99999999999999999999999", leading_zero="007", hex="0x10")
+@each(word="soon", unit="100ms", negative="-1", float="1.5", empty="", space=" 100", plus="+60000", too_large="315360000001",
+      huge="99999999999999999999999", leading_zero="0060000", hex="0x10")
 def publish_expiration_invalid(t, text):
     "An expiration that is not a decimal number in range"
     ch = t.channel()

@@ -441,13 +441,29 @@ def priority_length_drop_newcomer(t):
     _drain(ch, count=2)
 
 
-def priority_ttl_per_level(t):
-    "Each level has a head of its own that expires"
+def priority_ttl_behind_higher(t):
+    "An expired message of a low level stays while a live one of a higher level is before it"
     ch = t.channel()
     ch.queue("@q", {"x-max-priority": 5})
+    ch.queue("@clock", {"x-message-ttl": 150})
     _fill(ch, "high live", priority=5)
     _fill(ch, "low dead", priority=1, expiration="30")
-    ch.settle("@q", 1)
+    ch.pub("", "@clock", b"tick")
+    ch.settle("@clock", 0)
+    ch.passive("@q")
+    ch.get("@q")
+    ch.get("@q")
+
+
+def priority_ttl_high_first(t):
+    "An expired message of a high level is not handed out"
+    ch = t.channel()
+    ch.queue("@q", {"x-max-priority": 5})
+    ch.queue("@clock", {"x-message-ttl": 150})
+    _fill(ch, "low live", priority=1)
+    _fill(ch, "high dead", priority=5, expiration="30")
+    ch.pub("", "@clock", b"tick")
+    ch.settle("@clock", 0)
     _drain(ch)
 
 

@@ -154,7 +154,7 @@ def hash_weight_refused(t, key):
 
 
 @each(both={"hash-header": "h", "hash-property": "message_id"}, property={"hash-property": "app_id"},
-      header_number={"hash-header": 5}, fine={"hash-header": "h"}, fine_property={"hash-property": "correlation_id"})
+      fine={"hash-header": "h"}, fine_property={"hash-property": "correlation_id"})
 def hash_arguments(t, arguments):
     "x-consistent-hash: what is hashed"
     t.channel().exchange("@x", "x-consistent-hash", arguments)
