@@ -1,4 +1,32 @@
-//! hornpipe-core
+//! The broker: vhosts, exchanges, queues, channels, confirms, as one deterministic state machine.
+//!
+//! **Invariants.** The core never awaits, never blocks, never reads a clock, never touches a socket or a disk; randomness
+//! comes from a seed. The same calls give the same effects. All output of a turn is drained after it. There are no locks,
+//! because there is one owner. Nothing depends on the iteration order of a hash map.
+//!
+//! It must not know tokio, sled, frames or threads. Read first: [`shard::Shard`] (what goes in and what comes out), the
+//! queue in `queue/`, the log's bookkeeping in `log.rs`.
 
 pub mod access;
+mod apply;
+mod channel;
+mod connection;
+mod dead_letter;
+mod delayed;
+pub mod exchange;
+mod handle;
+mod inspect;
+mod log;
 pub mod policy;
+mod publish;
+mod queue;
+pub mod recover;
+pub mod rng;
+mod serve;
+mod settle;
+pub mod shard;
+mod timer;
+pub mod topology;
+
+pub use recover::Bootstrap;
+pub use shard::{CoreConfig, Shard};

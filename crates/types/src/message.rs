@@ -20,6 +20,8 @@ pub const HAS_USER_ID: u8 = 1 << 4;
 pub const HAS_REPLY_TO: u8 = 1 << 5;
 /// More than one body frame.
 pub const MULTI_FRAME: u8 = 1 << 6;
+/// The header `x-death` was written by this broker: it counts as history, a publisher's own does not.
+pub const DEAD_LETTERED: u8 = 1 << 7;
 
 /// Octets of a frame around its payload: type, channel, size, end octet.
 pub const FRAME_OVERHEAD: usize = 8;

@@ -1,0 +1,324 @@
+//! Dead-lettering: messages that died are routed on through their queue's dead-letter exchange [RabbitMQ "Dead Letter
+//! Exchanges"]. A work list, never recursion.
+
+use crate::publish::{Entry, headers_of, rewrite};
+use crate::queue::Queue;
+use crate::shard::Shard;
+use hornpipe_types::header::Properties;
+use hornpipe_types::ids::QueueId;
+use hornpipe_types::message::{BatchBuilder, DEAD_LETTERED, MessageMeta, PERSISTENT, Span};
+use hornpipe_types::names::ShortStr;
+use hornpipe_types::table::{FieldTable, Value};
+use hornpipe_types::time::Now;
+use std::sync::Arc;
+
+/// Why a message died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// basic.reject or nack without requeue.
+    Rejected,
+    /// Its time to live ended.
+    Expired,
+    /// The queue was over its limit.
+    MaxLen,
+    /// Delivered too often.
+    DeliveryLimit,
+}
+
+impl Reason {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::Expired => "expired",
+            Self::MaxLen => "maxlen",
+            Self::DeliveryLimit => "delivery_limit",
+        }
+    }
+}
+
+/// Messages of one queue that died of one cause.
+#[derive(Debug)]
+pub(crate) struct Death {
+    vhost: usize,
+    queue: ShortStr,
+    /// `None`: the queue has no dead-letter exchange, the messages are only counted.
+    exchange: Option<ShortStr>,
+    routing_key: Option<ShortStr>,
+    span: Span,
+    reason: Reason,
+}
+
+impl Death {
+    /// Messages that left `queue`.
+    pub(crate) fn of(queue: &Queue, span: Span, reason: Reason) -> Option<Self> {
+        Some(Self {
+            vhost: queue.vhost,
+            queue: queue.definition.name.clone(),
+            exchange: queue.settings.dead_letter_exchange.clone(),
+            routing_key: queue.settings.dead_letter_routing_key.clone(),
+            span,
+            reason,
+        })
+    }
+    /// Messages that `queue` refused (`reject-publish-dlx`).
+    pub(crate) fn of_refused(queue: &Queue, span: Span) -> Option<Self> {
+        Self::of(queue, span, Reason::MaxLen)
+    }
+}
+
+/// Field order of an `x-death` entry is RabbitMQ's.
+fn death_entry(queue: &str, reason: Reason, time: u64, exchange: &str, keys: &[&str], expiration: Option<&str>) -> FieldTable {
+    let mut entry = FieldTable::default();
+    if let Some(expiration) = expiration {
+        entry.set("original-expiration", Value::long_str(expiration));
+    }
+    entry.set("count", Value::I64(1));
+    entry.set("reason", Value::long_str(reason.name()));
+    entry.set("queue", Value::long_str(queue));
+    entry.set("time", Value::Timestamp(time));
+    entry.set("exchange", Value::long_str(exchange));
+    entry.set("routing-keys", Value::Array(keys.iter().map(|k| Value::long_str(k)).collect()));
+    entry
+}
+
+fn history(headers: &FieldTable) -> Vec<FieldTable> {
+    match headers.get("x-death") {
+        Some(Value::Array(items)) => items
+            .iter()
+            .filter_map(|v| if let Value::Table(t) = v { Some(t.clone()) } else { None })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn is(entry: &FieldTable, key: &str, text: &str) -> bool {
+    entry.get(key).and_then(Value::as_str) == Some(text)
+}
+
+/// Writes this death into the headers and returns the history, newest first.
+fn record_death(
+    properties: &mut Properties,
+    known: bool,
+    queue: &str,
+    reason: Reason,
+    now: Now,
+    exchange: &str,
+    keys: &[&str],
+) -> Vec<FieldTable> {
+    let expiration = properties.expiration.take();
+    let headers = headers_of(properties);
+    let mut deaths = if known { history(headers) } else { Vec::new() };
+    match deaths.iter().position(|d| is(d, "queue", queue) && is(d, "reason", reason.name())) {
+        Some(k) => {
+            let mut entry = deaths.remove(k);
+            let count = entry.get("count").and_then(Value::as_int).unwrap_or(0);
+            entry.set("count", Value::I64(count + 1));
+            deaths.insert(0, entry);
+        }
+        None => {
+            let time = now.wall.0 / 1000;
+            deaths.insert(0, death_entry(queue, reason, time, exchange, keys, expiration.as_deref()));
+        }
+    }
+    headers.set("x-death", Value::Array(deaths.iter().cloned().map(Value::Table).collect()));
+    for (name, value) in [("reason", reason.name()), ("queue", queue), ("exchange", exchange)] {
+        let first = format!("x-first-death-{name}");
+        if !known || headers.get(&first).is_none() {
+            headers.set(&first, Value::long_str(value));
+        }
+        headers.set(&format!("x-last-death-{name}"), Value::long_str(value));
+    }
+    *headers = headers.sorted();
+    deaths
+}
+
+/// Whether a message with this history (newest first) would go round for ever if it entered `queue` again.
+fn is_cycle(deaths: &[FieldTable], queue: &str, reason: Reason) -> bool {
+    if reason == Reason::Rejected {
+        return false;
+    }
+    // this very death, the first entry, is part of the history
+    match deaths.iter().position(|d| is(d, "queue", queue)) {
+        Some(k) => !deaths.iter().take(k + 1).any(|d| is(d, "reason", "rejected")),
+        None => false,
+    }
+}
+
+/// Adds the counters quorum queues tell consumers.
+pub(crate) fn with_counts(span: &Span, delivery_count: u32, acquired: u32) -> Span {
+    let mut b = BatchBuilder::default();
+    for i in span.indexes() {
+        let Ok(mut properties) = Properties::decode(span.batch.header(i)) else { continue };
+        let headers = headers_of(&mut properties);
+        if delivery_count > 0 {
+            headers.set("x-delivery-count", Value::I64(delivery_count.into()));
+        }
+        if acquired > 0 {
+            headers.set("x-acquired-count", Value::I64(acquired.into()));
+        }
+        let one = Span { batch: Arc::clone(&span.batch), from: i, count: 1, step: 1 };
+        let one = rewrite(&one, &properties);
+        let route = b.push_route_bytes(span.batch.route_bytes(i));
+        b.push_copy(&one.batch, 0, route);
+    }
+    Span::whole(b.finish())
+}
+
+impl Shard {
+    /// Routes on everything that died in this turn. A command's deaths and its own changes share one commit.
+    pub(crate) fn work_off_deaths(&mut self, now: Now) {
+        while let Some(death) = self.deaths.pop_front() {
+            let n = u64::from(death.span.count);
+            let counter = match death.reason {
+                Reason::Rejected => &mut self.totals.dead_lettered_rejected,
+                Reason::Expired => &mut self.totals.dead_lettered_expired,
+                Reason::MaxLen => &mut self.totals.dead_lettered_maxlen,
+                Reason::DeliveryLimit => &mut self.totals.dead_lettered_delivery_limit,
+            };
+            *counter += n;
+            self.route_dead(now, &death);
+        }
+    }
+
+    fn route_dead(&mut self, now: Now, death: &Death) {
+        let Some(dlx) = &death.exchange else { return };
+        // looked up at this moment; missing = dropped, as if there were none
+        let Some(exchange) = self.vhosts.get(death.vhost).and_then(|v| v.topology.find(dlx)) else { return };
+        let mut group: Option<(Arc<[QueueId]>, bool, BatchBuilder)> = None;
+        for i in death.span.indexes() {
+            let batch = &death.span.batch;
+            let meta = batch.meta(i);
+            let Ok(mut properties) = Properties::decode(batch.header(i)) else { continue };
+            let copies: Vec<ShortStr> = match properties.headers.as_ref().and_then(|h| h.get("CC")) {
+                Some(Value::Array(items)) => items.iter().filter_map(Value::as_str).map(ShortStr::new).collect(),
+                _ => Vec::new(),
+            };
+            let mut keys: Vec<&str> = vec![batch.routing_key(i)];
+            keys.extend(copies.iter().map(ShortStr::as_str));
+            let known = meta.flags & DEAD_LETTERED != 0;
+            let deaths =
+                record_death(&mut properties, known, &death.queue, death.reason, now, batch.exchange(i), &keys);
+            if let Some(key) = &death.routing_key {
+                keys = vec![key.as_str()];
+            }
+            let outcome = self.route_in(death.vhost, exchange, &keys, &properties);
+            if !outcome.delayed.is_empty() {
+                let span = dead_span(batch, i, &properties, dlx, keys[0]);
+                self.hold_everywhere(now, death.vhost, &span, &outcome.delayed);
+            }
+            let queues = outcome.queues;
+            let queues: Arc<[QueueId]> = queues
+                .iter()
+                .copied()
+                .filter(|q| {
+                    self.queues.get(q).is_none_or(|q| !is_cycle(&deaths, &q.definition.name, death.reason))
+                })
+                .collect();
+            if queues.is_empty() {
+                continue;
+            }
+            let persistent = meta.flags & PERSISTENT != 0;
+            let fits = group.as_ref().is_some_and(|(q, p, b)| **q == *queues && *p == persistent && !b.is_full());
+            if !fits {
+                self.enter_dead(now, group.take());
+                group = Some((queues, persistent, BatchBuilder::default()));
+            }
+            if let Some((_, _, b)) = &mut group {
+                let one = dead_span(batch, i, &properties, dlx, keys[0]);
+                let route = b.push_route(dlx, keys[0]);
+                b.push_copy(&one.batch, 0, route);
+            }
+        }
+        self.enter_dead(now, group);
+    }
+
+    fn enter_dead(&mut self, now: Now, group: Option<(Arc<[QueueId]>, bool, BatchBuilder)>) {
+        let Some((queues, persistent, builder)) = group else { return };
+        if builder.is_empty() {
+            return;
+        }
+        let span = Span::whole(builder.finish());
+        // priorities may differ within the group: one stretch each
+        let mut i = 0;
+        while i < span.count {
+            let priority = span.batch.meta(i).priority;
+            let n = (i..span.count).take_while(|k| span.batch.meta(*k).priority == priority).count() as u32;
+            let part = Span { batch: Arc::clone(&span.batch), from: i, count: n, step: 1 };
+            self.enter(now, &queues, part, Entry { persistent, ..Entry::default() });
+            i += n;
+        }
+    }
+}
+
+/// A dead message as a batch of its own, marked as ours.
+fn dead_span(
+    batch: &hornpipe_types::message::Batch,
+    i: u32,
+    properties: &Properties,
+    exchange: &str,
+    key: &str,
+) -> Span {
+    let meta = batch.meta(i);
+    let header = properties.encode(u64::from(meta.body));
+    let scanned = hornpipe_types::header::scan(&header).unwrap_or_default();
+    let mut b = BatchBuilder::with_capacity(meta.len as usize + 512);
+    let route = b.push_route(exchange, key);
+    let meta = MessageMeta {
+        route,
+        flags: scanned.flags | DEAD_LETTERED,
+        priority: scanned.priority,
+        ..MessageMeta::default()
+    };
+    b.push_message(&header, batch.body(i), meta, 131_072);
+    Span::whole(b.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hornpipe_types::time::{Instant, UnixMillis};
+
+    fn at(wall: u64) -> Now {
+        Now { mono: Instant(0), wall: UnixMillis(wall) }
+    }
+
+    #[test]
+    fn one_entry_for_each_queue_and_reason_newest_first() {
+        let mut p = Properties { expiration: Some("10".into()), ..Properties::default() };
+        record_death(&mut p, false, "a", Reason::Expired, at(5000), "", &["a"]);
+        assert_eq!(p.expiration, None);
+        record_death(&mut p, true, "b", Reason::Rejected, at(6000), "dlx", &["k", "cc"]);
+        let deaths = record_death(&mut p, true, "a", Reason::Expired, at(7000), "dlx", &["a"]);
+        assert_eq!(deaths.len(), 2);
+        let newest = &deaths[0];
+        assert!(is(newest, "queue", "a") && is(newest, "reason", "expired"));
+        assert_eq!(newest.get("count"), Some(&Value::I64(2)));
+        assert_eq!(newest.get("time"), Some(&Value::Timestamp(5)));
+        assert_eq!(newest.0.first().map(|(k, _)| k.as_str()), Some("original-expiration"));
+        let headers = p.headers.unwrap();
+        assert_eq!(headers.get("x-first-death-queue").and_then(Value::as_str), Some("a"));
+        assert_eq!(headers.get("x-last-death-exchange").and_then(Value::as_str), Some("dlx"));
+        assert_eq!(headers.get("x-first-death-exchange").and_then(Value::as_str), Some(""));
+    }
+
+    #[test]
+    fn a_publishers_own_history_does_not_count() {
+        let mut headers = FieldTable::default();
+        headers.set("x-death", Value::Array(vec![Value::Table(death_entry("a", Reason::Expired, 1, "", &[], None))]));
+        let mut p = Properties { headers: Some(headers), ..Properties::default() };
+        let deaths = record_death(&mut p, false, "a", Reason::Expired, at(5000), "", &["a"]);
+        assert_eq!(deaths.len(), 1);
+        assert_eq!(deaths[0].get("count"), Some(&Value::I64(1)));
+    }
+
+    #[test]
+    fn only_loops_without_a_rejection_are_cut() {
+        let e = |q, r| death_entry(q, r, 0, "", &[], None);
+        let ttl = [e("wait", Reason::Expired)];
+        assert!(is_cycle(&ttl, "wait", Reason::Expired));
+        assert!(!is_cycle(&ttl, "work", Reason::Expired));
+        let retry = [e("wait", Reason::Expired), e("work", Reason::Rejected)];
+        assert!(!is_cycle(&retry, "work", Reason::Expired));
+        assert!(!is_cycle(&ttl, "wait", Reason::Rejected));
+    }
+}

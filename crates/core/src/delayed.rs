@@ -1,0 +1,244 @@
+//! Delayed messages: a delayed-message exchange holds them in a hidden queue of its own until they are due [RabbitMQ
+//! delayed-message-exchange plugin].
+//!
+//! They are ordinary entries of that queue for the log, with the due time as deadline. Unlike RabbitMQ's plugin, which
+//! confirms at once, a held persistent message is confirmed when it is on disk.
+
+use crate::log::{Left, Publisher};
+use crate::publish::{Entry, RouteOutcome, rewrite};
+use crate::queue::ready::Segment;
+use crate::shard::Shard;
+use crate::timer::TimerKey;
+use crate::topology::ExchangeId;
+use hornpipe_types::args::{QueueArgs, parse_expiration};
+use hornpipe_types::definition::{Definition, DefinitionKey, QueueDefinition};
+use hornpipe_types::effect::ChannelEffect;
+use hornpipe_types::error::ReplyCode;
+use hornpipe_types::header::Properties;
+use hornpipe_types::ids::{ConnectionId, QueueId, Seq};
+use hornpipe_types::message::{PERSISTENT, Span};
+use hornpipe_types::names::ShortStr;
+use hornpipe_types::op::StoreOp;
+use hornpipe_types::range::SeqRange;
+use hornpipe_types::table::{FieldTable, Value};
+use hornpipe_types::time::{Instant, Now};
+use std::collections::BTreeMap;
+
+/// Names of hidden queues begin with this; no client can declare such a name through the usual ways unnoticed, as it
+/// holds an octet no client library sends.
+pub(crate) const HIDDEN: &str = "\u{1}delayed.";
+
+/// What a hidden queue holds, by due time.
+#[derive(Debug, Default)]
+pub(crate) struct Delayed {
+    pub(crate) exchange: ShortStr,
+    held: BTreeMap<(u64, Seq), Segment>,
+    timer: Option<Instant>,
+}
+
+impl Delayed {
+    pub(crate) fn new(exchange: ShortStr) -> Self {
+        Self { exchange, ..Self::default() }
+    }
+    /// Keeps messages until their deadline; one entry each, so that each leaves alone.
+    pub(crate) fn hold(&mut self, mut segment: Segment) {
+        while segment.count > 1 {
+            let one = segment.split_front(1);
+            self.held.insert((one.deadline, one.first), one);
+        }
+        self.held.insert((segment.deadline, segment.first), segment);
+    }
+    /// Messages held.
+    pub(crate) fn len(&self) -> usize {
+        self.held.len()
+    }
+    /// The first due time.
+    fn next_due(&self) -> Option<u64> {
+        self.held.first_key_value().map(|((due, _), _)| *due)
+    }
+    /// Gives bodies read back to held messages.
+    pub(crate) fn attach(&mut self, first: Seq, batch: &std::sync::Arc<hornpipe_types::message::Batch>) {
+        let end = first + u64::from(batch.len());
+        for segment in self.held.values_mut().filter(|s| (first..end).contains(&s.first) && s.batch.is_none()) {
+            segment.from = (segment.first - first) as u32;
+            segment.batch = Some(std::sync::Arc::clone(batch));
+            segment.bytes = batch.body_bytes(segment.from, 1, 1);
+        }
+    }
+}
+
+impl Shard {
+    /// The hidden queue of a delayed exchange, made when it is needed first.
+    fn hidden_queue(&mut self, now: Now, vhost: usize, exchange: ExchangeId) -> Option<QueueId> {
+        let v = self.vhosts.get(vhost)?;
+        let of = v.topology.get(exchange)?.definition.clone();
+        let name = ShortStr::new(&format!("{HIDDEN}{}", of.name));
+        if let Some(id) = self.hidden.get(&(vhost, of.name.clone())) {
+            return Some(*id);
+        }
+        let definition = QueueDefinition {
+            vhost: of.vhost.clone(),
+            name,
+            id: self.new_queue_id(),
+            durable: of.durable,
+            exclusive: false,
+            auto_delete: false,
+            arguments: FieldTable::default(),
+        };
+        if of.durable {
+            self.put_definition(Definition::Queue(definition.clone()));
+        }
+        Some(self.insert_hidden(now, vhost, definition))
+    }
+
+    /// Puts a hidden queue, new or recovered, into the shard.
+    pub(crate) fn insert_hidden(&mut self, now: Now, vhost: usize, definition: QueueDefinition) -> QueueId {
+        let id = definition.id;
+        let exchange = ShortStr::new(definition.name.strip_prefix(HIDDEN).unwrap_or_default());
+        let name = definition.name.clone();
+        self.insert_queue(now, vhost, definition, QueueArgs::default(), None);
+        if let Some(v) = self.vhosts.get_mut(vhost) {
+            v.queues.remove(&name);
+        }
+        self.hidden.insert((vhost, exchange.clone()), id);
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.delayed = Some(Box::new(Delayed::new(exchange)));
+        }
+        id
+    }
+
+    /// The exchange is gone, and what it held with it.
+    pub(crate) fn drop_delayed(&mut self, vhost: usize, exchange: &str) {
+        let Some(id) = self.hidden.remove(&(vhost, ShortStr::new(exchange))) else { return };
+        let Some(queue) = self.queues.remove(&id) else { return };
+        if let Some(at) = queue.delayed.as_ref().and_then(|d| d.timer) {
+            self.timers.disarm(at, TimerKey::Delayed(id));
+        }
+        let mut queue = queue;
+        let delay = self.limits.settle_delay_ms;
+        let now = Now::default();
+        let rest: Vec<SeqRange> = queue.logged.iter().map(|r| SeqRange::dense(r.first, r.count)).collect();
+        for range in rest {
+            self.log.settle(now, delay, &mut queue, range, Left::Otherwise, &mut self.early);
+        }
+        if queue.is_logged() {
+            self.log.op(StoreOp::DropQueue(id));
+            let key = DefinitionKey::Queue { vhost: queue.definition.vhost, name: queue.definition.name };
+            self.log.op(StoreOp::Delete(key));
+        }
+    }
+
+    /// A publish that a delayed exchange holds: unroutable for `mandatory`, confirmed once it is kept safely.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn hold_delayed(
+        &mut self,
+        now: Now,
+        from: ConnectionId,
+        number: u16,
+        mandatory: bool,
+        span: &Span,
+        vhost: usize,
+        outcome: RouteOutcome,
+        exchange: ExchangeId,
+    ) {
+        if mandatory && outcome.queues.is_empty() {
+            let text = ShortStr::new("NO_ROUTE");
+            self.tell(from, number, ChannelEffect::Return { code: ReplyCode::NoRoute, text, span: span.clone() });
+        }
+        let persistent = span.batch.meta(span.from).flags & PERSISTENT != 0;
+        let mut delayed = outcome.delayed.into_iter();
+        if let Some((holder, ms)) = delayed.next()
+            && let Some(id) = self.hidden_queue(now, vhost, holder)
+        {
+            self.place(now, from, number, false, span.clone(), &[id], exchange, persistent, Some(ms));
+        }
+        let rest: Vec<_> = delayed.collect();
+        self.hold_everywhere(now, vhost, span, &rest);
+        self.enter(now, &outcome.queues, span.clone(), Entry { persistent, ..Entry::default() });
+    }
+
+    /// Holds a message in the hidden queues of delayed exchanges; nobody waits for a confirm.
+    pub(crate) fn hold_everywhere(&mut self, now: Now, vhost: usize, span: &Span, holders: &[(ExchangeId, u64)]) {
+        let persistent = span.batch.meta(span.from).flags & PERSISTENT != 0;
+        for (holder, ms) in holders {
+            if let Some(id) = self.hidden_queue(now, vhost, *holder) {
+                let publisher: Option<Publisher> = None;
+                self.enter(now, &[id], span.clone(), Entry { persistent, expiration: Some(*ms), publisher });
+            }
+        }
+    }
+
+    /// Arms the timer for the first due message of a hidden queue.
+    pub(crate) fn arm_delayed(&mut self, now: Now, id: QueueId) {
+        let Some(delayed) = self.queues.get_mut(&id).and_then(|q| q.delayed.as_mut()) else { return };
+        let Some(due) = delayed.next_due() else { return };
+        let at = now.mono.plus_ms(due.saturating_sub(now.wall.0));
+        if delayed.timer.is_some_and(|t| t <= at) {
+            return;
+        }
+        if let Some(old) = delayed.timer.replace(at) {
+            self.timers.disarm(old, TimerKey::Delayed(id));
+        }
+        self.timers.arm(at, TimerKey::Delayed(id));
+    }
+
+    /// Releases what is due: each message is routed by the bindings of this moment.
+    pub(crate) fn on_delayed_due(&mut self, now: Now, id: QueueId) {
+        let delay = self.limits.settle_delay_ms;
+        if let Some(delayed) = self.queues.get_mut(&id).and_then(|q| q.delayed.as_mut()) {
+            delayed.timer = None;
+        }
+        loop {
+            let Some(queue) = self.queues.get_mut(&id) else { return };
+            let vhost = queue.vhost;
+            let Some(delayed) = queue.delayed.as_mut() else { return };
+            let Some(entry) = delayed.held.first_entry() else { return };
+            if entry.key().0 > now.wall.0 {
+                break;
+            }
+            if entry.get().batch.is_none() {
+                let first = entry.get().first;
+                self.load_from(id, first);
+                return;
+            }
+            let segment = entry.remove();
+            self.log.begin_command();
+            let exchange = delayed.exchange.clone();
+            if segment.logged {
+                let range = SeqRange::dense(segment.first, segment.count);
+                self.log.settle(now, delay, queue, range, Left::Otherwise, &mut self.early);
+            }
+            self.resident -= segment.bytes.min(self.resident);
+            if let Some(span) = segment.span() {
+                self.release_held(now, vhost, &exchange, &span);
+            }
+        }
+        self.arm_delayed(now, id);
+    }
+
+    fn release_held(&mut self, now: Now, vhost: usize, exchange: &str, span: &Span) {
+        let Some(id) = self.vhosts.get(vhost).and_then(|v| v.topology.find(exchange)) else { return };
+        let i = span.from;
+        let Ok(mut properties) = Properties::decode(span.batch.header(i)) else { return };
+        if let Some(headers) = &mut properties.headers
+            && let Some(delay) = headers.get("x-delay").and_then(Value::as_int)
+        {
+            // negative: a delayed exchange further on does not hold it again
+            headers.set("x-delay", Value::I64(-delay));
+        }
+        let span = rewrite(span, &properties);
+        let copies: Vec<ShortStr> = match properties.headers.as_ref().and_then(|h| h.get("CC")) {
+            Some(Value::Array(items)) => items.iter().filter_map(Value::as_str).map(ShortStr::new).collect(),
+            _ => Vec::new(),
+        };
+        let key = ShortStr::new(span.batch.routing_key(0));
+        let mut keys: Vec<&str> = vec![&key];
+        keys.extend(copies.iter().map(ShortStr::as_str));
+        let outcome = self.route_with(vhost, &keys, &properties, |topology, input, rng, routed| {
+            topology.route_released(id, input, rng, routed);
+        });
+        let persistent = span.batch.meta(0).flags & PERSISTENT != 0;
+        let expiration = properties.expiration.as_ref().and_then(|e| parse_expiration(e).ok());
+        self.enter(now, &outcome.queues, span, Entry { persistent, expiration, publisher: None });
+    }
+}

@@ -1,0 +1,398 @@
+//! topic: patterns of words split on `.`, `*` for one word, `#` for zero or more [spec §3.1.3.3].
+//!
+//! A trie of words. A key is matched by walking all live nodes word by word, each node at most once per word, so the cost
+//! depends on the nodes a key reaches and never doubles with the number of `#`.
+
+use super::{BindingRef, Leaf, Node, Place};
+use crate::topology::RouteInput;
+use hornpipe_types::Map;
+use hornpipe_types::error::AmqpError;
+
+/// RabbitMQ 4.3: a binding key may hold at most so many `#`.
+const HASHES_MAX: usize = 2;
+const NONE: u32 = u32::MAX;
+const ROOT: u32 = 0;
+
+/// Checks a binding key (406).
+pub(crate) fn check_key(key: &str) -> Result<(), AmqpError> {
+    let n = key.split('.').filter(|w| *w == "#").count();
+    if n > HASHES_MAX {
+        return Err(AmqpError::precondition(format!(
+            "Topic binding key '{key}' uses {n} '#' wildcards, at most {HASHES_MAX} are allowed"
+        )));
+    }
+    Ok(())
+}
+
+/// How a node hangs on its parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Edge {
+    Word(u32),
+    Star,
+    Hash,
+}
+
+#[derive(Debug)]
+struct TrieNode {
+    leaf: Leaf,
+    parent: u32,
+    edge: Edge,
+    /// Number of children by literal word.
+    words: u32,
+    star: u32,
+    hash: u32,
+    /// The step at which a walk last reached the node.
+    mark: u64,
+}
+
+impl TrieNode {
+    fn new(parent: u32, edge: Edge) -> Self {
+        Self { leaf: Leaf::default(), parent, edge, words: 0, star: NONE, hash: NONE, mark: 0 }
+    }
+}
+
+/// The trie of one exchange.
+#[derive(Debug)]
+pub(crate) struct Topic {
+    nodes: Vec<TrieNode>,
+    free_nodes: Vec<u32>,
+    /// Child by literal word, of all nodes together: a node without children costs no map.
+    edges: Map<(u32, u32), u32>,
+    /// Words used in bindings, numbered, with the number of edges that use each.
+    words: Map<Box<str>, (u32, u32)>,
+    /// Text of each word number, to free it.
+    texts: Vec<Box<str>>,
+    free_words: Vec<u32>,
+    step: u64,
+    now: Vec<u32>,
+    next: Vec<u32>,
+}
+
+impl Default for Topic {
+    fn default() -> Self {
+        Self {
+            nodes: vec![TrieNode::new(NONE, Edge::Hash)],
+            free_nodes: Vec::new(),
+            edges: Map::default(),
+            words: Map::default(),
+            texts: Vec::new(),
+            free_words: Vec::new(),
+            step: 0,
+            now: Vec::new(),
+            next: Vec::new(),
+        }
+    }
+}
+
+impl Topic {
+    pub(crate) fn insert(&mut self, b: BindingRef<'_>) -> Place {
+        let mut at = ROOT;
+        for word in b.key.split('.') {
+            at = match word {
+                "*" => self.wildcard_child(at, Edge::Star),
+                "#" => self.wildcard_child(at, Edge::Hash),
+                _ => self.word_child(at, word),
+            };
+        }
+        Place { leaf: at, pos: self.nodes[at as usize].leaf.push(b.target) }
+    }
+
+    pub(crate) fn remove(&mut self, place: Place) -> Option<u32> {
+        let moved = self.nodes[place.leaf as usize].leaf.remove(place.pos);
+        self.prune(place.leaf);
+        moved
+    }
+
+    fn add_node(&mut self, parent: u32, edge: Edge) -> u32 {
+        let node = TrieNode::new(parent, edge);
+        match self.free_nodes.pop() {
+            Some(at) => {
+                self.nodes[at as usize] = node;
+                at
+            }
+            None => {
+                self.nodes.push(node);
+                self.nodes.len() as u32 - 1
+            }
+        }
+    }
+
+    fn wildcard_child(&mut self, at: u32, edge: Edge) -> u32 {
+        let node = &self.nodes[at as usize];
+        let child = if edge == Edge::Star { node.star } else { node.hash };
+        if child != NONE {
+            return child;
+        }
+        let child = self.add_node(at, edge);
+        let node = &mut self.nodes[at as usize];
+        if edge == Edge::Star {
+            node.star = child;
+        } else {
+            node.hash = child;
+        }
+        child
+    }
+
+    fn word_child(&mut self, at: u32, word: &str) -> u32 {
+        let known = self.words.get(word).map(|(number, _)| *number);
+        if let Some(&child) = known.and_then(|n| self.edges.get(&(at, n))) {
+            return child;
+        }
+        let number = known.unwrap_or_else(|| match self.free_words.pop() {
+            Some(n) => {
+                self.texts[n as usize] = word.into();
+                n
+            }
+            None => {
+                self.texts.push(word.into());
+                self.texts.len() as u32 - 1
+            }
+        });
+        match self.words.get_mut(word) {
+            Some((_, uses)) => *uses += 1,
+            None => {
+                self.words.insert(word.into(), (number, 1));
+            }
+        }
+        let child = self.add_node(at, Edge::Word(number));
+        self.edges.insert((at, number), child);
+        self.nodes[at as usize].words += 1;
+        child
+    }
+
+    /// Removes a node that holds nothing, then its parent if that holds nothing now, and so on.
+    fn prune(&mut self, mut at: u32) {
+        while at != ROOT {
+            let node = &self.nodes[at as usize];
+            if !node.leaf.is_empty() || node.words > 0 || node.star != NONE || node.hash != NONE {
+                return;
+            }
+            let (parent, edge) = (node.parent, node.edge);
+            match edge {
+                Edge::Star => self.nodes[parent as usize].star = NONE,
+                Edge::Hash => self.nodes[parent as usize].hash = NONE,
+                Edge::Word(number) => {
+                    self.edges.remove(&(parent, number));
+                    self.nodes[parent as usize].words -= 1;
+                    let text = &self.texts[number as usize];
+                    if let Some((_, uses)) = self.words.get_mut(&**text) {
+                        *uses -= 1;
+                        if *uses == 0 {
+                            self.words.remove(&**text);
+                            self.free_words.push(number);
+                        }
+                    }
+                }
+            }
+            self.free_nodes.push(at);
+            at = parent;
+        }
+    }
+
+    pub(crate) fn select(&mut self, input: &RouteInput<'_>, sink: &mut impl FnMut(Node)) {
+        for key in input.keys {
+            self.select_key(key, sink);
+        }
+    }
+
+    fn select_key(&mut self, key: &str, sink: &mut impl FnMut(Node)) {
+        let Self { nodes, edges, words, step, now, next, .. } = self;
+        now.clear();
+        *step += 1;
+        reach(nodes, *step, now, ROOT);
+        for word in key.split('.') {
+            let number = words.get(word).map(|(n, _)| *n);
+            next.clear();
+            *step += 1;
+            for &at in now.iter() {
+                let node = &nodes[at as usize];
+                let (is_hash, star) = (at != ROOT && node.edge == Edge::Hash, node.star);
+                let child = match number {
+                    Some(n) if node.words > 0 => edges.get(&(at, n)).copied(),
+                    _ => None,
+                };
+                if is_hash {
+                    // `#` takes one more word
+                    reach(nodes, *step, next, at);
+                }
+                if let Some(child) = child {
+                    reach(nodes, *step, next, child);
+                }
+                if star != NONE {
+                    reach(nodes, *step, next, star);
+                }
+            }
+            std::mem::swap(now, next);
+            if now.is_empty() {
+                return;
+            }
+        }
+        for &at in now.iter() {
+            nodes[at as usize].leaf.iter().for_each(|t| sink(t.node));
+        }
+    }
+}
+
+/// Adds a node to the live ones of a step, and the `#` below it, which may stand for no word at all.
+fn reach(nodes: &mut [TrieNode], step: u64, live: &mut Vec<u32>, mut at: u32) {
+    while at != NONE {
+        let node = &mut nodes[at as usize];
+        if node.mark == step {
+            return;
+        }
+        node.mark = step;
+        live.push(at);
+        at = node.hash;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Target;
+    use super::*;
+    use hornpipe_types::names::ShortStr;
+    use hornpipe_types::table::FieldTable;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn put(t: &mut Topic, key: &str, binding: u32) -> Place {
+        let (key, none, arguments) = (ShortStr::new(key), ShortStr::default(), FieldTable::default());
+        let target = Target { node: Node::Queue(binding), binding };
+        t.insert(BindingRef { target, key: &key, arguments: &arguments, destination: &none, seq: 0 })
+    }
+    fn get(t: &mut Topic, key: &str) -> BTreeSet<u32> {
+        let mut out = Vec::new();
+        t.select_key(key, &mut |n| {
+            if let Node::Queue(q) = n {
+                out.push(q);
+            }
+        });
+        let set: BTreeSet<u32> = out.iter().copied().collect();
+        assert_eq!(set.len(), out.len(), "each binding at most once for a key");
+        set
+    }
+    fn naive(pattern: &[&str], words: &[&str]) -> bool {
+        match pattern.split_first() {
+            None => words.is_empty(),
+            Some((&"#", rest)) => (0..=words.len()).any(|n| naive(rest, &words[n..])),
+            Some((&p, rest)) => words.first().is_some_and(|w| p == "*" || p == *w) && naive(rest, &words[1..]),
+        }
+    }
+    fn naive_key(pattern: &str, key: &str) -> bool {
+        naive(&pattern.split('.').collect::<Vec<_>>(), &key.split('.').collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn table_of_patterns() {
+        for (pattern, key, expected) in [
+            ("a.b.c", "a.b.c", true),
+            ("a.b.c", "a.b", false),
+            ("*.b.c", "a.b.c", true),
+            ("a.*", "a", false),
+            ("a.*", "a.", true),
+            ("a.*", "a.b.c", false),
+            ("#", "", true),
+            ("#", "a.b.c", true),
+            ("*", "", true),
+            ("", "", true),
+            ("", "a", false),
+            ("", ".", false),
+            ("*.*", ".", true),
+            ("a.#", "a", true),
+            ("a.#", "a.b.c", true),
+            ("a.#", "b", false),
+            ("#.c", "c", true),
+            ("#.c", "a.b.c", true),
+            ("#.c", "a.c.b", false),
+            ("#.b.#", "a.b.c", true),
+            ("#.b.#", "b", true),
+            ("#.b.#", "a.c", false),
+            ("#.#", "", true),
+            ("*.#", "a", true),
+            ("#.*", "a.b", true),
+            ("a..b", "a..b", true),
+            ("a.*.b", "a..b", true),
+            ("a#", "a#", true),
+            ("a#", "ab", false),
+        ] {
+            let mut t = Topic::default();
+            let place = put(&mut t, pattern, 1);
+            assert_eq!(!get(&mut t, key).is_empty(), expected, "{pattern} {key}");
+            assert_eq!(naive_key(pattern, key), expected, "naive {pattern} {key}");
+            t.remove(place);
+            assert!(get(&mut t, key).is_empty());
+        }
+    }
+
+    #[test]
+    fn too_many_hashes() {
+        assert_eq!(check_key("#.a.#"), Ok(()));
+        assert_eq!(check_key("a#.#b.##"), Ok(()));
+        assert_eq!(
+            check_key("#.a.#.b.#").map_err(|e| e.text),
+            Err("Topic binding key '#.a.#.b.#' uses 3 '#' wildcards, at most 2 are allowed".into())
+        );
+    }
+
+    #[test]
+    fn many_hashes_stay_cheap() {
+        // such keys are refused, but a record from elsewhere must not stall the broker either
+        let mut t = Topic::default();
+        put(&mut t, "#.a.#.a.#.a.#.a.#.a.#.a.#.a.#.b", 1);
+        let key = vec!["a"; 120].join(".");
+        assert!(get(&mut t, &key).is_empty());
+        assert_eq!(get(&mut t, &(key + ".b")).len(), 1);
+    }
+
+    fn word() -> impl Strategy<Value = &'static str> {
+        prop::sample::select(vec!["a", "b", "c", ""])
+    }
+    fn pattern() -> impl Strategy<Value = String> {
+        prop::collection::vec(prop_oneof![3 => word(), 1 => Just("*"), 1 => Just("#")], 1..6).prop_map(|w| w.join("."))
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_naive_matcher(
+            patterns in prop::collection::vec((pattern(), any::<bool>()), 1..30),
+            keys in prop::collection::vec(prop::collection::vec(word(), 1..6).prop_map(|w| w.join(".")), 1..20),
+        ) {
+            let mut t = Topic::default();
+            let mut places: Vec<Place> =
+                patterns.iter().enumerate().map(|(i, (p, _))| put(&mut t, p, i as u32)).collect();
+            for round in 0..2 {
+                for key in &keys {
+                    let expected: BTreeSet<u32> = patterns
+                        .iter()
+                        .enumerate()
+                        .filter(|(_, (p, stays))| (round == 0 || *stays) && naive_key(p, key))
+                        .map(|(i, _)| i as u32)
+                        .collect();
+                    prop_assert_eq!(get(&mut t, key), expected, "{}", key);
+                }
+                if round == 0 {
+                    for i in 0..patterns.len() {
+                        if !patterns[i].1 {
+                            let place = places[i];
+                            if let Some(moved) = t.remove(place) {
+                                places[moved as usize] = place;
+                            }
+                        }
+                    }
+                }
+            }
+            // with everything gone nothing is left behind
+            for i in 0..patterns.len() {
+                if patterns[i].1 {
+                    let place = places[i];
+                    if let Some(moved) = t.remove(place) {
+                        places[moved as usize] = place;
+                    }
+                }
+            }
+            prop_assert!(t.words.is_empty() && t.edges.is_empty());
+            prop_assert_eq!(t.free_nodes.len() + 1, t.nodes.len());
+            prop_assert_eq!(t.free_words.len(), t.texts.len());
+        }
+    }
+}

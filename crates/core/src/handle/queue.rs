@@ -1,0 +1,496 @@
+//! Class queue [spec §1.7; RabbitMQ "Queues", "Exclusive Queues", "Queue TTL"].
+
+use crate::access::{Permission, Resource};
+use crate::handle::exchange::{clean_name, default_exchange_refused};
+use crate::log::Left;
+use crate::policy::{QueueSettings, Target};
+use crate::publish::REPLY_TO;
+use crate::queue::Queue;
+use crate::shard::Shard;
+use crate::timer::TimerKey;
+use crate::topology::Destination;
+use hornpipe_types::args::{
+    QueueArgs, QueueContext, QueueKind, check_queue_equivalent, check_server_named, dead_letter_exchange_argument,
+    with_default_queue_type,
+};
+use hornpipe_types::command::{Bind, QueueDeclare};
+use hornpipe_types::definition::{BindingDefinition, Definition, DefinitionKey, QueueDefinition};
+use hornpipe_types::effect::ChannelEffect;
+use hornpipe_types::error::{AmqpError, ReplyCode};
+use hornpipe_types::ids::{CommitSeq, ConnectionId, QueueId};
+use hornpipe_types::names::ShortStr;
+use hornpipe_types::op::StoreOp;
+use hornpipe_types::range::SeqRange;
+use hornpipe_types::time::Now;
+
+/// Queue ids are reserved in the log in strides, so that a new queue does not rewrite the counter each time.
+const ID_STRIDE: u64 = 1000;
+
+impl Shard {
+    /// A name as RabbitMQ makes them: `prefix` and 22 url-safe base64 characters.
+    pub(crate) fn generated_name(&mut self, prefix: &str) -> ShortStr {
+        const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let mut name = String::from(prefix);
+        for _ in 0..22 {
+            let c = ALPHABET[(self.rng.next_u64() % 64) as usize];
+            name.push(char::from(c));
+        }
+        ShortStr::new(&name)
+    }
+
+    /// The queue a method names; the empty name is the one declared last on the channel.
+    pub(crate) fn named_queue(
+        &mut self,
+        from: ConnectionId,
+        number: u16,
+        name: &ShortStr,
+    ) -> Result<ShortStr, AmqpError> {
+        if !name.is_empty() {
+            return Ok(clean_name(name));
+        }
+        self.channel_mut(from, number)
+            .and_then(|c| c.last_queue.clone())
+            .ok_or_else(|| AmqpError::not_found("no previously declared queue"))
+    }
+
+    /// Looks a queue up and refuses one that is another connection's own.
+    pub(crate) fn find_queue(&self, from: ConnectionId, name: &str) -> Result<QueueId, AmqpError> {
+        let Some(connection) = self.connections.get(&from) else { return Err(AmqpError::no_queue(name, "")) };
+        let vhost = &connection.open.vhost;
+        let id = self
+            .vhosts
+            .get(connection.vhost)
+            .and_then(|v| v.queues.get(name))
+            .copied()
+            .ok_or_else(|| AmqpError::no_queue(name, vhost))?;
+        self.check_owner(from, id)?;
+        Ok(id)
+    }
+
+    fn check_owner(&self, from: ConnectionId, id: QueueId) -> Result<(), AmqpError> {
+        let Some(queue) = self.queues.get(&id) else { return Ok(()) };
+        match queue.owner {
+            Some(owner) if owner != from => {
+                Err(AmqpError::resource_locked(&queue.definition.name, &queue.definition.vhost))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn on_queue_declare(
+        &mut self,
+        now: Now,
+        from: ConnectionId,
+        number: u16,
+        mut d: QueueDeclare,
+    ) -> Result<(), AmqpError> {
+        let Some((user, vhost, index)) = self.who(from) else { return Ok(()) };
+        d.queue = clean_name(&d.queue);
+        if let Some(rest) = d.queue.strip_prefix(REPLY_TO) {
+            return self.declare_reply_to(from, number, &d, rest);
+        }
+        let mut commit = None;
+        let known = self.vhosts.get(index).and_then(|v| v.queues.get(&d.queue)).copied();
+        let id = if d.passive {
+            self.access.any_of_three(&user, &vhost, Resource::Queue, &d.queue)?;
+            let id = known.ok_or_else(|| AmqpError::no_queue(&d.queue, &vhost))?;
+            self.check_owner(from, id)?;
+            id
+        } else {
+            if d.exclusive {
+                d.durable = false;
+            }
+            if d.queue.is_empty() {
+                check_server_named(&d.arguments)?;
+                d.queue = self.generated_name("amq.gen-");
+            } else if known.is_none() && d.queue.starts_with("amq.") {
+                return Err(AmqpError::access_refused(format!(
+                    "queue name '{}' contains reserved prefix 'amq.*'",
+                    d.queue
+                )));
+            }
+            self.access.check(&user, &vhost, Permission::Configure, Resource::Queue, &d.queue)?;
+            let default = self.vhosts.get(index).and_then(|v| v.definition.default_queue_type.clone());
+            d.arguments =
+                with_default_queue_type(d.arguments, default.as_deref(), d.durable, d.exclusive, d.auto_delete);
+            match known {
+                Some(id) => {
+                    self.check_redeclare(from, id, &d)?;
+                    id
+                }
+                None => {
+                    let (id, c) = self.create_queue(now, from, index, &d)?;
+                    commit = c;
+                    id
+                }
+            }
+        };
+        self.stats.queues_declared += 1;
+        self.renew_lease(now, id, d.passive);
+        if let Some(channel) = self.channel_mut(from, number) {
+            channel.last_queue = Some(d.queue.clone());
+        }
+        if !d.nowait {
+            let (messages, consumers) = self
+                .queues
+                .get(&id)
+                .map_or((0, 0), |q| (u32::try_from(q.ready).unwrap_or(u32::MAX), q.consumers.len() as u32));
+            self.reply(from, number, ChannelEffect::QueueDeclareOk { queue: d.queue, messages, consumers }, commit);
+        }
+        Ok(())
+    }
+
+    /// The pseudo-queue of direct reply-to exists while its consumer does.
+    fn declare_reply_to(
+        &mut self,
+        from: ConnectionId,
+        number: u16,
+        d: &QueueDeclare,
+        rest: &str,
+    ) -> Result<(), AmqpError> {
+        let alive = rest.is_empty() || rest.strip_prefix('.').is_some_and(|a| self.reply_addresses.contains_key(a));
+        if !alive {
+            let vhost = self.who(from).map(|w| w.1).unwrap_or_default();
+            return Err(AmqpError::no_queue(&d.queue, &vhost));
+        }
+        if !d.nowait {
+            let effect = ChannelEffect::QueueDeclareOk { queue: d.queue.clone(), messages: 0, consumers: 1 };
+            self.reply(from, number, effect, None);
+        }
+        Ok(())
+    }
+
+    fn check_redeclare(&self, from: ConnectionId, id: QueueId, d: &QueueDeclare) -> Result<(), AmqpError> {
+        self.check_owner(from, id)?;
+        let Some(queue) = self.queues.get(&id) else { return Ok(()) };
+        let is = &queue.definition;
+        // strict: an exclusive queue is redeclared as such, others are not
+        if is.exclusive != d.exclusive {
+            return Err(AmqpError::resource_locked(&is.name, &is.vhost));
+        }
+        check_queue_equivalent(is, d.durable, d.auto_delete, &d.arguments)
+    }
+
+    fn create_queue(
+        &mut self,
+        now: Now,
+        from: ConnectionId,
+        index: usize,
+        d: &QueueDeclare,
+    ) -> Result<(QueueId, Option<CommitSeq>), AmqpError> {
+        let Some((user, vhost, _)) = self.who(from) else { return Err(AmqpError::no_queue(&d.queue, "")) };
+        let context = QueueContext {
+            queue: &d.queue,
+            vhost: &vhost,
+            durable: d.durable,
+            exclusive: d.exclusive,
+            auto_delete: d.auto_delete,
+        };
+        if let Some(dlx) = dead_letter_exchange_argument(&d.arguments, &d.queue, &vhost)? {
+            self.access.check(&user, &vhost, Permission::Read, Resource::Queue, &d.queue)?;
+            self.access.check(&user, &vhost, Permission::Write, Resource::Exchange, dlx)?;
+        }
+        let args = QueueArgs::parse(&d.arguments, &context)?;
+        if !d.durable && !d.exclusive && !self.limits.transient_nonexcl_queues {
+            return Err(AmqpError::new(
+                ReplyCode::InternalError,
+                "Feature `transient_nonexcl_queues` is deprecated. By default, this feature is not permitted. Set \
+                 `transient_nonexcl_queues = true` to permit it.",
+            ));
+        }
+        let count = self.vhosts.get(index).map_or(0, |v| v.queues.len() as u64);
+        self.access.check_queue_limit(&d.queue, &vhost, count)?;
+        let definition = QueueDefinition {
+            vhost,
+            name: d.queue.clone(),
+            id: self.new_queue_id(),
+            durable: d.durable,
+            exclusive: d.exclusive,
+            auto_delete: d.auto_delete,
+            arguments: d.arguments.clone(),
+        };
+        let id = definition.id;
+        let owner = d.exclusive.then_some(from);
+        self.insert_queue(now, index, definition.clone(), args, owner);
+        if let Some(owner) = owner
+            && let Some(connection) = self.connections.get_mut(&owner)
+        {
+            connection.exclusive_queues.push(id);
+        }
+        self.stats.queues_created += 1;
+        let logged = definition.durable && !definition.exclusive;
+        let commit = logged.then(|| self.put_definition(Definition::Queue(definition)));
+        Ok((id, commit))
+    }
+
+    /// A queue id that was never used in this data folder.
+    pub(crate) fn new_queue_id(&mut self) -> QueueId {
+        let id = self.next_queue;
+        self.next_queue = id.next();
+        if self.next_queue > self.reserved_queue {
+            self.reserved_queue = QueueId(self.next_queue.0 + ID_STRIDE);
+            let next = Definition::NextIds { queue: self.reserved_queue, vhost: self.next_vhost };
+            self.put_definition(next);
+        }
+        id
+    }
+
+    /// Puts a queue, new or recovered, into its vhost.
+    pub(crate) fn insert_queue(
+        &mut self,
+        now: Now,
+        index: usize,
+        definition: QueueDefinition,
+        args: QueueArgs,
+        owner: Option<ConnectionId>,
+    ) {
+        let effective = self.policies.effective(&definition.vhost, &definition.name, Target::Queue(args.kind));
+        let settings = QueueSettings::resolve(&args, &effective);
+        let id = definition.id;
+        if let Some(v) = self.vhosts.get_mut(index) {
+            v.queues.insert(definition.name.clone(), id);
+            v.queues_generation += 1;
+        }
+        let mut queue = Queue::new(definition, index, args, effective, settings);
+        queue.owner = owner;
+        queue.last_used = now.mono;
+        queue.idle_since = now.wall;
+        self.queues.insert(id, queue);
+        self.arm_expiry(now, id);
+    }
+
+    /// A declare or get renews the lease of `x-expires` (quorum queues: not a redeclare).
+    pub(crate) fn renew_lease(&mut self, now: Now, id: QueueId, passive: bool) {
+        if let Some(queue) = self.queues.get_mut(&id) {
+            if queue.args.kind == QueueKind::Quorum && !passive {
+                return;
+            }
+            queue.last_used = now.mono;
+        }
+    }
+
+    pub(crate) fn arm_expiry(&mut self, now: Now, id: QueueId) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let Some(expires) = queue.settings.expires_ms else { return };
+        if queue.expiry_timer.is_none() && queue.consumers.is_empty() {
+            let at = queue.last_used.max(now.mono.min(queue.last_used)).plus_ms(expires);
+            queue.expiry_timer = Some(at);
+            self.timers.arm(at, TimerKey::QueueExpiry(id));
+        }
+    }
+
+    pub(crate) fn on_queue_expiry(&mut self, now: Now, id: QueueId) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        queue.expiry_timer = None;
+        let Some(expires) = queue.settings.expires_ms else { return };
+        if !queue.consumers.is_empty() {
+            return;
+        }
+        if queue.last_used.plus_ms(expires) <= now.mono {
+            self.delete_queue(now, id);
+        } else {
+            self.arm_expiry(now, id);
+        }
+    }
+
+    fn queue_binding(
+        &mut self,
+        from: ConnectionId,
+        number: u16,
+        b: &Bind,
+    ) -> Result<Option<BindingDefinition>, AmqpError> {
+        let Some((user, vhost, _)) = self.who(from) else { return Ok(None) };
+        let queue = self.named_queue(from, number, &b.destination)?;
+        let routing_key =
+            if b.destination.is_empty() && b.routing_key.is_empty() { queue.clone() } else { b.routing_key.clone() };
+        let source = clean_name(&b.source);
+        if queue.starts_with(REPLY_TO) {
+            return Err(AmqpError::access_refused("cannot bind or unbind to a volatile (direct reply-to) queue"));
+        }
+        self.access.check(&user, &vhost, Permission::Write, Resource::Queue, &queue)?;
+        if source.is_empty() {
+            return Err(default_exchange_refused());
+        }
+        self.access.check(&user, &vhost, Permission::Read, Resource::Exchange, &source)?;
+        self.check_topic_read(&user, &vhost, &source, &routing_key)?;
+        Ok(Some(BindingDefinition {
+            vhost,
+            source,
+            destination: queue,
+            destination_is_queue: true,
+            routing_key,
+            arguments: b.arguments.clone(),
+        }))
+    }
+
+    pub(crate) fn on_queue_bind(&mut self, now: Now, from: ConnectionId, number: u16, b: Bind) -> Result<(), AmqpError> {
+        let nowait = b.nowait;
+        let Some(binding) = self.queue_binding(from, number, &b)? else { return Ok(()) };
+        let Some((_, vhost, index)) = self.who(from) else { return Ok(()) };
+        let id = self.find_queue(from, &binding.destination)?;
+        if self.vhosts.get(index).is_some_and(|v| v.topology.find(&binding.source).is_none()) {
+            return Err(AmqpError::no_exchange(&binding.source, &vhost));
+        }
+        let commit = self.add_binding(now, index, binding, Destination::Queue(id))?;
+        if !nowait {
+            self.reply(from, number, ChannelEffect::QueueBindOk, commit);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn on_queue_unbind(&mut self, from: ConnectionId, number: u16, b: Bind) -> Result<(), AmqpError> {
+        let Some(binding) = self.queue_binding(from, number, &b)? else { return Ok(()) };
+        let mut commit = None;
+        let index = self.who(from).map_or(0, |w| w.2);
+        match self.find_queue(from, &binding.destination) {
+            Ok(id) => {
+                if let Some(v) = self.vhosts.get_mut(index) {
+                    let changes = v.topology.unbind(&binding, Destination::Queue(id));
+                    commit = self.log_changes(index, changes);
+                }
+            }
+            // what is not there is unbound already
+            Err(error) if error.code == ReplyCode::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        self.reply(from, number, ChannelEffect::QueueUnbindOk, commit);
+        Ok(())
+    }
+
+    pub(crate) fn on_queue_purge(
+        &mut self,
+        now: Now,
+        from: ConnectionId,
+        number: u16,
+        queue: &ShortStr,
+        nowait: bool,
+    ) -> Result<(), AmqpError> {
+        let Some((user, vhost, _)) = self.who(from) else { return Ok(()) };
+        let name = self.named_queue(from, number, queue)?;
+        self.access.check(&user, &vhost, Permission::Read, Resource::Queue, &name)?;
+        let id = self.find_queue(from, &name)?;
+        let before = self.log.current();
+        let messages = self.purge(now, id);
+        let commit = (self.log.current() != before).then(|| self.log.current());
+        if !nowait {
+            self.reply(from, number, ChannelEffect::QueuePurgeOk { messages }, commit);
+        }
+        Ok(())
+    }
+
+    /// Removes all ready messages, without dead-lettering; how many.
+    pub(crate) fn purge(&mut self, now: Now, id: QueueId) -> u32 {
+        let delay = self.limits.settle_delay_ms;
+        let Some(queue) = self.queues.get_mut(&id) else { return 0 };
+        let messages = u32::try_from(queue.ready).unwrap_or(u32::MAX);
+        for level in 0..queue.levels.len() {
+            let Some(all) = queue.levels.get_mut(level).map(|l| l.take_all()) else { continue };
+            for segment in all {
+                queue.on_left_ready(&segment);
+                if segment.batch.is_some() {
+                    self.resident -= segment.bytes.min(self.resident);
+                }
+                if segment.logged {
+                    let range = SeqRange::dense(segment.first, segment.count);
+                    self.log.settle(now, delay, queue, range, Left::Otherwise, &mut self.early);
+                }
+            }
+        }
+        messages
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn on_queue_delete(
+        &mut self,
+        now: Now,
+        from: ConnectionId,
+        number: u16,
+        queue: &ShortStr,
+        if_unused: bool,
+        if_empty: bool,
+        nowait: bool,
+    ) -> Result<(), AmqpError> {
+        let Some((user, vhost, _)) = self.who(from) else { return Ok(()) };
+        let name = self.named_queue(from, number, queue)?;
+        self.access.check(&user, &vhost, Permission::Configure, Resource::Queue, &name)?;
+        let (mut messages, mut commit) = (0, None);
+        match self.find_queue(from, &name) {
+            Ok(id) => {
+                if let Some(queue) = self.queues.get(&id) {
+                    if queue.args.kind == QueueKind::Quorum && (if_unused || if_empty) {
+                        let flag = if if_unused { "if-unused" } else { "if-empty" };
+                        return Err(AmqpError::not_implemented(format!(
+                            "cannot delete queue '{name}' in vhost '{vhost}'. queue.delete operations with {flag} flag \
+                             set are not supported by quorum queues"
+                        )));
+                    }
+                    if if_unused && !queue.consumers.is_empty() {
+                        return Err(AmqpError::precondition(format!("queue '{name}' in vhost '{vhost}' in use")));
+                    }
+                    if if_empty && queue.ready > 0 {
+                        return Err(AmqpError::precondition(format!("queue '{name}' in vhost '{vhost}' not empty")));
+                    }
+                }
+                (messages, commit) = self.delete_queue(now, id);
+            }
+            Err(error) if error.code == ReplyCode::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        if !nowait {
+            self.reply(from, number, ChannelEffect::QueueDeleteOk { messages }, commit);
+        }
+        Ok(())
+    }
+
+    /// Removes a queue with all that belongs to it: consumers are told, bindings go, messages are dropped.
+    pub(crate) fn delete_queue(&mut self, now: Now, id: QueueId) -> (u32, Option<CommitSeq>) {
+        let Some(queue) = self.queues.get_mut(&id) else { return (0, None) };
+        let messages = u32::try_from(queue.ready).unwrap_or(u32::MAX);
+        let consumers = std::mem::take(&mut queue.consumers);
+        let (ttl, expiry) = (queue.ttl_timer.take(), queue.expiry_timer.take());
+        let index = queue.vhost;
+        if let Some(at) = ttl {
+            self.timers.disarm(at, TimerKey::MessageTtl(id));
+        }
+        if let Some(at) = expiry {
+            self.timers.disarm(at, TimerKey::QueueExpiry(id));
+        }
+        for key in consumers {
+            self.cancel_by_server(key);
+        }
+        let mut commit = None;
+        if let Some(v) = self.vhosts.get_mut(index) {
+            let changes = v.topology.remove_queue(id);
+            commit = self.log_changes(index, changes);
+        }
+        // every logged run of the queue loses its copies here
+        self.purge(now, id);
+        let delay = self.limits.settle_delay_ms;
+        if let Some(queue) = self.queues.get_mut(&id) {
+            let rest: Vec<SeqRange> =
+                queue.logged.iter().filter(|r| r.live > 0).map(|r| SeqRange::dense(r.first, r.count)).collect();
+            for range in rest {
+                self.log.settle(now, delay, queue, range, Left::Taken, &mut self.early);
+            }
+        }
+        if let Some(queue) = self.queues.remove(&id) {
+            self.resident -= queue.resident.min(self.resident);
+            self.stats.queues_deleted += 1;
+            if let Some(v) = self.vhosts.get_mut(index) {
+                v.queues.remove(&queue.definition.name);
+                v.queues_generation += 1;
+            }
+            if let Some(owner) = queue.owner
+                && let Some(connection) = self.connections.get_mut(&owner)
+            {
+                connection.exclusive_queues.retain(|q| *q != id);
+            }
+            if queue.is_logged() {
+                let key = DefinitionKey::Queue { vhost: queue.definition.vhost, name: queue.definition.name };
+                self.log.op(StoreOp::DropQueue(id));
+                commit = Some(self.log.op(StoreOp::Delete(key)));
+            }
+        }
+        (messages, commit)
+    }
+}

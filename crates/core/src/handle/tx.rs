@@ -1,0 +1,87 @@
+//! Class tx, and confirm.select [spec §1.9; RabbitMQ "Broker Semantics: tx", "Publisher Confirms"].
+
+use crate::channel::confirms::Confirms;
+use crate::connection::Tx;
+use crate::shard::Shard;
+use hornpipe_types::command::PublishRun;
+use hornpipe_types::effect::ChannelEffect;
+use hornpipe_types::error::{AmqpError, ReplyCode};
+use hornpipe_types::ids::ConnectionId;
+use hornpipe_types::time::Now;
+
+pub(crate) fn too_large((operations, bytes): (u64, u64)) -> AmqpError {
+    AmqpError::new(
+        ReplyCode::ResourceError,
+        format!("transaction exceeds the limit of {operations} operations or {bytes} octets"),
+    )
+}
+
+impl Shard {
+    pub(crate) fn on_confirm_select(&mut self, from: ConnectionId, number: u16, nowait: bool) -> Result<(), AmqpError> {
+        let Some(channel) = self.channel_mut(from, number) else { return Ok(()) };
+        if channel.tx.is_some() {
+            return Err(AmqpError::precondition("cannot switch from tx to confirm mode"));
+        }
+        channel.confirms.get_or_insert_with(Confirms::default);
+        if !nowait {
+            self.reply(from, number, ChannelEffect::ConfirmSelectOk, None);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn on_tx_select(&mut self, from: ConnectionId, number: u16) -> Result<(), AmqpError> {
+        let Some(channel) = self.channel_mut(from, number) else { return Ok(()) };
+        if channel.confirms.is_some() {
+            return Err(AmqpError::precondition("cannot switch from confirm to tx mode"));
+        }
+        channel.tx.get_or_insert_with(Tx::default);
+        self.reply(from, number, ChannelEffect::TxSelectOk, None);
+        Ok(())
+    }
+
+    /// Keeps a publish until the transaction ends.
+    pub(crate) fn hold_publish(&mut self, from: ConnectionId, number: u16, run: PublishRun) -> Result<(), AmqpError> {
+        let limits = (self.limits.tx_operations, self.limits.tx_bytes);
+        let Some(tx) = self.channel_mut(from, number).and_then(|c| c.tx.as_mut()) else { return Ok(()) };
+        tx.operations += u64::from(run.count);
+        tx.bytes += run.batch.body_bytes(run.from, run.count, 1);
+        tx.publishes.push(run);
+        if tx.operations > limits.0 || tx.bytes > limits.1 { Err(too_large(limits)) } else { Ok(()) }
+    }
+
+    /// Publishes in order, then settlements, all under one commit; commit-ok waits for the disk.
+    pub(crate) fn on_tx_commit(&mut self, now: Now, from: ConnectionId, number: u16) -> Result<(), AmqpError> {
+        let Some(channel) = self.channel_mut(from, number) else { return Ok(()) };
+        let Some(tx) = channel.tx.replace(Tx::default()) else {
+            return Err(AmqpError::precondition("channel is not transactional"));
+        };
+        let before = self.log.current();
+        self.tx_rejected = false;
+        for run in &tx.publishes {
+            self.publish_run(now, from, number, run)?;
+        }
+        for (how, runs) in tx.settles {
+            self.settle_runs(now, from, number, how, runs);
+        }
+        self.work_off_deaths(now);
+        if std::mem::take(&mut self.tx_rejected) {
+            return Err(AmqpError::precondition("partial tx completion"));
+        }
+        let commit = self.log.current();
+        let commit = (commit != before).then_some(commit);
+        self.reply(from, number, ChannelEffect::TxCommitOk, commit);
+        Ok(())
+    }
+
+    /// Drops the publishes; settled deliveries are outstanding again, without redelivery.
+    pub(crate) fn on_tx_rollback(&mut self, from: ConnectionId, number: u16) -> Result<(), AmqpError> {
+        let Some(channel) = self.channel_mut(from, number) else { return Ok(()) };
+        let Some(tx) = channel.tx.replace(Tx::default()) else {
+            return Err(AmqpError::precondition("channel is not transactional"));
+        };
+        let taken = tx.settles.into_iter().flat_map(|(_, runs)| runs).collect();
+        channel.unacked.restore(taken);
+        self.reply(from, number, ChannelEffect::TxRollbackOk, None);
+        Ok(())
+    }
+}

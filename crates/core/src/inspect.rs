@@ -1,0 +1,238 @@
+//! Answers for the admin side: snapshots of plain numbers, lists in slices.
+
+use crate::connection::{Connection, Consumer};
+use crate::policy::Target;
+use crate::queue::Queue;
+use crate::shard::Shard;
+use hornpipe_types::header::Properties;
+use hornpipe_types::ids::{ConnectionId, QueueId};
+use hornpipe_types::names::ShortStr;
+use hornpipe_types::stats::{
+    ActivityStatus, Answer, BrokerStats, ChannelStats, ConnectionStats, ConsumerStats, ExchangeStats, QueueStats,
+    Request,
+};
+use hornpipe_types::time::Now;
+
+impl Shard {
+    pub(crate) fn answer(&mut self, now: Now, request: Request) -> Answer {
+        match request {
+            Request::Totals => Answer::Totals(Box::new(self.broker_stats())),
+            Request::Queues { vhost, after, limit } => {
+                let mut ids: Vec<QueueId> = self
+                    .queues
+                    .values()
+                    .filter(|q| q.id > after && q.delayed.is_none())
+                    .filter(|q| vhost.as_ref().is_none_or(|v| q.definition.vhost == *v))
+                    .map(|q| q.id)
+                    .collect();
+                ids.sort_unstable();
+                ids.truncate(limit as usize);
+                let list = ids.iter().filter_map(|id| self.queues.get(id)).map(|q| self.queue_stats(now, q));
+                Answer::Queues(list.collect())
+            }
+            Request::Queue { vhost, name } => {
+                let id = self.vhost_names.get(&vhost).and_then(|i| self.vhosts.get(*i)?.queues.get(&name));
+                let queue = id.and_then(|id| self.queues.get(id));
+                Answer::Queue(queue.map(|q| Box::new(self.queue_stats(now, q))))
+            }
+            Request::Connections { after, limit } => {
+                let mut ids: Vec<ConnectionId> = self.connections.keys().copied().filter(|id| *id > after).collect();
+                ids.sort_unstable();
+                ids.truncate(limit as usize);
+                let list = ids.iter().filter_map(|id| self.connections.get(id)).map(|c| self.connection_stats(c));
+                Answer::Connections(list.collect())
+            }
+            Request::Exchanges { vhost } => Answer::Exchanges(self.exchange_stats(vhost.as_ref())),
+            Request::Bindings { vhost } => {
+                let mut list = Vec::new();
+                for v in self.vhosts.iter().filter(|v| !v.gone) {
+                    if vhost.as_ref().is_none_or(|n| v.definition.name == *n) {
+                        list.extend(v.topology.bindings().map(|(b, _)| b.clone()));
+                    }
+                }
+                Answer::Bindings(list)
+            }
+            Request::Vhosts => {
+                Answer::Vhosts(self.vhosts.iter().filter(|v| !v.gone).map(|v| v.definition.clone()).collect())
+            }
+            Request::Users => Answer::Users(self.access.users().into_iter().cloned().collect()),
+            Request::Permissions => Answer::Permissions(self.access.permissions().into_iter().cloned().collect()),
+            Request::Policies => {
+                let mut list = Vec::new();
+                for v in self.vhosts.iter().filter(|v| !v.gone) {
+                    for operator in [false, true] {
+                        list.extend(self.policies.list(&v.definition.name, operator).cloned());
+                    }
+                }
+                Answer::Policies(list)
+            }
+        }
+    }
+
+    fn broker_stats(&self) -> BrokerStats {
+        let visible = || self.queues.values().filter(|q| q.delayed.is_none());
+        BrokerStats {
+            connections: self.connections.len() as u64,
+            channels: self.connections.values().map(|c| c.channels.len() as u64).sum(),
+            consumers: self.consumers.len() as u64,
+            queues: visible().count() as u64,
+            exchanges: self.vhosts.iter().filter(|v| !v.gone).map(|v| v.topology.exchange_count() as u64).sum(),
+            bindings: self.vhosts.iter().filter(|v| !v.gone).map(|v| v.topology.binding_count() as u64).sum(),
+            messages_ready: visible().map(|q| q.ready).sum(),
+            messages_unacknowledged: visible().map(|q| q.unacked).sum(),
+            message_stats: self.totals,
+            resident_bytes: self.resident,
+            pending_ops: self.log.pending_ops(),
+            pending_bytes: self.log.pending_bytes(),
+            groups_committed: self.log.groups_committed,
+            memory_alarm: self.memory_alarm,
+            disk_alarm: self.disk_alarm,
+            ..self.stats
+        }
+    }
+
+    fn queue_stats(&self, now: Now, queue: &Queue) -> QueueStats {
+        let d = &queue.definition;
+        let tag = |key: Option<u64>| key.and_then(|k| self.consumers.get(&k)).map(|c| c.tag.clone());
+        let segments = || queue.levels.iter().flat_map(|l| l.iter());
+        let resident: u64 = segments().filter(|s| s.batch.is_some()).map(|s| u64::from(s.count)).sum();
+        let logged: u64 = segments().filter(|s| s.logged).map(|s| u64::from(s.count)).sum();
+        let logged_bytes: u64 = segments().filter(|s| s.logged).map(|s| s.bytes).sum();
+        let head_message_timestamp = queue.head().and_then(|(_, head)| {
+            let batch = head.batch.as_ref()?;
+            Properties::decode(batch.header(head.from)).ok()?.timestamp
+        });
+        let active = queue.groups.iter().any(|g| !g.active.is_empty());
+        let idle = queue.ready == 0 && queue.unacked == 0 && queue.consumers.is_empty();
+        let _ = now;
+        QueueStats {
+            id: queue.id,
+            vhost: d.vhost.clone(),
+            name: d.name.clone(),
+            kind: queue.args.kind.name(),
+            durable: d.durable,
+            exclusive: d.exclusive,
+            auto_delete: d.auto_delete,
+            arguments: d.arguments.clone(),
+            owner: queue.owner.and_then(|o| self.connections.get(&o)).map(|c| c.open.name.clone()),
+            policy: queue.effective.policy.clone(),
+            operator_policy: queue.effective.operator_policy.clone(),
+            effective_policy: queue.effective.definition.clone(),
+            messages_ready: queue.ready,
+            messages_unacknowledged: queue.unacked,
+            message_bytes_ready: queue.ready_bytes,
+            message_bytes_unacknowledged: queue.unacked_bytes,
+            messages_persistent: logged,
+            message_bytes_persistent: logged_bytes,
+            messages_ram: resident,
+            message_bytes_ram: queue.resident,
+            head_message_timestamp,
+            consumers: queue.consumers.len() as u32,
+            // no history is kept: whether it could deliver at this moment
+            consumer_capacity: if queue.consumers.is_empty() {
+                0.0
+            } else if active || queue.ready == 0 {
+                1.0
+            } else {
+                0.0
+            },
+            exclusive_consumer_tag: tag(queue.exclusive_consumer),
+            single_active_consumer_tag: tag(queue.single_active),
+            idle_since_ms: idle.then_some(queue.idle_since.0),
+            message_stats: queue.stats,
+            consumer_details: queue
+                .consumers
+                .iter()
+                .filter_map(|k| self.consumers.get(k).map(|c| self.consumer_stats(*k, c)))
+                .collect(),
+            memory: queue.resident
+                + (queue.logged.len() * 32 + segments().count() * 72 + std::mem::size_of::<Queue>()) as u64,
+        }
+    }
+
+    fn consumer_stats(&self, key: u64, c: &Consumer) -> ConsumerStats {
+        let queue = self.queues.get(&c.queue);
+        let single = queue.is_some_and(|q| q.args.single_active);
+        let status = match (single, queue.and_then(|q| q.single_active) == Some(key)) {
+            (false, _) => ActivityStatus::Up,
+            (true, true) => ActivityStatus::SingleActive,
+            (true, false) => ActivityStatus::Waiting,
+        };
+        ConsumerStats {
+            vhost: queue.map(|q| q.definition.vhost.clone()).unwrap_or_default(),
+            queue: queue.map(|q| q.definition.name.clone()).unwrap_or_default(),
+            consumer_tag: c.tag.clone(),
+            connection: c.connection,
+            channel: c.channel,
+            ack_required: !c.no_ack,
+            exclusive: c.exclusive,
+            prefetch_count: c.prefetch,
+            priority: c.priority,
+            status,
+            arguments: c.arguments.clone(),
+        }
+    }
+
+    fn connection_stats(&self, c: &Connection) -> ConnectionStats {
+        let mut numbers: Vec<u16> = c.channels.keys().copied().collect();
+        numbers.sort_unstable();
+        let channels = numbers
+            .iter()
+            .filter_map(|n| c.channels.get(n).map(|ch| (*n, ch)))
+            .map(|(number, ch)| ChannelStats {
+                number,
+                prefetch_count: ch.prefetch,
+                global_prefetch_count: ch.global_prefetch,
+                consumers: ch
+                    .consumers
+                    .iter()
+                    .filter_map(|(_, k)| self.consumers.get(k).map(|c| self.consumer_stats(*k, c)))
+                    .collect(),
+                messages_unacknowledged: ch.unacked.len(),
+                messages_unconfirmed: ch.confirms.as_ref().map_or(0, |c| c.unconfirmed()),
+                messages_uncommitted: ch
+                    .tx
+                    .as_ref()
+                    .map_or(0, |t| t.publishes.iter().map(|p| u64::from(p.count)).sum()),
+                acks_uncommitted: ch.tx.as_ref().map_or(0, |t| {
+                    t.settles.iter().flat_map(|(_, runs)| runs).map(|r| u64::from(r.count)).sum()
+                }),
+                confirm: ch.confirms.is_some(),
+                transactional: ch.tx.is_some(),
+                message_stats: ch.stats,
+            })
+            .collect();
+        ConnectionStats {
+            id: c.id,
+            open: c.open.clone(),
+            connected_at_ms: c.connected_at.0,
+            state: if c.blocked { "blocked" } else { "running" },
+            channels,
+            recv_oct: 0,
+            send_oct: 0,
+        }
+    }
+
+    fn exchange_stats(&self, vhost: Option<&ShortStr>) -> Vec<ExchangeStats> {
+        let mut list = Vec::new();
+        for (index, v) in self.vhosts.iter().enumerate().filter(|(_, v)| !v.gone) {
+            if vhost.is_some_and(|n| v.definition.name != *n) {
+                continue;
+            }
+            for (_, x) in v.topology.exchanges() {
+                let name = &x.definition.name;
+                let held = self.hidden.get(&(index, name.clone())).and_then(|id| self.queues.get(id));
+                let delayed = x.definition.kind == "x-delayed-message";
+                list.push(ExchangeStats {
+                    definition: x.definition.clone(),
+                    policy: self.policies.effective(&v.definition.name, name, Target::Exchange).policy,
+                    publish_in: x.publish_in,
+                    publish_out: x.publish_out,
+                    messages_delayed: delayed
+                        .then(|| held.and_then(|q| q.delayed.as_ref()).map_or(0, |d| d.len() as u64)),
+                });
+            }
+        }
+        list
+    }
+}

@@ -1,0 +1,549 @@
+//! What waits for the disk, what is on it, and what may leave it.
+//!
+//! The shard owns the pending group: an acknowledgement meets its own enqueue here and both vanish. Every logged run of
+//! messages has a [`LoggedRun`] that counts its unsettled copies; records and body files without live runs are handed to
+//! the store for removal.
+//!
+//! **Invariant:** the ops of one command never split over two groups, because a group takes all that is pending and is
+//! taken between commands.
+
+use crate::queue::Queue;
+use hornpipe_types::Map;
+use hornpipe_types::ids::{CommitSeq, ConnectionId, EnqueueId, QueueId, Seq};
+use hornpipe_types::message::Span;
+use hornpipe_types::op::{Committed, Enqueue, Group, Place, RunMeta, StoreOp, Target};
+use hornpipe_types::range::{SeqRange, push_range};
+use hornpipe_types::time::{Instant, Now};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Most records removed with one group.
+const REMOVE_MAX: usize = 64;
+
+/// A stretch of a queue's seqs that one logged run holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LogRun {
+    pub(crate) first: Seq,
+    pub(crate) count: u32,
+    /// Unsettled ones among them.
+    pub(crate) live: u32,
+    pub(crate) enqueue: EnqueueId,
+    /// Index of the first message in the logged run.
+    pub(crate) index: u32,
+}
+
+/// Who published a run in confirm mode: the channel and the tag of the run's first message.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Publisher {
+    pub(crate) connection: ConnectionId,
+    pub(crate) channel: u16,
+    pub(crate) first_tag: u64,
+}
+
+#[derive(Debug)]
+enum At {
+    /// In the pending group; the messages are still here.
+    Pending(Box<Pending>),
+    /// In a group the store works on.
+    Writing,
+    /// On disk.
+    Stored(Place),
+}
+
+#[derive(Debug)]
+struct Pending {
+    span: Span,
+    meta: RunMeta,
+    /// What was settled of it while it waited here.
+    settled: Vec<(QueueId, SeqRange)>,
+}
+
+/// A run of messages that is, or will be, in the log.
+#[derive(Debug)]
+struct LoggedRun {
+    /// Copies that are not settled: messages × queues.
+    live: u32,
+    count: u32,
+    at: At,
+    targets: Vec<Target>,
+    /// Set until the watermark covers it.
+    publisher: Option<Publisher>,
+}
+
+/// How a message left its queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// A consumer took it: its publisher may be told at once, it needs no disk any more.
+    Taken,
+    /// It expired, was dropped or moved: the publisher waits for the watermark.
+    Otherwise,
+}
+
+#[derive(Debug)]
+enum PendingOp {
+    Run(EnqueueId),
+    Op(StoreOp),
+}
+
+/// A stretch of publish tags whose messages were taken before they reached the disk.
+pub(crate) type EarlyConfirm = (ConnectionId, u16, SeqRange);
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(crate) struct Log {
+    commit: CommitSeq,
+    /// The command under way has a commit already.
+    in_command: bool,
+    durable: CommitSeq,
+    last_enqueue: EnqueueId,
+    runs: Map<EnqueueId, LoggedRun>,
+    pending: Vec<PendingOp>,
+    /// Pending operations that were not cancelled.
+    pending_live: u64,
+    pending_bytes: u64,
+    pending_settles: u64,
+    settle_deadline: Option<Instant>,
+    /// Queues with settled ranges that are not in a group yet.
+    settled_queues: Vec<QueueId>,
+    groups_out: u32,
+    /// Live runs by record.
+    records: BTreeMap<u64, u32>,
+    /// Live runs by body file.
+    files: Map<u64, u32>,
+    dead_files: Vec<u64>,
+    /// Channels whose confirms wait, in commit order.
+    confirm_waiters: VecDeque<(CommitSeq, ConnectionId, u16)>,
+    /// Channels with replies that wait, in commit order.
+    reply_waiters: VecDeque<(CommitSeq, ConnectionId, u16)>,
+    pub(crate) groups_committed: u64,
+}
+
+impl Log {
+    /// A new command begins: its first durable change gets a commit of its own.
+    pub(crate) fn begin_command(&mut self) {
+        self.in_command = false;
+    }
+
+    /// The commit of the command under way.
+    fn touch(&mut self) -> CommitSeq {
+        if !self.in_command {
+            self.in_command = true;
+            self.commit = self.commit.next();
+        }
+        self.commit
+    }
+
+    /// Whether everything up to `commit` is on disk.
+    pub(crate) fn is_durable(&self, commit: CommitSeq) -> bool {
+        commit <= self.durable
+    }
+
+    /// Octets of messages waiting for the store.
+    pub(crate) fn pending_bytes(&self) -> u64 {
+        self.pending_bytes
+    }
+    /// Operations waiting for the store.
+    pub(crate) fn pending_ops(&self) -> u64 {
+        self.pending_live + self.pending_settles
+    }
+
+    /// Adds an operation that is no enqueue.
+    pub(crate) fn op(&mut self, op: StoreOp) -> CommitSeq {
+        self.pending.push(PendingOp::Op(op));
+        self.pending_live += 1;
+        self.touch()
+    }
+
+    /// Logs a run for its targets. The caller adds the [`LogRun`] to each target queue.
+    pub(crate) fn enqueue(
+        &mut self,
+        span: Span,
+        targets: Vec<Target>,
+        meta: RunMeta,
+        publisher: Option<Publisher>,
+    ) -> (EnqueueId, CommitSeq) {
+        self.last_enqueue = self.last_enqueue.next();
+        let id = self.last_enqueue;
+        self.pending_bytes += span.indexes().map(|i| u64::from(span.batch.meta(i).len)).sum::<u64>();
+        let run = LoggedRun {
+            live: span.count.saturating_mul(targets.len() as u32),
+            count: span.count,
+            at: At::Pending(Box::new(Pending { span, meta, settled: Vec::new() })),
+            targets,
+            publisher,
+        };
+        self.runs.insert(id, run);
+        self.pending.push(PendingOp::Run(id));
+        self.pending_live += 1;
+        (id, self.touch())
+    }
+
+    /// A run that recovery found in the log.
+    pub(crate) fn recovered(&mut self, place: Place, targets: Vec<Target>, count: u32, live: u32) -> EnqueueId {
+        self.last_enqueue = self.last_enqueue.next();
+        let id = self.last_enqueue;
+        *self.records.entry(place.lsn).or_default() += 1;
+        if let Some(body) = place.body {
+            *self.files.entry(body.file).or_default() += 1;
+        }
+        self.runs.insert(id, LoggedRun { live, count, at: At::Stored(place), targets, publisher: None });
+        id
+    }
+    /// So many copies of a recovered run are live.
+    pub(crate) fn recovered_live(&mut self, id: EnqueueId, live: u32) {
+        if let Some(run) = self.runs.get_mut(&id) {
+            run.live += live;
+        }
+    }
+    /// Recovery is done: runs without live messages are buried.
+    pub(crate) fn recovery_done(&mut self) {
+        let mut dead: Vec<_> = self.runs.iter().filter(|(_, r)| r.live == 0).map(|(id, _)| *id).collect();
+        dead.sort_unstable();
+        for id in dead {
+            if let Some(LoggedRun { at: At::Stored(place), .. }) = self.runs.remove(&id) {
+                self.bury(place);
+            }
+        }
+    }
+    /// A record that recovery found without live runs.
+    pub(crate) fn recovered_record(&mut self, lsn: u64) {
+        self.records.entry(lsn).or_default();
+    }
+    /// A body file that recovery found without a reference.
+    pub(crate) fn recovered_orphan(&mut self, file: u64) {
+        self.dead_files.push(file);
+    }
+
+    /// Where a run lies, once it is on disk, and how many messages it has.
+    pub(crate) fn place(&self, id: EnqueueId) -> Option<(Place, u32)> {
+        match self.runs.get(&id) {
+            Some(LoggedRun { at: At::Stored(place), count, .. }) => Some((*place, *count)),
+            _ => None,
+        }
+    }
+
+    /// Messages left a queue: their log runs lose them, and what nobody needs any more goes.
+    pub(crate) fn settle(
+        &mut self,
+        now: Now,
+        delay_ms: u64,
+        queue: &mut Queue,
+        range: SeqRange,
+        left: Left,
+        early: &mut Vec<EarlyConfirm>,
+    ) {
+        let last = range.last();
+        let mut k = match queue.logged.front() {
+            Some(front) if front.first + u64::from(front.count) > range.first => 0,
+            _ => queue.logged.partition_point(|r| r.first + u64::from(r.count) <= range.first),
+        };
+        let step = u64::from(range.step);
+        let mut to_disk = false;
+        let mut emptied = 0u32;
+        while let Some(log_run) = queue.logged.get_mut(k) {
+            if log_run.first > last {
+                break;
+            }
+            // members of the progression within this log run
+            let lo = if range.first >= log_run.first {
+                range.first
+            } else {
+                range.first + (log_run.first - range.first).div_ceil(step) * step
+            };
+            let end = log_run.first + u64::from(log_run.count);
+            let hi = last.min(end - 1);
+            if lo > hi {
+                k += 1;
+                continue;
+            }
+            let n = ((hi - lo) / step + 1) as u32;
+            log_run.live -= n.min(log_run.live);
+            if log_run.live == 0 {
+                emptied += 1;
+            }
+            let index = log_run.index + (lo - log_run.first) as u32;
+            let id = log_run.enqueue;
+            let part = SeqRange { first: lo, count: n, step: range.step };
+            if self.settle_in_run(id, queue.id, part, index, left, early) {
+                push_range(&mut queue.settled, part);
+                to_disk = true;
+                self.pending_settles += u64::from(n);
+            }
+            k += 1;
+        }
+        if emptied > 0 {
+            queue.drop_dead_runs(emptied);
+        }
+        if to_disk {
+            self.touch();
+            if !queue.settle_listed {
+                queue.settle_listed = true;
+                self.settled_queues.push(queue.id);
+            }
+            if self.settle_deadline.is_none() {
+                self.settle_deadline = Some(now.mono.plus_ms(delay_ms));
+            }
+        }
+    }
+
+    /// A part of a run, `index` being that of its first message, is settled in one queue. Says whether the disk must learn of it.
+    fn settle_in_run(
+        &mut self,
+        id: EnqueueId,
+        queue: QueueId,
+        part: SeqRange,
+        index: u32,
+        left: Left,
+        early: &mut Vec<EarlyConfirm>,
+    ) -> bool {
+        let SeqRange { count: n, step, .. } = part;
+        let Some(run) = self.runs.get_mut(&id) else { return false };
+        run.live -= n.min(run.live);
+        let gone = run.live == 0;
+        if left == Left::Taken
+            && let Some(p) = run.publisher
+        {
+            if run.targets.len() == 1 {
+                let tags = SeqRange { first: p.first_tag + u64::from(index), count: n, step };
+                early.push((p.connection, p.channel, tags));
+            } else if gone {
+                early.push((p.connection, p.channel, SeqRange::dense(p.first_tag, run.count)));
+            }
+        }
+        match &mut run.at {
+            At::Pending(p) => {
+                if gone {
+                    let bytes: u64 = p.span.indexes().map(|i| u64::from(p.span.batch.meta(i).len)).sum();
+                    self.pending_bytes -= bytes.min(self.pending_bytes);
+                    self.pending_live -= 1;
+                    self.runs.remove(&id);
+                } else {
+                    p.settled.push((queue, part));
+                }
+                false
+            }
+            At::Writing => true,
+            At::Stored(place) => {
+                if gone {
+                    let place = *place;
+                    self.runs.remove(&id);
+                    self.bury(place);
+                }
+                true
+            }
+        }
+    }
+
+    /// A run on disk died.
+    fn bury(&mut self, place: Place) {
+        if let Some(live) = self.records.get_mut(&place.lsn) {
+            *live = live.saturating_sub(1);
+        }
+        if let Some(body) = place.body
+            && let Some(live) = self.files.get_mut(&body.file)
+        {
+            *live = live.saturating_sub(1);
+            if *live == 0 {
+                self.files.remove(&body.file);
+                self.dead_files.push(body.file);
+            }
+        }
+    }
+
+    /// Whether there is something that must not wait for company.
+    fn is_urgent(&self) -> bool {
+        self.pending_live > 0
+    }
+
+    /// When all that was pending has cancelled itself and nothing is under way, every commit so far is covered.
+    pub(crate) fn cover_cancelled(&mut self) {
+        if self.pending_live == 0 && self.pending_settles == 0 && self.groups_out == 0 {
+            self.pending.clear();
+            self.durable = self.commit;
+        }
+    }
+
+    /// When a group of settlements alone has waited long enough.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        if self.is_urgent() { None } else { self.settle_deadline }
+    }
+
+    /// Makes a group of all that is pending, when there is something worth a sync.
+    pub(crate) fn take_group(&mut self, now: Now, queues: &mut Map<QueueId, Queue>, settles_max: u64) -> Option<Group> {
+        let due = self.settle_deadline.is_some_and(|d| d <= now.mono) || self.pending_settles >= settles_max;
+        if !self.is_urgent() && !due {
+            return None;
+        }
+        let mut group = Group { upto: self.commit, ..Group::default() };
+        for op in std::mem::take(&mut self.pending) {
+            match op {
+                PendingOp::Op(op) => group.ops.push(op),
+                PendingOp::Run(id) => {
+                    // a run that is gone was cancelled by its own acknowledgements
+                    let Some(run) = self.runs.get_mut(&id) else { continue };
+                    let At::Pending(p) = std::mem::replace(&mut run.at, At::Writing) else { continue };
+                    let Pending { mut span, meta, settled } = *p;
+                    if !settled.is_empty() {
+                        if let [target] = &mut run.targets[..] {
+                            let front = trim_settled(target, &mut span, &settled, queues.get_mut(&target.queue));
+                            run.count = span.count;
+                            if let Some(p) = &mut run.publisher {
+                                p.first_tag += u64::from(front);
+                            }
+                        }
+                        for (id, part) in settled {
+                            let Some(queue) = queues.get_mut(&id) else { continue };
+                            let kept = run.targets.iter().filter(|t| t.queue == id).map(|t| t.first_seq).next();
+                            push_within(&mut queue.settled, part, kept.unwrap_or(0), u64::from(span.count));
+                            if !queue.settle_listed && !queue.settled.is_empty() {
+                                queue.settle_listed = true;
+                                self.settled_queues.push(id);
+                            }
+                        }
+                    }
+                    group.ops.push(StoreOp::Enqueue(Enqueue { id, targets: run.targets.clone(), meta, span }));
+                }
+            }
+        }
+        for id in std::mem::take(&mut self.settled_queues) {
+            if let Some(queue) = queues.get_mut(&id) {
+                queue.settle_listed = false;
+                let ranges = std::mem::take(&mut queue.settled);
+                if !ranges.is_empty() {
+                    group.ops.push(StoreOp::Settled { queue: id, ranges });
+                }
+            }
+        }
+        self.pending_bytes = 0;
+        self.pending_live = 0;
+        self.pending_settles = 0;
+        self.settle_deadline = None;
+        // records go from the head only: what a record settles concerns older ones, which are gone before it
+        while group.remove_records.len() < REMOVE_MAX
+            && let Some(entry) = self.records.first_entry()
+            && *entry.get() == 0
+        {
+            group.remove_records.push(*entry.key());
+            entry.remove();
+        }
+        group.remove_files = std::mem::take(&mut self.dead_files);
+        if group.is_empty() {
+            // all of it cancelled in memory
+            if self.groups_out == 0 {
+                self.durable = self.durable.max(group.upto);
+                return None;
+            }
+        }
+        self.groups_out += 1;
+        Some(group)
+    }
+
+    /// A group is on disk. Fills `touched` with the queues whose runs have a place now.
+    pub(crate) fn committed(&mut self, committed: Committed, touched: &mut Vec<(QueueId, Seq)>) {
+        self.groups_out = self.groups_out.saturating_sub(1);
+        self.groups_committed += 1;
+        self.durable = self.durable.max(committed.upto);
+        if committed.lsn != 0 {
+            self.records.entry(committed.lsn).or_default();
+        }
+        for (id, place) in committed.places {
+            *self.records.entry(place.lsn).or_default() += 1;
+            if let Some(body) = place.body {
+                *self.files.entry(body.file).or_default() += 1;
+            }
+            let Some(run) = self.runs.get_mut(&id) else {
+                self.bury(place);
+                continue;
+            };
+            run.publisher = None;
+            if run.live == 0 {
+                self.runs.remove(&id);
+                self.bury(place);
+                continue;
+            }
+            run.at = At::Stored(place);
+            let count = u64::from(run.count);
+            touched.extend(std::mem::take(&mut run.targets).iter().map(|t| (t.queue, t.first_seq + count)));
+        }
+    }
+
+    /// A channel's confirms wait for `commit`.
+    pub(crate) fn wait_confirm(&mut self, commit: CommitSeq, connection: ConnectionId, channel: u16) {
+        if self.confirm_waiters.back() != Some(&(commit, connection, channel)) {
+            self.confirm_waiters.push_back((commit, connection, channel));
+        }
+    }
+    /// A channel's replies wait for `commit`.
+    pub(crate) fn wait_reply(&mut self, commit: CommitSeq, connection: ConnectionId, channel: u16) {
+        self.reply_waiters.push_back((commit, connection, channel));
+    }
+    /// Channels whose confirms the watermark reached.
+    pub(crate) fn ready_confirms(&mut self, mut each: impl FnMut(CommitSeq, ConnectionId, u16)) {
+        let durable = self.durable;
+        let mut last = None;
+        while let Some(&(commit, connection, channel)) = self.confirm_waiters.front() {
+            if commit > durable {
+                break;
+            }
+            self.confirm_waiters.pop_front();
+            if last != Some((connection, channel)) {
+                each(durable, connection, channel);
+            }
+            last = Some((connection, channel));
+        }
+    }
+    /// Channels whose replies the watermark reached.
+    pub(crate) fn ready_replies(&mut self) -> Option<(ConnectionId, u16)> {
+        let &(commit, connection, channel) = self.reply_waiters.front()?;
+        if commit > self.durable {
+            return None;
+        }
+        self.reply_waiters.pop_front();
+        Some((connection, channel))
+    }
+    /// Highest commit given out.
+    pub(crate) fn current(&self) -> CommitSeq {
+        self.commit
+    }
+    /// Runs known, for figures.
+    pub(crate) fn run_count(&self) -> usize {
+        self.runs.len()
+    }
+}
+
+/// Leaves out the settled messages at both ends of a pending run with one target; those in the middle are written and
+/// settled in the same group. Returns how many went at the front.
+fn trim_settled(
+    target: &mut Target,
+    span: &mut Span,
+    parts: &[(QueueId, SeqRange)],
+    queue: Option<&mut Queue>,
+) -> u32 {
+    let Some(queue) = queue else { return 0 };
+    let first = target.first_seq;
+    let mut settled = vec![false; span.count as usize];
+    for seq in parts.iter().flat_map(|(_, range)| range.iter()) {
+        if let Some(bit) = settled.get_mut(seq.saturating_sub(first) as usize) {
+            *bit = true;
+        }
+    }
+    let front = settled.iter().take_while(|s| **s).count() as u32;
+    let back = settled.iter().rev().take_while(|s| **s).count() as u32;
+    if front + back >= span.count || front + back == 0 {
+        return 0;
+    }
+    let Some(log_run) = queue.log_run_at(first) else { return 0 };
+    log_run.first += u64::from(front);
+    log_run.count -= front + back;
+    log_run.index = 0;
+    target.first_seq += u64::from(front);
+    span.from += front;
+    span.count -= front + back;
+    front
+}
+
+/// Adds the members of `part` that lie in `first .. first + count`.
+fn push_within(ranges: &mut Vec<SeqRange>, part: SeqRange, first: Seq, count: u64) {
+    for seq in part.iter().filter(|s| (first..first + count).contains(s)) {
+        push_range(ranges, SeqRange::dense(seq, 1));
+    }
+}

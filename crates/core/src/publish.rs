@@ -1,0 +1,672 @@
+//! basic.publish: checks, routing, queueing, confirms [spec §1.8.3.7; RabbitMQ "Publishers", "Consumer Acknowledgements and
+//! Publisher Confirms"].
+
+use crate::access::{Permission, Resource};
+use crate::connection::{CachedRoute, RouteGeneration};
+use crate::log::{LogRun, Publisher};
+use crate::queue::ready::Segment;
+use crate::shard::Shard;
+use crate::rng::Rng;
+use crate::topology::{ExchangeId, RouteInput, Routed, Topology};
+use hornpipe_types::args::{Overflow, parse_expiration};
+use hornpipe_types::command::PublishRun;
+use hornpipe_types::effect::ChannelEffect;
+use hornpipe_types::error::{AmqpError, ReplyCode};
+use hornpipe_types::header::Properties;
+use hornpipe_types::ids::{CommitSeq, ConnectionId, QueueId};
+use hornpipe_types::message::{
+    BatchBuilder, HAS_EXPIRATION, HAS_HEADERS, HAS_REPLY_TO, HAS_USER_ID, MessageMeta, PERSISTENT, Span,
+};
+use hornpipe_types::names::ShortStr;
+use hornpipe_types::op::{RunMeta, Target};
+use hornpipe_types::stats::SIZE_BUCKETS;
+use hornpipe_types::table::{FieldTable, Value};
+use hornpipe_types::time::{Now, UnixMillis};
+use std::sync::Arc;
+
+/// Most routes a channel remembers.
+const ROUTES_MAX: usize = 1024;
+/// Properties that make a message worth a look of its own.
+const SPECIAL: u8 = HAS_EXPIRATION | HAS_USER_ID | HAS_HEADERS | HAS_REPLY_TO;
+
+/// How a run is to be put into queues.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Entry {
+    pub(crate) persistent: bool,
+    /// `expiration` in ms.
+    pub(crate) expiration: Option<u64>,
+    /// The channel and first tag to be confirmed.
+    pub(crate) publisher: Option<Publisher>,
+}
+
+/// What became of a run.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Entered {
+    /// The commit that covers it, when anything of it is durable.
+    pub(crate) commit: Option<CommitSeq>,
+    /// A queue refused it (`reject-publish`).
+    pub(crate) rejected: bool,
+}
+
+impl Shard {
+    pub(crate) fn on_publish(
+        &mut self,
+        now: Now,
+        from: ConnectionId,
+        number: u16,
+        run: PublishRun,
+    ) -> Result<(), AmqpError> {
+        let Some(connection) = self.connections.get_mut(&from) else { return Ok(()) };
+        if !connection.publishing {
+            connection.publishing = true;
+            if self.memory_alarm || self.disk_alarm {
+                self.announce_alarm(from, true);
+            }
+        }
+        let Some(channel) = self.channel_mut(from, number) else { return Ok(()) };
+        if !channel.published {
+            channel.published = true;
+            self.stats.publishers += 1;
+        }
+        let in_tx = self.channel_mut(from, number).is_some_and(|c| c.tx.is_some());
+        if in_tx {
+            self.check_publish(from, number, &run)?;
+            return self.hold_publish(from, number, run);
+        }
+        self.publish_run(now, from, number, &run)
+    }
+
+    /// The checks of a publish, without doing it (in a transaction they are made at publish time).
+    fn check_publish(&mut self, from: ConnectionId, number: u16, run: &PublishRun) -> Result<(), AmqpError> {
+        self.resolve(from, number, run)?;
+        for i in run.from..run.from + run.count {
+            if run.batch.meta(i).flags & SPECIAL != 0 {
+                self.inspect(from, number, run, i)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes a run whose transaction, if any, has committed.
+    pub(crate) fn publish_run(
+        &mut self,
+        now: Now,
+        from: ConnectionId,
+        number: u16,
+        run: &PublishRun,
+    ) -> Result<(), AmqpError> {
+        self.count_published(from, number, run);
+        let resolved = self.resolve(from, number, run)?;
+        let topology_needs_headers = resolved.queues.is_none();
+        let end = run.from + run.count;
+        let mut i = run.from;
+        while i < end {
+            let meta = run.batch.meta(i);
+            let special = meta.flags & SPECIAL != 0
+                && (topology_needs_headers
+                    || meta.flags & (HAS_EXPIRATION | HAS_USER_ID | HAS_REPLY_TO) != 0
+                    || names_copies(run.batch.header(i)));
+            if special || topology_needs_headers {
+                self.publish_one(now, from, number, run, i, &resolved)?;
+                i += 1;
+                continue;
+            }
+            // the longest stretch that needs no look and has the same persistence
+            let persistent = meta.flags & PERSISTENT;
+            let mut n = 1;
+            while i + n < end {
+                let next = run.batch.meta(i + n).flags;
+                if next & PERSISTENT != persistent
+                    || next & (HAS_EXPIRATION | HAS_USER_ID | HAS_REPLY_TO) != 0
+                    || (next & HAS_HEADERS != 0 && names_copies(run.batch.header(i + n)))
+                {
+                    break;
+                }
+                n += 1;
+            }
+            let span = Span { batch: Arc::clone(&run.batch), from: i, count: n, step: 1 };
+            let queues = resolved.queues.clone().unwrap_or_else(|| Arc::from([]));
+            self.place(now, from, number, run.mandatory, span, &queues, resolved.exchange, persistent != 0, None);
+            i += n;
+        }
+        Ok(())
+    }
+
+    fn count_published(&mut self, from: ConnectionId, number: u16, run: &PublishRun) {
+        let n = u64::from(run.count);
+        self.totals.publish += n;
+        if let Some(channel) = self.channel_mut(from, number) {
+            channel.stats.publish += n;
+            if channel.confirms.is_some() {
+                self.totals.publish_confirm_mode += n;
+            }
+        }
+        let metas = run.batch.metas().iter().skip(run.from as usize).take(run.count as usize);
+        let (mut size, mut bucket, mut in_bucket) = (u32::MAX, 0, 0u64);
+        for meta in metas {
+            self.stats.size_sum += u64::from(meta.body);
+            if meta.body != size {
+                self.stats.size_buckets[bucket] += std::mem::take(&mut in_bucket);
+                size = meta.body;
+                bucket = SIZE_BUCKETS.iter().position(|b| u64::from(size) <= *b).unwrap_or(SIZE_BUCKETS.len());
+            }
+            in_bucket += 1;
+        }
+        self.stats.size_buckets[bucket] += in_bucket;
+    }
+
+    /// Write permission, exchange, and (where it depends on the key alone) the queues of a run.
+    fn resolve(&mut self, from: ConnectionId, number: u16, run: &PublishRun) -> Result<Resolved, AmqpError> {
+        let Some(connection) = self.connections.get_mut(&from) else { return Ok(Resolved::default()) };
+        let vhost_index = connection.vhost;
+        let Some(vhost) = self.vhosts.get_mut(vhost_index) else { return Ok(Resolved::default()) };
+        let generation = RouteGeneration {
+            topology: vhost.topology.generation(),
+            queues: vhost.queues_generation,
+            access: self.access.generation(),
+        };
+        let Some(channel) = connection.channels.get_mut(&number) else { return Ok(Resolved::default()) };
+        if channel.routes_generation != generation {
+            channel.routes.clear();
+            channel.routes_generation = generation;
+        }
+        if let Some(route) = channel.routes.get(run.batch.route_bytes(run.from)) {
+            return Ok(Resolved { exchange: route.exchange, queues: Some(Arc::clone(&route.queues)) });
+        }
+        let (exchange, key) = (run.batch.exchange(run.from), run.batch.routing_key(run.from));
+        let (user, vhost_name) = (connection.open.user.clone(), connection.open.vhost.clone());
+        self.access.check(&user, &vhost_name, Permission::Write, Resource::Exchange, exchange)?;
+        let id = vhost.topology.find(exchange).ok_or_else(|| AmqpError::no_exchange(exchange, &vhost_name))?;
+        if vhost.topology.exchange(id).definition.internal {
+            return Err(AmqpError::access_refused(format!(
+                "cannot publish to internal exchange '{exchange}' in vhost '{vhost_name}'"
+            )));
+        }
+        if vhost.topology.exchange(id).definition.kind == "topic" {
+            self.access.check_topic(&user, &vhost_name, Permission::Write, exchange, key)?;
+        }
+        if !vhost.topology.route_depends_on_key_only(id) {
+            return Ok(Resolved { exchange: id, queues: None });
+        }
+        let mut routed = Routed::default();
+        let input = RouteInput { keys: &[key], ..RouteInput::default() };
+        vhost.topology.route(id, &input, &mut self.rng, &mut routed);
+        if routed.to_default
+            && let Some(queue) = vhost.queues.get(key)
+            && !routed.queues.contains(queue)
+        {
+            routed.queues.push(*queue);
+        }
+        // a direct reply-to address is no queue and is never cached
+        if routed.queues.is_empty() && exchange.is_empty() && key.starts_with(REPLY_TO) {
+            return Ok(Resolved { exchange: id, queues: None });
+        }
+        let queues: Arc<[QueueId]> = routed.queues.into();
+        if channel.routes.len() >= ROUTES_MAX {
+            channel.routes.clear();
+        }
+        let route = CachedRoute { exchange: id, queues: Arc::clone(&queues) };
+        channel.routes.insert(run.batch.route_bytes(run.from).into(), route);
+        Ok(Resolved { exchange: id, queues: Some(queues) })
+    }
+
+    /// The checks that need the properties of one message.
+    fn inspect(
+        &mut self,
+        from: ConnectionId,
+        number: u16,
+        run: &PublishRun,
+        i: u32,
+    ) -> Result<Inspected, AmqpError> {
+        let properties = Properties::decode(run.batch.header(i))
+            .map_err(|e| AmqpError::new(ReplyCode::SyntaxError, format!("malformed content header: {e}")))?;
+        let Some((user, vhost, index)) = self.who(from) else { return Ok(Inspected::default()) };
+        if properties.reply_to.as_ref().is_some_and(|r| r == REPLY_TO) {
+            let known = self.channel_mut(from, number).is_some_and(|c| c.reply_consumer.is_some());
+            if !known {
+                return Err(AmqpError::precondition("fast reply consumer does not exist"));
+            }
+        }
+        let expiration = match &properties.expiration {
+            Some(text) => Some(
+                parse_expiration(text)
+                    .map_err(|why| AmqpError::precondition(format!("invalid expiration '{text}': {why}")))?,
+            ),
+            None => None,
+        };
+        let mut keys = Vec::new();
+        let mut has_bcc = false;
+        if let Some(headers) = &properties.headers {
+            for name in ["CC", "BCC"] {
+                match headers.get(name) {
+                    Some(Value::Array(items)) => {
+                        has_bcc |= name == "BCC";
+                        keys.extend(items.iter().filter_map(Value::as_str).map(ShortStr::new));
+                    }
+                    Some(other) => {
+                        return Err(AmqpError::precondition(format!(
+                            "invalid message: {{unacceptable_type_in_header,\"{name}\",{}}}",
+                            other.type_name()
+                        )));
+                    }
+                    None => {}
+                }
+            }
+        }
+        if !keys.is_empty() {
+            let exchange = run.batch.exchange(i);
+            let topic = self.vhosts.get(index).is_some_and(|v| {
+                v.topology.find(exchange).is_some_and(|id| v.topology.exchange(id).definition.kind == "topic")
+            });
+            if topic {
+                for key in &keys {
+                    self.access.check_topic(&user, &vhost, Permission::Write, exchange, key)?;
+                }
+            }
+        }
+        if let Some(id) = &properties.user_id
+            && *id != user
+            && !self.access.has_tag(&user, "impersonator")
+        {
+            return Err(AmqpError::precondition(format!(
+                "user_id property set to '{id}' but authenticated user was '{user}'"
+            )));
+        }
+        Ok(Inspected { properties, expiration, keys, has_bcc })
+    }
+
+    /// Publishes one message that needs a look at its properties.
+    fn publish_one(
+        &mut self,
+        now: Now,
+        from: ConnectionId,
+        number: u16,
+        run: &PublishRun,
+        i: u32,
+        resolved: &Resolved,
+    ) -> Result<(), AmqpError> {
+        let meta = run.batch.meta(i);
+        let index = self.connections.get(&from).map_or(0, |c| c.vhost);
+        let inspected = self.inspect(from, number, run, i)?;
+        let mut span = Span { batch: Arc::clone(&run.batch), from: i, count: 1, step: 1 };
+        let reply_to = inspected.properties.reply_to.as_ref().is_some_and(|r| r == REPLY_TO);
+        if inspected.has_bcc || reply_to {
+            let mut properties = inspected.properties.clone();
+            if let Some(headers) = &mut properties.headers
+                && inspected.has_bcc
+            {
+                headers.remove("BCC");
+            }
+            if reply_to
+                && let Some((_, address)) = self.channel_mut(from, number).and_then(|c| c.reply_consumer.clone())
+            {
+                properties.reply_to = Some(ShortStr::new(&format!("{REPLY_TO}.{address}")));
+            }
+            span = rewrite(&span, &properties);
+        }
+        let key = run.batch.routing_key(i);
+        let exchange = run.batch.exchange(i);
+        if exchange.is_empty() && key.starts_with(REPLY_TO) && self.reply_direct(from, number, run.mandatory, &span) {
+            return Ok(());
+        }
+        let queues = match &resolved.queues {
+            Some(queues) if inspected.keys.is_empty() => Arc::clone(queues),
+            _ => {
+                let mut keys: Vec<&str> = vec![key];
+                keys.extend(inspected.keys.iter().map(ShortStr::as_str));
+                let outcome = self.route_in(index, resolved.exchange, &keys, &inspected.properties);
+                for exchange in &outcome.recent {
+                    if let Some(v) = self.vhosts.get_mut(index) {
+                        v.topology.remember(*exchange, &span);
+                    }
+                }
+                if !outcome.delayed.is_empty() {
+                    self.hold_delayed(now, from, number, run.mandatory, &span, index, outcome, resolved.exchange);
+                    return Ok(());
+                }
+                outcome.queues
+            }
+        };
+        let persistent = meta.flags & PERSISTENT != 0;
+        self.place(
+            now,
+            from,
+            number,
+            run.mandatory,
+            span.clone(),
+            &queues,
+            resolved.exchange,
+            persistent,
+            inspected.expiration,
+        );
+        Ok(())
+    }
+
+    /// Routes one message by its keys and headers.
+    pub(crate) fn route_in(
+        &mut self,
+        vhost: usize,
+        exchange: ExchangeId,
+        keys: &[&str],
+        properties: &Properties,
+    ) -> RouteOutcome {
+        self.route_with(vhost, keys, properties, |topology, input, rng, routed| {
+            topology.route(exchange, input, rng, routed);
+        })
+    }
+
+    pub(crate) fn route_with(
+        &mut self,
+        vhost: usize,
+        keys: &[&str],
+        properties: &Properties,
+        walk: impl FnOnce(&mut Topology, &RouteInput<'_>, &mut Rng, &mut Routed),
+    ) -> RouteOutcome {
+        let Some(vhost) = self.vhosts.get_mut(vhost) else { return RouteOutcome::default() };
+        let mut routed = Routed::default();
+        let input = RouteInput {
+            keys,
+            headers: properties.headers.as_ref(),
+            message_id: properties.message_id.as_deref(),
+            correlation_id: properties.correlation_id.as_deref(),
+            timestamp: properties.timestamp,
+        };
+        walk(&mut vhost.topology, &input, &mut self.rng, &mut routed);
+        if routed.to_default {
+            for key in keys {
+                if let Some(queue) = vhost.queues.get(*key)
+                    && !routed.queues.contains(queue)
+                {
+                    routed.queues.push(*queue);
+                }
+            }
+        }
+        RouteOutcome { queues: routed.queues.into(), delayed: routed.delayed, recent: routed.recent }
+    }
+
+    /// Puts a run into its queues and settles its confirm, or returns it.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn place(
+        &mut self,
+        now: Now,
+        from: ConnectionId,
+        number: u16,
+        mandatory: bool,
+        span: Span,
+        queues: &[QueueId],
+        exchange: ExchangeId,
+        persistent: bool,
+        expiration: Option<u64>,
+    ) {
+        let n = u64::from(span.count);
+        let mut publisher = None;
+        if let Some(connection) = self.connections.get_mut(&from) {
+            if let Some(vhost) = self.vhosts.get_mut(connection.vhost) {
+                vhost.topology.count(exchange, n, n * queues.len() as u64);
+            }
+            if let Some(channel) = connection.channels.get_mut(&number)
+                && let Some(confirms) = &mut channel.confirms
+            {
+                let first_tag = confirms.publish(span.count);
+                publisher = Some(Publisher { connection: from, channel: number, first_tag });
+            }
+        }
+        if queues.is_empty() {
+            if mandatory {
+                self.totals.return_unroutable += n;
+                if let Some(c) = self.channel_mut(from, number) {
+                    c.stats.return_unroutable += n;
+                }
+                let text = ShortStr::new("NO_ROUTE");
+                self.tell(from, number, ChannelEffect::Return { code: ReplyCode::NoRoute, text, span });
+            } else {
+                self.totals.drop_unroutable += n;
+            }
+            if let Some(p) = publisher {
+                self.confirm_now(p, span_count(n), true);
+            }
+            return;
+        }
+        self.totals.routed += n;
+        let by_one = queues.iter().any(|q| {
+            self.queues.get(q).is_some_and(|q| {
+                matches!(q.settings.overflow, Overflow::RejectPublish | Overflow::RejectPublishDlx)
+                    && (q.settings.max_length.is_some() || q.settings.max_length_bytes.is_some())
+            })
+        });
+        let by_priority = queues.iter().any(|q| self.queues.get(q).is_some_and(|q| q.levels.len() > 1));
+        let mut i = 0;
+        while i < span.count {
+            let at = span.from + i * span.step;
+            let mut take = if by_one { 1 } else { span.count - i };
+            if by_priority && take > 1 {
+                let priority = span.batch.meta(at).priority;
+                let same = (1..take).take_while(|k| span.batch.meta(at + k * span.step).priority == priority).count();
+                take = 1 + same as u32;
+            }
+            let part = Span { batch: Arc::clone(&span.batch), from: at, count: take, step: 1 };
+            let publisher = publisher.map(|p| Publisher { first_tag: p.first_tag + u64::from(i), ..p });
+            let entered = self.enter(now, queues, part, Entry { persistent, expiration, publisher });
+            if by_one {
+                self.flush_queues(now, queues);
+            }
+            if let Some(p) = publisher {
+                match entered {
+                    Entered { rejected: true, .. } => self.confirm_now(p, take, false),
+                    Entered { commit: Some(commit), .. } => {
+                        if let Some(confirms) = self.channel_mut(from, number).and_then(|c| c.confirms.as_mut()) {
+                            confirms.wait(p.first_tag, take, commit);
+                        }
+                        self.log.wait_confirm(commit, from, number);
+                    }
+                    Entered { commit: None, .. } => self.confirm_now(p, take, true),
+                }
+            }
+            i += take;
+        }
+    }
+
+    fn flush_queues(&mut self, now: Now, queues: &[QueueId]) {
+        for id in queues {
+            self.serve(now, *id);
+        }
+    }
+
+    /// Confirms or refuses publishes that wait for nothing.
+    pub(crate) fn confirm_now(&mut self, p: Publisher, count: u32, ack: bool) {
+        if let Some(confirms) = self.channel_mut(p.connection, p.channel).and_then(|c| c.confirms.as_mut()) {
+            if ack { confirms.ack_now(p.first_tag, count) } else { confirms.nack_now(p.first_tag, count) }
+            self.list_confirms(p.connection, p.channel);
+        }
+    }
+
+    /// Appends a run (step 1, one priority) to queues and logs it where it must be logged.
+    pub(crate) fn enter(&mut self, now: Now, queues: &[QueueId], span: Span, entry: Entry) -> Entered {
+        let mut entered = Entered::default();
+        let bytes = span.body_bytes();
+        // targets that share what recovery must know go into one logged run
+        let mut logged: Vec<(RunMeta, Vec<Target>)> = Vec::new();
+        for id in queues {
+            let Some(queue) = self.queues.get_mut(id) else { continue };
+            let reject = matches!(queue.settings.overflow, Overflow::RejectPublish | Overflow::RejectPublishDlx);
+            let over = |max: Option<u64>, have: u64, add: u64| max.is_some_and(|max| have + add > max);
+            if reject
+                && (over(queue.settings.max_length, queue.ready, u64::from(span.count))
+                    || over(queue.settings.max_length_bytes, queue.ready_bytes, bytes))
+            {
+                entered.rejected = true;
+                if queue.settings.overflow == Overflow::RejectPublishDlx {
+                    let death = crate::dead_letter::Death::of_refused(queue, span.clone());
+                    self.deaths.extend(death);
+                }
+                continue;
+            }
+            let ttl = match (queue.settings.message_ttl_ms, entry.expiration) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+            let deadline = ttl.map_or(0, |ttl| (now.wall.0 + ttl).max(1));
+            let level = if queue.levels.len() > 1 { queue.level_of(span.batch.meta(span.from).priority) } else { 0 };
+            let logs = queue.logs(entry.persistent);
+            let first = queue.next_seq;
+            queue.next_seq += u64::from(span.count);
+            let segment = Segment {
+                first,
+                count: span.count,
+                from: span.from,
+                batch: Some(Arc::clone(&span.batch)),
+                bytes,
+                deadline,
+                delivery_count: 0,
+                acquired: 0,
+                redelivered: false,
+                logged: logs,
+            };
+            let delayed = queue.delayed.is_some();
+            match &mut queue.delayed {
+                Some(delayed) => delayed.hold(segment),
+                None => queue.push(level, segment),
+            }
+            queue.stats.publish += u64::from(span.count);
+            self.resident += bytes;
+            if logs {
+                let meta = RunMeta { deadline: UnixMillis(deadline), priority: level, ..RunMeta::default() };
+                let target = Target { queue: *id, first_seq: first };
+                match logged.iter_mut().find(|(m, _)| *m == meta) {
+                    Some((_, targets)) => targets.push(target),
+                    None => logged.push((meta, vec![target])),
+                }
+            }
+            if delayed {
+                self.arm_delayed(now, *id);
+            } else if !queue.dirty {
+                queue.dirty = true;
+                self.dirty_queues.push(*id);
+            }
+        }
+        // with several logged runs, or a refusal, one run's end says nothing about the whole
+        let publisher = if logged.len() == 1 && !entered.rejected { entry.publisher } else { None };
+        for (meta, targets) in logged {
+            let (id, commit) = self.log.enqueue(span.clone(), targets.clone(), meta, publisher);
+            for target in targets {
+                if let Some(queue) = self.queues.get_mut(&target.queue) {
+                    let run =
+                        LogRun { first: target.first_seq, count: span.count, live: span.count, enqueue: id, index: 0 };
+                    queue.logged.push_back(run);
+                }
+            }
+            entered.commit = Some(commit);
+        }
+        entered
+    }
+
+    /// Direct reply-to: hands a message to the consumer its key names. Says whether it took care of the message.
+    fn reply_direct(&mut self, from: ConnectionId, number: u16, mandatory: bool, span: &Span) -> bool {
+        let key = span.batch.routing_key(span.from);
+        let Some(address) = key.strip_prefix(REPLY_TO).and_then(|k| k.strip_prefix('.')) else { return false };
+        let target = self.reply_addresses.get(address).copied();
+        let publisher = self.channel_mut(from, number).and_then(|c| c.confirms.as_mut()).map(|c| {
+            let first_tag = c.publish(span.count);
+            Publisher { connection: from, channel: number, first_tag }
+        });
+        match target {
+            Some((connection, channel)) => {
+                self.totals.routed += 1;
+                self.totals.deliver_no_ack += 1;
+                if let Some(c) = self.channel_mut(connection, channel)
+                    && let Some((tag, _)) = c.reply_consumer.clone()
+                {
+                    c.last_tag += 1;
+                    let delivery = hornpipe_types::effect::Delivery {
+                        consumer_tag: tag,
+                        first_tag: c.last_tag,
+                        redelivered: false,
+                        span: span.clone(),
+                    };
+                    let cost = hornpipe_types::effect::span_cost(span);
+                    if let Some(c) = self.connections.get_mut(&connection) {
+                        c.unsent += cost;
+                    }
+                    self.tell(connection, channel, ChannelEffect::Deliver(delivery));
+                }
+            }
+            None if mandatory => {
+                self.totals.return_unroutable += 1;
+                let text = ShortStr::new("NO_ROUTE");
+                self.tell(from, number, ChannelEffect::Return { code: ReplyCode::NoRoute, text, span: span.clone() });
+            }
+            None => self.totals.drop_unroutable += 1,
+        }
+        if let Some(p) = publisher {
+            self.confirm_now(p, 1, true);
+        }
+        true
+    }
+
+    pub(crate) fn channel_mut(&mut self, id: ConnectionId, number: u16) -> Option<&mut crate::connection::Channel> {
+        self.connections.get_mut(&id)?.channels.get_mut(&number)
+    }
+}
+
+/// The pseudo-queue of direct reply-to.
+pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
+/// Where a message goes.
+#[derive(Debug, Default)]
+pub(crate) struct RouteOutcome {
+    /// Into these queues.
+    pub(crate) queues: Arc<[QueueId]>,
+    /// Held by these delayed-message exchanges for so many ms.
+    pub(crate) delayed: Vec<(ExchangeId, u64)>,
+    /// Kept by these recent-history exchanges.
+    pub(crate) recent: Vec<ExchangeId>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Resolved {
+    exchange: ExchangeId,
+    /// `None` = depends on more than the key.
+    queues: Option<Arc<[QueueId]>>,
+}
+
+#[derive(Debug, Default)]
+struct Inspected {
+    properties: Properties,
+    expiration: Option<u64>,
+    /// Keys of CC and BCC.
+    keys: Vec<ShortStr>,
+    has_bcc: bool,
+}
+
+fn span_count(n: u64) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Whether a content header may name CC or BCC keys: a quick look that never misses one.
+fn names_copies(header: &[u8]) -> bool {
+    header.windows(3).any(|w| w == b"\x02CC" || w == b"BCC")
+}
+
+/// A message with other properties: a batch of its own.
+pub(crate) fn rewrite(span: &Span, properties: &Properties) -> Span {
+    rewrite_routed(span, properties, None)
+}
+
+/// The same with another exchange and routing key.
+pub(crate) fn rewrite_routed(span: &Span, properties: &Properties, route: Option<(&str, &str)>) -> Span {
+    let i = span.from;
+    let meta = span.batch.meta(i);
+    let mut b = BatchBuilder::with_capacity(meta.len as usize + 256);
+    let (exchange, key) = route.unwrap_or_else(|| (span.batch.exchange(i), span.batch.routing_key(i)));
+    let route = b.push_route(exchange, key);
+    let header = properties.encode(u64::from(meta.body));
+    let flags = hornpipe_types::header::scan(&header).map(|m| (m.flags, m.priority)).unwrap_or((0, 0));
+    let meta = MessageMeta { route, flags: flags.0, priority: flags.1, ..MessageMeta::default() };
+    b.push_message(&header, span.batch.body(i), meta, 131_072);
+    Span::whole(b.finish())
+}
+
+/// The headers of a message, or an empty table.
+pub(crate) fn headers_of(properties: &mut Properties) -> &mut FieldTable {
+    properties.headers.get_or_insert_with(FieldTable::default)
+}

@@ -1,0 +1,259 @@
+//! A queue: its messages, its consumers, its counters. What it does to others (deliveries, dead letters, disk) is done by
+//! the shard, which owns all of them.
+
+pub(crate) mod ready;
+
+use crate::log::LogRun;
+use crate::policy::{Effective, QueueSettings};
+use hornpipe_types::Map;
+use hornpipe_types::args::{QueueArgs, QueueKind};
+use hornpipe_types::ids::{ConnectionId, LoadId, QueueId, Seq};
+use hornpipe_types::definition::QueueDefinition;
+use hornpipe_types::message::Batch;
+use hornpipe_types::range::SeqRange;
+use hornpipe_types::stats::MessageStats;
+use hornpipe_types::time::{Instant, UnixMillis};
+use ready::{Ready, Segment};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Consumers of one priority.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) priority: i64,
+    /// Those believed to have credit, next in turn first.
+    pub(crate) active: VecDeque<u64>,
+}
+
+/// A basic.get that waits for the head's body to come back from disk.
+#[derive(Debug)]
+pub(crate) struct WaitingGet {
+    pub(crate) connection: ConnectionId,
+    pub(crate) channel: u16,
+    pub(crate) no_ack: bool,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) id: QueueId,
+    /// Index of the vhost in the shard.
+    pub(crate) vhost: usize,
+    pub(crate) definition: QueueDefinition,
+    pub(crate) args: QueueArgs,
+    pub(crate) effective: Effective,
+    pub(crate) settings: QueueSettings,
+    /// The connection an exclusive queue belongs to.
+    pub(crate) owner: Option<ConnectionId>,
+
+    pub(crate) next_seq: Seq,
+    /// One list, or one per priority level.
+    pub(crate) levels: Vec<Ready>,
+    pub(crate) ready: u64,
+    pub(crate) ready_bytes: u64,
+    pub(crate) unacked: u64,
+    pub(crate) unacked_bytes: u64,
+    /// Octets of ready bodies in memory.
+    pub(crate) resident: u64,
+
+    /// Logged stretches in seq order.
+    pub(crate) logged: VecDeque<LogRun>,
+    dead_runs: u32,
+    /// Settled since the last group.
+    pub(crate) settled: Vec<SeqRange>,
+    pub(crate) settle_listed: bool,
+    /// All logged seqs below are on disk.
+    pub(crate) stored_upto: Seq,
+    /// Reads under way: the load and the seq of its first message.
+    pub(crate) loading: Map<LoadId, Seq>,
+    pub(crate) waiting_gets: VecDeque<WaitingGet>,
+    /// Set in the hidden queue of a delayed-message exchange.
+    pub(crate) delayed: Option<Box<crate::delayed::Delayed>>,
+
+    /// In order of registration.
+    pub(crate) consumers: Vec<u64>,
+    /// Highest priority first.
+    pub(crate) groups: Vec<Group>,
+    pub(crate) had_consumer: bool,
+    pub(crate) exclusive_consumer: Option<u64>,
+    pub(crate) single_active: Option<u64>,
+
+    /// Listed for serving at the end of the turn.
+    pub(crate) dirty: bool,
+    /// The armed timer for the head's deadline.
+    pub(crate) ttl_timer: Option<Instant>,
+    /// Last consumer gone, declare or get: the lease of `x-expires` counts from here.
+    pub(crate) last_used: Instant,
+    pub(crate) expiry_timer: Option<Instant>,
+    pub(crate) idle_since: UnixMillis,
+    pub(crate) stats: MessageStats,
+}
+
+impl Queue {
+    pub(crate) fn new(
+        definition: QueueDefinition,
+        vhost: usize,
+        args: QueueArgs,
+        effective: Effective,
+        settings: QueueSettings,
+    ) -> Self {
+        let levels = args.max_priority.map_or(1, |n| usize::from(n) + 1);
+        Self {
+            id: definition.id,
+            vhost,
+            definition,
+            args,
+            effective,
+            settings,
+            owner: None,
+            next_seq: 1,
+            levels: (0..levels).map(|_| Ready::default()).collect(),
+            ready: 0,
+            ready_bytes: 0,
+            unacked: 0,
+            unacked_bytes: 0,
+            resident: 0,
+            logged: VecDeque::new(),
+            dead_runs: 0,
+            settled: Vec::new(),
+            settle_listed: false,
+            stored_upto: 0,
+            loading: Map::default(),
+            waiting_gets: VecDeque::new(),
+            delayed: None,
+            consumers: Vec::new(),
+            groups: Vec::new(),
+            had_consumer: false,
+            exclusive_consumer: None,
+            single_active: None,
+            dirty: false,
+            ttl_timer: None,
+            last_used: Instant::default(),
+            expiry_timer: None,
+            idle_since: UnixMillis::default(),
+            stats: MessageStats::default(),
+        }
+    }
+
+    /// Whether messages of this queue can be logged at all.
+    pub(crate) fn is_logged(&self) -> bool {
+        self.definition.durable && !self.definition.exclusive
+    }
+    /// Whether a message with this persistence is logged here. Quorum queues store every message.
+    pub(crate) fn logs(&self, persistent: bool) -> bool {
+        self.is_logged() && (persistent || self.args.kind == QueueKind::Quorum)
+    }
+    /// Level of a message with this priority property.
+    pub(crate) fn level_of(&self, priority: u8) -> u8 {
+        priority.min((self.levels.len() - 1).min(255) as u8)
+    }
+    /// The level whose head is next.
+    pub(crate) fn head_level(&self) -> Option<usize> {
+        (0..self.levels.len()).rev().find(|l| self.levels.get(*l).is_some_and(|r| !r.is_empty()))
+    }
+    /// The next message and its level.
+    pub(crate) fn head(&self) -> Option<(usize, &Segment)> {
+        let level = self.head_level()?;
+        self.levels.get(level)?.front().map(|s| (level, s))
+    }
+
+    /// Appends messages.
+    pub(crate) fn push(&mut self, level: u8, segment: Segment) {
+        self.ready += u64::from(segment.count);
+        self.ready_bytes += segment.bytes;
+        if segment.batch.is_some() {
+            self.resident += segment.bytes;
+        }
+        if let Some(ready) = self.levels.get_mut(usize::from(level)) {
+            ready.push_back(segment);
+        }
+    }
+    /// Takes at most `n` messages off the head, all of one segment.
+    pub(crate) fn take(&mut self, level: usize, n: u32) -> Option<Segment> {
+        let segment = self.levels.get_mut(level)?.take_front(n)?;
+        self.on_left_ready(&segment);
+        Some(segment)
+    }
+    /// Counts messages that left the ready list.
+    pub(crate) fn on_left_ready(&mut self, segment: &Segment) {
+        self.ready -= u64::from(segment.count).min(self.ready);
+        self.ready_bytes -= segment.bytes.min(self.ready_bytes);
+        if segment.batch.is_some() {
+            self.resident -= segment.bytes.min(self.resident);
+        }
+    }
+    /// Puts messages back to their positions; `segments` is sorted by seq.
+    pub(crate) fn put_back(&mut self, level: u8, segments: Vec<Segment>) {
+        for s in &segments {
+            self.ready += u64::from(s.count);
+            self.ready_bytes += s.bytes;
+            if s.batch.is_some() {
+                self.resident += s.bytes;
+            }
+        }
+        if let Some(ready) = self.levels.get_mut(usize::from(level)) {
+            ready.insert_sorted(segments);
+        }
+    }
+    /// Gives bodies read back to the messages from `first` on.
+    pub(crate) fn attach(&mut self, first: Seq, batch: &Arc<Batch>) -> u64 {
+        let mut all = 0;
+        for ready in &mut self.levels {
+            let (resident, correction) = ready.attach(first, batch);
+            self.ready_bytes = self.ready_bytes.saturating_add_signed(correction);
+            self.resident += resident;
+            all += resident;
+        }
+        all
+    }
+    /// Drops bodies that are on disk beyond `keep` octets from each head. Returns the octets freed.
+    pub(crate) fn page_out(&mut self, keep: u64) -> u64 {
+        let stored = self.stored_upto;
+        let freed = self.levels.iter_mut().map(|r| r.page_out(stored, keep)).sum();
+        self.resident -= std::cmp::min(freed, self.resident);
+        freed
+    }
+
+    /// The log run that begins at `first`.
+    pub(crate) fn log_run_at(&mut self, first: Seq) -> Option<&mut LogRun> {
+        let k = self.logged.partition_point(|r| r.first < first);
+        self.logged.get_mut(k).filter(|r| r.first == first)
+    }
+    /// The log run that holds `seq`.
+    pub(crate) fn log_run_of(&self, seq: Seq) -> Option<&LogRun> {
+        let k = self.logged.partition_point(|r| r.first + u64::from(r.count) <= seq);
+        self.logged.get(k).filter(|r| r.first <= seq)
+    }
+    /// Log runs from the one that holds `seq` on.
+    pub(crate) fn log_runs_from(&self, seq: Seq) -> impl Iterator<Item = &LogRun> {
+        let k = self.logged.partition_point(|r| r.first + u64::from(r.count) <= seq);
+        self.logged.iter().skip(k)
+    }
+    /// So many log runs have just lost their last live message.
+    pub(crate) fn drop_dead_runs(&mut self, n: u32) {
+        self.dead_runs += n;
+        while self.logged.front().is_some_and(|r| r.live == 0) {
+            self.logged.pop_front();
+            self.dead_runs = self.dead_runs.saturating_sub(1);
+        }
+        if self.dead_runs > 64 && self.dead_runs as usize > self.logged.len() / 2 {
+            self.logged.retain(|r| r.live > 0);
+            self.dead_runs = 0;
+        }
+    }
+
+    /// Lists a consumer among those with credit.
+    pub(crate) fn activate(&mut self, priority: i64, consumer: u64) {
+        let k = self.groups.partition_point(|g| g.priority > priority);
+        match self.groups.get_mut(k) {
+            Some(group) if group.priority == priority => group.active.push_back(consumer),
+            _ => self.groups.insert(k, Group { priority, active: VecDeque::from([consumer]) }),
+        }
+    }
+    /// Unlists a consumer.
+    pub(crate) fn deactivate(&mut self, consumer: u64) {
+        for group in &mut self.groups {
+            group.active.retain(|c| *c != consumer);
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! From what the store found to a running shard.
+//!
+//! Definitions come first, then the log in its order. Runs and settled ranges are gathered per queue and become segments
+//! at the end, without bodies: those are read when they are wanted.
+
+use crate::delayed::HIDDEN;
+use crate::log::LogRun;
+use crate::queue::ready::Segment;
+use crate::shard::{Shard, Vhost};
+use crate::topology::{Destination, QueueTraits, Topology};
+use hornpipe_types::Map;
+use hornpipe_types::args::QueueArgs;
+use hornpipe_types::definition::{
+    BindingDefinition, Definition, PermissionDefinition, QueueDefinition, UserDefinition, VhostDefinition,
+};
+use hornpipe_types::ids::{EnqueueId, QueueId, Seq, VhostId};
+use hornpipe_types::names::ShortStr;
+use hornpipe_types::op::{Recovered, RunMeta};
+use hornpipe_types::range::SeqRange;
+use hornpipe_types::time::Now;
+use std::collections::BTreeMap;
+
+/// What a broker with an empty data folder begins with.
+#[derive(Debug, Clone, Default)]
+pub struct Bootstrap {
+    /// The first vhost.
+    pub vhost: ShortStr,
+    /// The first user; gets full permissions on it.
+    pub user: UserDefinition,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    count: u32,
+    index: u32,
+    enqueue: EnqueueId,
+    bytes: u64,
+    of: u32,
+    meta: RunMeta,
+}
+
+/// What recovery knows of a queue's messages so far.
+#[derive(Debug, Default)]
+struct Messages {
+    /// By first seq; no two overlap.
+    runs: BTreeMap<Seq, Run>,
+    /// Settled stretches: first → end (exclusive), merged.
+    gone: BTreeMap<Seq, Seq>,
+    states: Map<Seq, (u32, u32)>,
+    highest: Seq,
+}
+
+impl Messages {
+    fn settle(&mut self, range: SeqRange) {
+        self.highest = self.highest.max(range.last());
+        if range.step == 1 {
+            self.remove(range.first, range.last() + 1);
+        } else {
+            for seq in range.iter() {
+                self.remove(seq, seq + 1);
+            }
+        }
+    }
+    fn remove(&mut self, mut first: Seq, mut end: Seq) {
+        if let Some((f, e)) = self.gone.range(..=first).next_back().map(|(f, e)| (*f, *e))
+            && e >= first
+        {
+            first = f;
+            end = end.max(e);
+        }
+        while let Some((f, e)) = self.gone.range(first..).next().map(|(f, e)| (*f, *e)) {
+            if f > end {
+                break;
+            }
+            end = end.max(e);
+            self.gone.remove(&f);
+        }
+        self.gone.insert(first, end);
+    }
+    /// Adds a run; what it overlaps is replaced by it.
+    fn add(&mut self, first: Seq, run: Run) {
+        let end = first + u64::from(run.count);
+        self.highest = self.highest.max(end - 1);
+        let overlapping: Vec<Seq> = self
+            .runs
+            .range(..end)
+            .rev()
+            .take_while(|(f, r)| **f + u64::from(r.count) > first)
+            .map(|(f, _)| *f)
+            .collect();
+        for f in overlapping {
+            let Some(old) = self.runs.remove(&f) else { continue };
+            let old_end = f + u64::from(old.count);
+            if f < first {
+                self.runs.insert(f, Run { count: (first - f) as u32, ..old });
+            }
+            if old_end > end {
+                let cut = (end - f) as u32;
+                self.runs.insert(end, Run { count: old.count - cut, index: old.index + cut, ..old });
+            }
+        }
+        self.runs.insert(first, run);
+    }
+    /// The live stretches of `first .. end`.
+    fn live(&self, first: Seq, end: Seq) -> Vec<(Seq, Seq)> {
+        let mut out = Vec::new();
+        let mut at = first;
+        let before = self.gone.range(..=first).next_back().map(|(f, e)| (*f, *e));
+        let inside = self.gone.range(first + 1..end).map(|(f, e)| (*f, *e));
+        for (f, e) in before.into_iter().chain(inside) {
+            if f > at {
+                out.push((at, f.min(end)));
+            }
+            at = at.max(e);
+            if at >= end {
+                break;
+            }
+        }
+        if at < end {
+            out.push((at, end));
+        }
+        out
+    }
+}
+
+/// A recovery under way.
+#[derive(Debug, Default)]
+pub(crate) struct Recovery {
+    definitions: u64,
+    queues: Vec<QueueDefinition>,
+    bindings: Vec<BindingDefinition>,
+    messages: BTreeMap<QueueId, Messages>,
+    clean: bool,
+    /// Messages of queues that are no more.
+    dropped: u64,
+    bad_patterns: Vec<String>,
+}
+
+impl Shard {
+    /// Takes in one thing the store found; the last is [`Recovered::End`].
+    pub fn handle_recovered(&mut self, item: Recovered) {
+        let Some(mut recovery) = self.recovery.take() else { return };
+        match item {
+            Recovered::Definition(definition) => {
+                recovery.definitions += 1;
+                self.recover_definition(&mut recovery, definition);
+            }
+            Recovered::Run { targets, meta, count, body_bytes, place } => {
+                let enqueue = self.log.recovered(place, targets.clone(), count, 0);
+                for target in targets {
+                    let run = Run { count, index: 0, enqueue, bytes: body_bytes, of: count, meta };
+                    recovery.messages.entry(target.queue).or_default().add(target.first_seq, run);
+                }
+            }
+            Recovered::Settled { queue, ranges } => {
+                let messages = recovery.messages.entry(queue).or_default();
+                for range in ranges {
+                    messages.settle(range);
+                }
+            }
+            Recovered::State { queue, seq, delivery_count, acquired_count, .. } => {
+                let messages = recovery.messages.entry(queue).or_default();
+                messages.states.insert(seq, (delivery_count, acquired_count));
+            }
+            Recovered::Purge { queue, upto, except } => {
+                let messages = recovery.messages.entry(queue).or_default();
+                let keep: Vec<Seq> = except.iter().flat_map(SeqRange::iter).collect();
+                let mut at = 0;
+                for seq in keep {
+                    if seq > at {
+                        messages.remove(at, seq);
+                    }
+                    at = seq + 1;
+                }
+                if at <= upto {
+                    messages.remove(at, upto + 1);
+                }
+            }
+            Recovered::DropQueue(queue) => {
+                recovery.messages.remove(&queue);
+            }
+            Recovered::Record { lsn } => self.log.recovered_record(lsn),
+            Recovered::End { clean, orphan_files } => {
+                recovery.clean = clean;
+                for file in orphan_files {
+                    self.log.recovered_orphan(file);
+                }
+            }
+        }
+        self.recovery = Some(recovery);
+    }
+
+    fn recover_definition(&mut self, recovery: &mut Recovery, definition: Definition) {
+        match definition {
+            Definition::Vhost(d) => {
+                self.insert_vhost(d);
+            }
+            Definition::User(d) => self.access.put_user(d),
+            Definition::Permission(d) => {
+                recovery.bad_patterns.extend(self.access.recover_permission(d).map(|b| b.to_string()));
+            }
+            Definition::TopicPermission(d) => {
+                recovery.bad_patterns.extend(self.access.recover_topic_permission(d).map(|b| b.to_string()));
+            }
+            Definition::Exchange(d) => {
+                if let Some(v) = self.vhost_names.get(&d.vhost).and_then(|i| self.vhosts.get_mut(*i)) {
+                    let _ = v.topology.declare(d);
+                }
+            }
+            Definition::Queue(d) => recovery.queues.push(d),
+            Definition::Binding(d) => recovery.bindings.push(d),
+            Definition::Policy(d) => recovery.bad_patterns.extend(self.policies.recover(d)),
+            Definition::Parameter(_) => {}
+            Definition::NextIds { queue, vhost } => {
+                self.next_queue = self.next_queue.max(queue);
+                self.reserved_queue = self.next_queue;
+                self.next_vhost = self.next_vhost.max(vhost);
+            }
+        }
+    }
+
+    /// Puts a vhost, new or recovered, into the shard; its index.
+    pub(crate) fn insert_vhost(&mut self, definition: VhostDefinition) -> usize {
+        if let Some(index) = self.vhost_names.get(&definition.name) {
+            return *index;
+        }
+        self.access.put_vhost(&definition);
+        self.next_vhost = self.next_vhost.max(VhostId(definition.id.0 + 1));
+        let index = self.vhosts.len();
+        self.vhost_names.insert(definition.name.clone(), index);
+        self.vhosts.push(Vhost {
+            topology: Topology::new(definition.name.clone()),
+            definition,
+            queues: Map::default(),
+            queues_generation: 0,
+            connections: 0,
+            gone: false,
+        });
+        index
+    }
+
+    /// Ends recovery: queues get their messages, an empty broker gets its first vhost and user.
+    ///
+    /// Returns sentences an operator should read (what was found but could not be used).
+    pub fn finish_recovery(&mut self, now: Now, first: &Bootstrap) -> Vec<String> {
+        let Some(recovery) = self.recovery.take() else { return Vec::new() };
+        let Recovery { definitions, mut queues, bindings, mut messages, clean, mut dropped, bad_patterns } = *recovery;
+        let mut remarks = bad_patterns;
+        self.log.begin_command();
+        if definitions == 0 {
+            self.bootstrap(first);
+        }
+        queues.sort_by_key(|d| d.id);
+        for definition in queues {
+            let Some(index) = self.vhost_names.get(&definition.vhost).copied() else { continue };
+            let id = definition.id;
+            self.next_queue = self.next_queue.max(id.next());
+            if definition.name.starts_with(HIDDEN) {
+                self.insert_hidden(now, index, definition);
+            } else {
+                let args = QueueArgs::trusted(&definition.arguments);
+                self.insert_queue(now, index, definition, args, None);
+            }
+            if let Some(found) = messages.remove(&id) {
+                self.fill_queue(now, id, found, clean);
+            }
+        }
+        for binding in bindings {
+            let Some(index) = self.vhost_names.get(&binding.vhost).copied() else { continue };
+            let Some(v) = self.vhosts.get_mut(index) else { continue };
+            let (destination, traits) = if binding.destination_is_queue {
+                let Some(id) = v.queues.get(&binding.destination).copied() else { continue };
+                let Some(queue) = self.queues.get(&id) else { continue };
+                let traits = QueueTraits { durable: queue.is_logged(), kind: queue.args.kind.name() };
+                (Destination::Queue(id), traits)
+            } else {
+                let Some(id) = v.topology.find(&binding.destination) else { continue };
+                (Destination::Exchange(id), QueueTraits::classic(true))
+            };
+            if let Err(error) = v.topology.bind(&binding, destination, traits) {
+                remarks.push(format!("a binding of exchange '{}' was not restored: {error}", binding.source));
+            }
+        }
+        dropped += messages.values().map(|m| m.runs.values().map(|r| u64::from(r.count)).sum::<u64>()).sum::<u64>();
+        self.log.recovery_done();
+        let vhosts: Vec<usize> = (0..self.vhosts.len()).collect();
+        for index in vhosts {
+            self.apply_policies(now, index);
+        }
+        self.reserved_queue = self.reserved_queue.max(self.next_queue);
+        self.logins_changed = true;
+        if dropped > 0 {
+            remarks.push(format!("{dropped} logged messages belonged to queues that no longer exist and were dropped"));
+        }
+        remarks
+    }
+
+    fn bootstrap(&mut self, first: &Bootstrap) {
+        let vhost = VhostDefinition {
+            name: first.vhost.clone(),
+            id: self.next_vhost,
+            description: "Default virtual host".to_owned(),
+            ..VhostDefinition::default()
+        };
+        let permission = PermissionDefinition {
+            user: first.user.name.clone(),
+            vhost: first.vhost.clone(),
+            configure: ".*".to_owned(),
+            write: ".*".to_owned(),
+            read: ".*".to_owned(),
+        };
+        self.put_definition(Definition::Vhost(vhost.clone()));
+        self.put_definition(Definition::User(first.user.clone()));
+        self.put_definition(Definition::Permission(permission.clone()));
+        self.insert_vhost(vhost);
+        self.access.put_user(first.user.clone());
+        let _ = self.access.put_permission(permission);
+    }
+
+    fn fill_queue(&mut self, now: Now, id: QueueId, found: Messages, clean: bool) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        queue.next_seq = found.highest + 1;
+        queue.stored_upto = found.highest + 1;
+        for (first, run) in &found.runs {
+            let end = first + u64::from(run.count);
+            let stretches = found.live(*first, end);
+            let live: u32 = stretches.iter().map(|(a, b)| (b - a) as u32).sum();
+            if live == 0 {
+                continue;
+            }
+            self.log.recovered_live(run.enqueue, live);
+            queue.logged.push_back(LogRun {
+                first: *first,
+                count: run.count,
+                live,
+                enqueue: run.enqueue,
+                index: run.index,
+            });
+            for (a, b) in stretches {
+                // messages with counters of their own are segments of their own
+                let mut at = a;
+                while at < b {
+                    let own = |seq| found.states.get(&seq).copied();
+                    let state = own(at);
+                    let mut stop = at + 1;
+                    if found.states.is_empty() {
+                        stop = b;
+                    } else {
+                        while stop < b && own(stop) == state {
+                            stop += 1;
+                        }
+                    }
+                    let (delivery_count, acquired) =
+                        state.unwrap_or((run.meta.delivery_count, run.meta.acquired_count));
+                    let classic = queue.args.kind == hornpipe_types::args::QueueKind::Classic;
+                    let count = (stop - at) as u32;
+                    let segment = Segment {
+                        first: at,
+                        count,
+                        from: 0,
+                        batch: None,
+                        bytes: run.bytes * u64::from(count) / u64::from(run.of.max(1)),
+                        deadline: run.meta.deadline.0,
+                        delivery_count: if classic { 0 } else { delivery_count },
+                        acquired: if classic { 0 } else { acquired },
+                        redelivered: !clean || run.meta.redelivered || acquired > 0,
+                        logged: true,
+                    };
+                    match &mut queue.delayed {
+                        Some(delayed) => delayed.hold(segment),
+                        None => {
+                            let level = queue.level_of(run.meta.priority);
+                            queue.push(level, segment);
+                        }
+                    }
+                    at = stop;
+                }
+            }
+        }
+        if queue.delayed.is_some() {
+            self.arm_delayed(now, id);
+        } else {
+            self.mark_dirty(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn settled_stretches_leave_exactly_the_rest(ranges in prop::collection::vec((0u64..60, 1u32..8, 1u32..4), 0..12)) {
+            let mut m = Messages::default();
+            let mut model: BTreeSet<u64> = (0..80).collect();
+            for (first, count, step) in ranges {
+                let r = SeqRange { first, count, step };
+                m.settle(r);
+                for s in r.iter() { model.remove(&s); }
+            }
+            let live: Vec<u64> = m.live(0, 80).into_iter().flat_map(|(a, b)| a..b).collect();
+            prop_assert_eq!(live, model.into_iter().collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn a_later_run_replaces_what_it_overlaps(runs in prop::collection::vec((0u64..50, 1u32..20), 1..10)) {
+            let mut m = Messages::default();
+            let mut model: BTreeMap<u64, (u64, u32)> = BTreeMap::new();
+            for (i, (first, count)) in runs.into_iter().enumerate() {
+                let enqueue = EnqueueId(i as u64);
+                m.add(first, Run { count, index: 0, enqueue, bytes: 0, of: count, meta: RunMeta::default() });
+                for k in 0..count { model.insert(first + u64::from(k), (i as u64, k)); }
+            }
+            let mut got = BTreeMap::new();
+            for (first, r) in &m.runs {
+                for k in 0..r.count { prop_assert!(got.insert(first + u64::from(k), (r.enqueue.0, r.index + k)).is_none()); }
+            }
+            prop_assert_eq!(got, model);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Acknowledgements, rejections and requeueing [spec §1.8.3.13-16; RabbitMQ "Consumer Acknowledgements", "Negative
+//! Acknowledgements"].
+
+use crate::channel::unacked::Unacked;
+use crate::dead_letter::{Death, Reason};
+use crate::log::Left;
+use crate::queue::ready::Segment;
+use crate::shard::Shard;
+use hornpipe_types::args::QueueKind;
+use hornpipe_types::command::Settle;
+use hornpipe_types::effect::ChannelEffect;
+use hornpipe_types::error::AmqpError;
+use hornpipe_types::ids::{ConnectionId, QueueId, Tag};
+use hornpipe_types::message::Span;
+use hornpipe_types::op::StoreOp;
+use hornpipe_types::time::{Now, UnixMillis};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Why messages go back to their queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Back {
+    /// basic.nack or recover: no failure is counted.
+    Returned,
+    /// basic.reject, or the channel ended with the message outstanding: quorum queues count a failed delivery.
+    Failed,
+}
+
+impl Shard {
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn on_settle(
+        &mut self,
+        now: Now,
+        from: ConnectionId,
+        number: u16,
+        how: Settle,
+        tag: Tag,
+        count: u32,
+        multiple: bool,
+    ) -> Result<(), AmqpError> {
+        let limits = (self.limits.tx_operations, self.limits.tx_bytes);
+        let Some(channel) = self.channel_mut(from, number) else { return Ok(()) };
+        let mut taken = Vec::new();
+        let result = if multiple {
+            channel.unacked.take_upto(tag, &mut taken)
+        } else {
+            channel.unacked.take(tag, count, &mut taken)
+        };
+        if let Some(tx) = &mut channel.tx {
+            tx.operations += u64::from(count);
+            let full = tx.operations > limits.0;
+            if !taken.is_empty() {
+                tx.settles.push((how, taken));
+            }
+            if full {
+                return Err(crate::handle::tx::too_large(limits));
+            }
+        } else {
+            self.settle_runs(now, from, number, how, taken);
+        }
+        result.map_err(|tag| AmqpError::precondition(format!("unknown delivery tag {tag}")))
+    }
+
+    /// Settles deliveries that were taken off the channel's list.
+    pub(crate) fn settle_runs(&mut self, now: Now, from: ConnectionId, number: u16, how: Settle, runs: Vec<Unacked>) {
+        match how {
+            Settle::Ack => {
+                for run in runs {
+                    self.release_credit(from, number, &run);
+                    self.on_acked(now, from, number, &run);
+                }
+            }
+            Settle::Nack { requeue: true } => self.requeue(now, from, number, runs, Back::Returned),
+            Settle::Reject { requeue: true } => self.requeue(now, from, number, runs, Back::Failed),
+            Settle::Nack { requeue: false } | Settle::Reject { requeue: false } => {
+                for run in runs {
+                    self.release_credit(from, number, &run);
+                    self.discard(now, &run, Reason::Rejected);
+                }
+            }
+        }
+    }
+
+    fn on_acked(&mut self, now: Now, from: ConnectionId, number: u16, run: &Unacked) {
+        let n = u64::from(run.count);
+        self.totals.ack += n;
+        if let Some(channel) = self.channel_mut(from, number) {
+            channel.stats.ack += n;
+        }
+        let delay = self.limits.settle_delay_ms;
+        let Some(queue) = self.queues.get_mut(&run.queue) else { return };
+        queue.stats.ack += n;
+        if run.logged {
+            self.log.settle(now, delay, queue, run.range(), Left::Taken, &mut self.early);
+        }
+    }
+
+    /// A delivery is settled: consumer, channel and queue count it no longer.
+    fn release_credit(&mut self, from: ConnectionId, number: u16, run: &Unacked) {
+        let n = u64::from(run.count);
+        let bytes = run.bytes();
+        self.resident -= bytes.min(self.resident);
+        if let Some(queue) = self.queues.get_mut(&run.queue) {
+            queue.unacked -= n.min(queue.unacked);
+            queue.unacked_bytes -= bytes.min(queue.unacked_bytes);
+        }
+        let Some(key) = run.consumer else { return };
+        let mut shared = Vec::new();
+        if let Some(channel) = self.channel_mut(from, number) {
+            channel.consumer_unacked -= n.min(channel.consumer_unacked);
+            if channel.global_prefetch > 0 {
+                shared.extend(channel.consumers.iter().map(|(_, key)| *key));
+            }
+        }
+        if let Some(consumer) = self.consumers.get_mut(&key) {
+            consumer.unacked -= n.min(consumer.unacked);
+            if !consumer.active {
+                self.reactivate(key);
+            }
+        }
+        for key in shared {
+            self.reactivate(key);
+        }
+    }
+
+    /// Messages leave for good: dead-lettered where the queue says so.
+    fn discard(&mut self, now: Now, run: &Unacked, reason: Reason) {
+        let delay = self.limits.settle_delay_ms;
+        let Some(queue) = self.queues.get_mut(&run.queue) else { return };
+        let span = Span { batch: Arc::clone(&run.batch), from: run.from, count: run.count, step: run.step };
+        let death = Death::of(queue, span, reason);
+        self.deaths.extend(death);
+        if run.logged {
+            self.log.settle(now, delay, queue, run.range(), Left::Otherwise, &mut self.early);
+        }
+    }
+
+    /// Puts messages back at their positions, marked as redelivered.
+    pub(crate) fn requeue(&mut self, now: Now, from: ConnectionId, number: u16, runs: Vec<Unacked>, back: Back) {
+        let mut by_place: BTreeMap<(QueueId, u8), Vec<Segment>> = BTreeMap::new();
+        for run in runs {
+            self.release_credit(from, number, &run);
+            let stopping = self.stopping;
+            let Some(queue) = self.queues.get_mut(&run.queue) else { continue };
+            let quorum = queue.args.kind == QueueKind::Quorum;
+            let (mut delivery_count, mut acquired) = (run.delivery_count, run.acquired);
+            if quorum {
+                acquired += 1;
+                if back == Back::Failed {
+                    delivery_count += 1;
+                }
+                if queue.settings.delivery_limit(&self.limits).is_some_and(|limit| u64::from(delivery_count) > limit) {
+                    self.discard(now, &run, Reason::DeliveryLimit);
+                    continue;
+                }
+            }
+            if run.logged && (quorum || stopping) {
+                // a clean stop remembers what was outstanding; quorum queues remember every count
+                for seq in run.range().iter() {
+                    self.log.op(StoreOp::State {
+                        queue: run.queue,
+                        seq,
+                        delivery_count,
+                        acquired_count: acquired.max(1),
+                        hold_until: UnixMillis(0),
+                    });
+                }
+            }
+            let segments = by_place.entry((run.queue, run.level)).or_default();
+            let piece = |offset: u32, count: u32| Segment {
+                first: run.first + u64::from(offset) * u64::from(run.step),
+                count,
+                from: run.from + offset * run.step,
+                batch: Some(Arc::clone(&run.batch)),
+                bytes: run.batch.body_bytes(run.from + offset * run.step, count, 1),
+                deadline: run.deadline,
+                delivery_count,
+                acquired,
+                redelivered: true,
+                logged: run.logged,
+            };
+            if run.step == 1 {
+                segments.push(piece(0, run.count));
+            } else {
+                segments.extend((0..run.count).map(|i| piece(i, 1)));
+            }
+        }
+        for ((id, level), mut segments) in by_place {
+            segments.sort_by_key(|s| s.first);
+            if let Some(queue) = self.queues.get_mut(&id) {
+                self.resident += segments.iter().map(|s| s.bytes).sum::<u64>();
+                queue.put_back(level, segments);
+                self.mark_dirty(id);
+            }
+        }
+    }
+
+    pub(crate) fn on_recover(
+        &mut self,
+        now: Now,
+        from: ConnectionId,
+        number: u16,
+        requeue: bool,
+        nowait: bool,
+    ) -> Result<(), AmqpError> {
+        if !requeue {
+            return Err(AmqpError::not_implemented("requeue=false"));
+        }
+        let mut runs = Vec::new();
+        if let Some(channel) = self.channel_mut(from, number) {
+            channel.unacked.take_all(&mut runs);
+        }
+        if !nowait {
+            self.reply(from, number, ChannelEffect::RecoverOk, None);
+        }
+        self.requeue(now, from, number, runs, Back::Returned);
+        Ok(())
+    }
+}

@@ -1,0 +1,628 @@
+//! The shard: one owner of vhosts, queues, connections and the log's bookkeeping.
+
+use crate::access::Access;
+use crate::connection::{Channel, Connection, Consumer};
+use crate::log::{EarlyConfirm, Log};
+use crate::policy::Policies;
+use crate::queue::Queue;
+use crate::rng::Rng;
+use crate::timer::Timers;
+use crate::topology::Topology;
+use hornpipe_types::Map;
+use hornpipe_types::command::{ChannelCommand, Command};
+use hornpipe_types::definition::{Definition, VhostDefinition};
+use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Load, Loaded, Outbox};
+use hornpipe_types::error::{AmqpError, Scope};
+use hornpipe_types::ids::{CommitSeq, ConnectionId, LoadId, QueueId, RequestId, VhostId};
+use hornpipe_types::limits::Limits;
+use hornpipe_types::names::ShortStr;
+use hornpipe_types::op::{Committed, Group, StoreOp};
+use hornpipe_types::stats::{Answer, BrokerStats, MessageStats, Request};
+use hornpipe_types::time::{Instant, Now, UnixMillis};
+use std::collections::VecDeque;
+
+/// What a shard is configured with.
+#[derive(Debug, Clone, Default)]
+pub struct CoreConfig {
+    /// Every limit.
+    pub limits: Limits,
+    /// Seed of all randomness (generated names, random exchanges).
+    pub seed: u64,
+}
+
+/// A vhost.
+#[derive(Debug)]
+pub(crate) struct Vhost {
+    pub(crate) definition: VhostDefinition,
+    pub(crate) topology: Topology,
+    pub(crate) queues: Map<ShortStr, QueueId>,
+    /// Counts changes of `queues`, for route caches.
+    pub(crate) queues_generation: u64,
+    pub(crate) connections: u64,
+    /// Deleted; the slot stays so that indexes hold.
+    pub(crate) gone: bool,
+}
+
+/// One owner, no locks, no IO, no clock. Owns one or more vhosts.
+///
+/// Things that happened go in by `handle_*`; after one or several of them all output is drained by
+/// [`Shard::poll_effects`], and [`Shard::poll_group`] is asked whenever the store has room.
+#[derive(Debug)]
+pub struct Shard {
+    pub(crate) limits: Limits,
+    pub(crate) rng: Rng,
+    pub(crate) access: Access,
+    pub(crate) policies: Policies,
+    pub(crate) vhosts: Vec<Vhost>,
+    pub(crate) vhost_names: Map<ShortStr, usize>,
+    pub(crate) queues: Map<QueueId, Queue>,
+    pub(crate) connections: Map<ConnectionId, Connection>,
+    pub(crate) consumers: Map<u64, Consumer>,
+    pub(crate) log: Log,
+    pub(crate) timers: Timers,
+    /// Address of direct reply-to consumers by their opaque part.
+    pub(crate) reply_addresses: Map<ShortStr, (ConnectionId, u16)>,
+
+    /// Hidden queues of delayed exchanges.
+    pub(crate) hidden: Map<(usize, ShortStr), QueueId>,
+    pub(crate) next_consumer: u64,
+    pub(crate) next_queue: QueueId,
+    pub(crate) next_vhost: VhostId,
+    /// Ids below these are persisted as used.
+    pub(crate) reserved_queue: QueueId,
+    pub(crate) next_load: LoadId,
+    pub(crate) loads: Map<LoadId, QueueId>,
+
+    /// Queues to serve at the end of the turn.
+    pub(crate) dirty_queues: Vec<QueueId>,
+    /// Connections with effects.
+    pub(crate) dirty_connections: Vec<ConnectionId>,
+    /// Channels with confirms to send.
+    pub(crate) dirty_confirms: Vec<(ConnectionId, u16)>,
+    /// Messages that died and are to be routed on; worked off in the turn, never by recursion.
+    pub(crate) deaths: VecDeque<crate::dead_letter::Death>,
+    pub(crate) early: Vec<EarlyConfirm>,
+    pub(crate) logins_changed: bool,
+    pub(crate) out: Outbox,
+    pub(crate) resident: u64,
+    pub(crate) memory_alarm: bool,
+    pub(crate) disk_alarm: bool,
+    pub(crate) stats: BrokerStats,
+    /// Totals of queues that are gone are kept here: broker-wide counters never fall.
+    pub(crate) totals: MessageStats,
+    /// A rejected publish was part of the transaction being committed.
+    pub(crate) tx_rejected: bool,
+    /// Connections are being closed for good: what was outstanding is remembered.
+    pub(crate) stopping: bool,
+    pub(crate) recovery: Option<Box<crate::recover::Recovery>>,
+}
+
+impl Shard {
+    /// An empty shard; recovery comes next.
+    pub fn new(config: CoreConfig) -> Self {
+        Self {
+            limits: config.limits,
+            rng: Rng::new(config.seed),
+            access: Access::default(),
+            policies: Policies::default(),
+            vhosts: Vec::new(),
+            vhost_names: Map::default(),
+            queues: Map::default(),
+            connections: Map::default(),
+            consumers: Map::default(),
+            log: Log::default(),
+            timers: Timers::default(),
+            reply_addresses: Map::default(),
+            hidden: Map::default(),
+            next_consumer: 1,
+            next_queue: QueueId(1),
+            next_vhost: VhostId(1),
+            reserved_queue: QueueId(1),
+            next_load: LoadId(1),
+            loads: Map::default(),
+            dirty_queues: Vec::new(),
+            dirty_connections: Vec::new(),
+            dirty_confirms: Vec::new(),
+            deaths: VecDeque::new(),
+            early: Vec::new(),
+            logins_changed: false,
+            out: Outbox::default(),
+            resident: 0,
+            memory_alarm: false,
+            disk_alarm: false,
+            stats: BrokerStats::default(),
+            totals: MessageStats::default(),
+            tx_rejected: false,
+            stopping: false,
+            recovery: Some(Box::default()),
+        }
+    }
+
+    /// Everything one read of a connection brought. `commands` is drained.
+    pub fn handle_commands(&mut self, now: Now, from: ConnectionId, commands: &mut Vec<Command>) {
+        for command in commands.drain(..) {
+            self.log.begin_command();
+            match command {
+                Command::Channel(number, command) => self.on_channel_command(now, from, number, command),
+                Command::Written(n) => self.on_written(from, n),
+                other => {
+                    self.flush(now);
+                    self.on_connection_command(now, from, other);
+                }
+            }
+        }
+    }
+
+    fn on_connection_command(&mut self, now: Now, from: ConnectionId, command: Command) {
+        match command {
+            Command::Open(open) => self.on_open(now, from, *open),
+            Command::Close => {
+                self.release_connection(now, from);
+                self.last_effect(from, ConnectionEffect::CloseOk);
+            }
+            Command::Fail(error) => self.fail_connection(now, from, error),
+            Command::Gone => self.release_connection(now, from),
+            Command::Written(_) | Command::Channel(..) => {}
+        }
+    }
+
+    fn on_channel_command(&mut self, now: Now, from: ConnectionId, number: u16, command: ChannelCommand) {
+        let Some(connection) = self.connections.get_mut(&from) else { return };
+        if let ChannelCommand::Open = command {
+            connection.channels.insert(number, Channel::default());
+            self.stats.channels_opened += 1;
+            self.reply(from, number, ChannelEffect::OpenOk, None);
+            return;
+        }
+        // what was under way when the channel closed is ignored
+        if !connection.channels.contains_key(&number) {
+            return;
+        }
+        let hot = matches!(command, ChannelCommand::Publish(_) | ChannelCommand::Settle { .. });
+        if !hot {
+            self.flush(now);
+        }
+        let (class, method) = method_of(&command);
+        if let Err(error) = self.on_method(now, from, number, command) {
+            let error = error.in_method(class, method);
+            match error.scope() {
+                Scope::Channel => self.fail_channel(now, from, number, error),
+                Scope::Connection => self.fail_connection(now, from, error),
+            }
+        }
+        self.work_off_deaths(now);
+    }
+
+    fn on_method(
+        &mut self,
+        now: Now,
+        from: ConnectionId,
+        number: u16,
+        command: ChannelCommand,
+    ) -> Result<(), AmqpError> {
+        use ChannelCommand as C;
+        match command {
+            C::Publish(run) => self.on_publish(now, from, number, run),
+            C::Settle { how, tag, count, multiple } => self.on_settle(now, from, number, how, tag, count, multiple),
+            C::Open => Ok(()),
+            C::Close => {
+                self.release_channel(now, from, number);
+                self.reply(from, number, ChannelEffect::CloseOk, None);
+                Ok(())
+            }
+            C::Fail(error) => Err(error),
+            C::ExchangeDeclare(d) => self.on_exchange_declare(from, number, *d),
+            C::ExchangeDelete { exchange, if_unused, nowait } => {
+                self.on_exchange_delete(from, number, &exchange, if_unused, nowait)
+            }
+            C::ExchangeBind(b) => self.on_exchange_bind(now, from, number, *b),
+            C::ExchangeUnbind(b) => self.on_exchange_unbind(from, number, *b),
+            C::QueueDeclare(d) => self.on_queue_declare(now, from, number, *d),
+            C::QueueBind(b) => self.on_queue_bind(now, from, number, *b),
+            C::QueueUnbind(b) => self.on_queue_unbind(from, number, *b),
+            C::QueuePurge { queue, nowait } => self.on_queue_purge(now, from, number, &queue, nowait),
+            C::QueueDelete { queue, if_unused, if_empty, nowait } => {
+                self.on_queue_delete(now, from, number, &queue, if_unused, if_empty, nowait)
+            }
+            C::Qos { prefetch_size, prefetch_count, global } => {
+                self.on_qos(from, number, prefetch_size, prefetch_count, global)
+            }
+            C::Consume(c) => self.on_consume(now, from, number, *c),
+            C::Cancel { consumer_tag, nowait } => self.on_cancel(now, from, number, &consumer_tag, nowait),
+            C::Get { queue, no_ack } => self.on_get(now, from, number, &queue, no_ack),
+            C::Recover { requeue, nowait } => self.on_recover(now, from, number, requeue, nowait),
+            C::ConfirmSelect { nowait } => self.on_confirm_select(from, number, nowait),
+            C::TxSelect => self.on_tx_select(from, number),
+            C::TxCommit => self.on_tx_commit(now, from, number),
+            C::TxRollback => self.on_tx_rollback(from, number),
+        }
+    }
+
+    /// A group is on disk: confirms and replies it covers go out.
+    pub fn handle_committed(&mut self, now: Now, committed: Committed) {
+        self.log.begin_command();
+        let mut touched = Vec::new();
+        self.log.committed(committed, &mut touched);
+        for (id, stored) in touched {
+            if let Some(queue) = self.queues.get_mut(&id) {
+                queue.stored_upto = queue.stored_upto.max(stored);
+            }
+            self.page_out(id);
+        }
+        self.release_waiters();
+        let _ = now;
+    }
+
+    /// Bodies came back from disk.
+    pub fn handle_loaded(&mut self, now: Now, loaded: Loaded) {
+        self.log.begin_command();
+        self.on_loaded(now, loaded);
+        self.work_off_deaths(now);
+    }
+
+    /// A question of the admin side.
+    pub fn handle_request(&mut self, now: Now, id: RequestId, request: Request) {
+        self.log.begin_command();
+        self.flush(now);
+        let answer: Answer = self.answer(now, request);
+        self.out.answers.push((id, answer));
+    }
+
+    /// Memory or disk alarms rose or fell.
+    pub fn handle_alarms(&mut self, _now: Now, memory: bool, disk: bool) {
+        if (self.memory_alarm, self.disk_alarm) == (memory, disk) {
+            return;
+        }
+        let was = self.memory_alarm || self.disk_alarm;
+        (self.memory_alarm, self.disk_alarm) = (memory, disk);
+        let is = memory || disk;
+        if was == is {
+            return;
+        }
+        let mut ids: Vec<_> = self.connections.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            self.announce_alarm(id, is);
+        }
+    }
+
+    /// Blocks or unblocks one connection. The machine holds back only those that publish.
+    pub(crate) fn announce_alarm(&mut self, id: ConnectionId, is: bool) {
+        let reason = match (self.memory_alarm, self.disk_alarm) {
+            (true, true) => "low on memory & disk",
+            (true, false) => "low on memory",
+            _ => "low on disk",
+        };
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let notify = connection.open.blocked_notify && connection.publishing;
+        let was_blocked = connection.blocked;
+        connection.blocked = is && notify;
+        self.effect(id, ConnectionEffect::Hold(is));
+        if is && notify && !was_blocked {
+            self.effect(id, ConnectionEffect::Blocked(ShortStr::new(reason)));
+        } else if !is && was_blocked {
+            self.effect(id, ConnectionEffect::Unblocked);
+        }
+    }
+
+    /// The deadline of [`Self::poll_timeout`] has come, or may have.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.log.begin_command();
+        while let Some(key) = self.timers.pop_due(now.mono) {
+            self.log.begin_command();
+            self.on_timer(now, key);
+            self.work_off_deaths(now);
+        }
+    }
+
+    /// Closes every connection with 320 and `text`.
+    pub fn handle_shutdown(&mut self, now: Now, text: &str) {
+        self.stopping = true;
+        let mut ids: Vec<_> = self.connections.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            self.log.begin_command();
+            let error = AmqpError::new(hornpipe_types::error::ReplyCode::ConnectionForced, text);
+            self.fail_connection(now, id, error);
+        }
+    }
+
+    /// End of a turn: serves queues, then drains all output into `out`.
+    pub fn poll_effects(&mut self, now: Now, out: &mut Outbox) {
+        self.flush(now);
+        self.log.cover_cancelled();
+        self.release_waiters();
+        self.send_confirms();
+        for id in self.dirty_connections.drain(..) {
+            if let Some(connection) = self.connections.get_mut(&id) {
+                let effects = std::mem::take(&mut connection.effects);
+                if !effects.is_empty() {
+                    self.out.connections.push((id, effects));
+                }
+            }
+        }
+        if std::mem::take(&mut self.logins_changed) {
+            self.out.logins = Some(std::sync::Arc::new(self.access.login_table()));
+        }
+        out.connections.append(&mut self.out.connections);
+        out.loads.append(&mut self.out.loads);
+        out.answers.append(&mut self.out.answers);
+        if let Some(logins) = self.out.logins.take() {
+            out.logins = Some(logins);
+        }
+    }
+
+    /// What is to be written next, asked whenever the store has room.
+    pub fn poll_group(&mut self, now: Now) -> Option<Group> {
+        self.log.take_group(now, &mut self.queues, self.limits.group_messages)
+    }
+
+    /// When [`Self::handle_timeout`] or [`Self::poll_group`] is wanted next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match (self.timers.next(), self.log.deadline()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Whether sliced work is left: come back at once.
+    pub fn has_work(&self) -> bool {
+        !self.dirty_queues.is_empty() || !self.deaths.is_empty()
+    }
+
+    /// Octets waiting for the store: above `limits.pending_bytes` the driver stops reading publishers.
+    pub fn pending_bytes(&self) -> u64 {
+        self.log.pending_bytes()
+    }
+
+    // ---- helpers used by all handlers -------------------------------------------------------------------------------
+
+    /// Queues an effect for a connection.
+    pub(crate) fn effect(&mut self, id: ConnectionId, effect: ConnectionEffect) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            if connection.effects.is_empty() {
+                self.dirty_connections.push(id);
+            }
+            connection.effects.push(effect);
+        }
+    }
+
+    /// Queues an effect for a connection that the shard has already forgotten.
+    pub(crate) fn last_effect(&mut self, id: ConnectionId, effect: ConnectionEffect) {
+        self.out.connections.push((id, vec![effect]));
+    }
+
+    /// Queues an effect on a channel that holds nothing back (deliveries, returns, confirms).
+    pub(crate) fn tell(&mut self, id: ConnectionId, channel: u16, effect: ChannelEffect) {
+        self.effect(id, ConnectionEffect::Channel(channel, effect));
+    }
+
+    /// Sends a reply, in order with other replies of its channel, once `commit` is on disk.
+    pub(crate) fn reply(&mut self, id: ConnectionId, channel: u16, effect: ChannelEffect, commit: Option<CommitSeq>) {
+        let commit = commit.filter(|c| !self.log.is_durable(*c));
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if commit.is_none() && !connection.held.contains_key(&channel) {
+            self.tell(id, channel, effect);
+            return;
+        }
+        connection.held.entry(channel).or_default().push_back((commit.unwrap_or_default(), effect));
+        if let Some(commit) = commit {
+            self.log.wait_reply(commit, id, channel);
+        }
+    }
+
+    /// Whether replies on a channel are held back.
+    pub(crate) fn is_held(&self, id: ConnectionId, channel: u16) -> bool {
+        self.connections.get(&id).is_some_and(|c| c.held.contains_key(&channel))
+    }
+
+    /// Lets go replies and confirms the watermark has reached.
+    fn release_waiters(&mut self) {
+        while let Some((id, number)) = self.log.ready_replies() {
+            let Some(connection) = self.connections.get_mut(&id) else { continue };
+            let Some(mut held) = connection.held.remove(&number) else { continue };
+            let mut released = Vec::new();
+            while held.front().is_some_and(|(commit, _)| self.log.is_durable(*commit)) {
+                released.extend(held.pop_front());
+            }
+            if !held.is_empty() {
+                connection.held.insert(number, held);
+            }
+            for (_, effect) in released {
+                if let ChannelEffect::ConsumeOk { consumer_tag } = &effect {
+                    self.release_consumer(id, number, consumer_tag.clone());
+                }
+                self.tell(id, number, effect);
+            }
+        }
+        let mut ready = Vec::new();
+        self.log.ready_confirms(|commit, id, number| ready.push((commit, id, number)));
+        for (commit, id, number) in ready {
+            if let Some(confirms) =
+                self.connections.get_mut(&id).and_then(|c| c.channels.get_mut(&number)).and_then(|c| c.confirms.as_mut())
+            {
+                confirms.durable(commit);
+                self.list_confirms(id, number);
+            }
+        }
+    }
+
+    /// A consumer whose consume-ok was held may be served.
+    fn release_consumer(&mut self, id: ConnectionId, number: u16, tag: ShortStr) {
+        let key = self.connections.get(&id).and_then(|c| c.channels.get(&number)).and_then(|c| {
+            c.consumers.iter().find(|(t, _)| *t == tag).map(|(_, key)| *key)
+        });
+        if let Some(key) = key
+            && let Some(consumer) = self.consumers.get_mut(&key)
+        {
+            consumer.held = false;
+            self.reactivate(key);
+        }
+    }
+
+    /// Lists a channel for sending confirms at the end of the turn.
+    pub(crate) fn list_confirms(&mut self, id: ConnectionId, number: u16) {
+        if let Some(channel) = self.connections.get_mut(&id).and_then(|c| c.channels.get_mut(&number))
+            && channel.confirms.as_ref().is_some_and(|c| c.has_output())
+            && !channel.confirms_listed
+        {
+            channel.confirms_listed = true;
+            self.dirty_confirms.push((id, number));
+        }
+    }
+
+    pub(crate) fn send_confirms(&mut self) {
+        for (id, number, tags) in std::mem::take(&mut self.early) {
+            if let Some(confirms) =
+                self.connections.get_mut(&id).and_then(|c| c.channels.get_mut(&number)).and_then(|c| c.confirms.as_mut())
+            {
+                confirms.ack_early(tags.first, tags.count, tags.step);
+                self.list_confirms(id, number);
+            }
+        }
+        for (id, number) in std::mem::take(&mut self.dirty_confirms) {
+            let Some(connection) = self.connections.get_mut(&id) else { continue };
+            let Some(channel) = connection.channels.get_mut(&number) else { continue };
+            channel.confirms_listed = false;
+            let Some(confirms) = channel.confirms.as_mut() else { continue };
+            let effects = &mut connection.effects;
+            if effects.is_empty() {
+                self.dirty_connections.push(id);
+            }
+            let n = confirms.drain(|e| effects.push(ConnectionEffect::Channel(number, e)));
+            channel.stats.confirm += n;
+            self.totals.confirm += n;
+        }
+    }
+
+    /// Logs a definition of something durable.
+    pub(crate) fn put_definition(&mut self, definition: Definition) -> CommitSeq {
+        self.log.op(StoreOp::Put(definition))
+    }
+
+    /// Lists a queue for serving.
+    pub(crate) fn mark_dirty(&mut self, id: QueueId) {
+        if let Some(queue) = self.queues.get_mut(&id)
+            && !queue.dirty
+        {
+            queue.dirty = true;
+            self.dirty_queues.push(id);
+        }
+    }
+
+    /// Serves every queue that has something to serve.
+    pub(crate) fn flush(&mut self, now: Now) {
+        self.work_off_deaths(now);
+        while !self.dirty_queues.is_empty() {
+            for id in std::mem::take(&mut self.dirty_queues) {
+                if let Some(queue) = self.queues.get_mut(&id) {
+                    queue.dirty = false;
+                    self.serve(now, id);
+                }
+            }
+            self.work_off_deaths(now);
+        }
+    }
+
+    /// Forgets bodies of a queue that are on disk when memory is short.
+    pub(crate) fn page_out(&mut self, id: QueueId) {
+        if self.resident <= self.limits.resident_bytes {
+            return;
+        }
+        if let Some(queue) = self.queues.get_mut(&id)
+            && queue.resident > self.limits.resident_bytes_per_queue
+        {
+            let freed = queue.page_out(self.limits.resident_bytes_per_queue);
+            self.resident -= freed.min(self.resident);
+        }
+    }
+
+    /// Asks for the run that holds the head of a queue, and some behind it.
+    pub(crate) fn load_head(&mut self, id: QueueId) {
+        let Some(first) = self.queues.get(&id).and_then(|q| q.head()).map(|(_, head)| head.first) else { return };
+        self.load_from(id, first);
+    }
+
+    /// Asks for the run that holds `first`, and some behind it.
+    pub(crate) fn load_from(&mut self, id: QueueId, first: u64) {
+        const AHEAD: usize = 4;
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let mut wanted = Vec::new();
+        for run in queue.log_runs_from(first).filter(|r| r.live > 0).take(AHEAD) {
+            if let Some((place, _)) = self.log.place(run.enqueue) {
+                let first = run.first - u64::from(run.index);
+                if !queue.loading.values().any(|f| *f == first) {
+                    wanted.push((first, run.enqueue, place));
+                }
+            }
+        }
+        for (first, enqueue, place) in wanted {
+            let load = self.next_load;
+            self.next_load = load.next();
+            queue.loading.insert(load, first);
+            self.loads.insert(load, id);
+            self.out.loads.push(Load { id: load, enqueue, place });
+        }
+    }
+
+    fn on_loaded(&mut self, now: Now, loaded: Loaded) {
+        let Some(id) = self.loads.remove(&loaded.id) else { return };
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let Some(first) = queue.loading.remove(&loaded.id) else { return };
+        match loaded.batch {
+            Ok(batch) => {
+                if let Some(delayed) = &mut queue.delayed {
+                    delayed.attach(first, &batch);
+                    self.on_delayed_due(now, id);
+                    return;
+                }
+                self.resident += queue.attach(first, &batch);
+                self.mark_dirty(id);
+                self.serve_waiting_gets(now, id);
+            }
+            Err(_) => {
+                // the driver has reported it; the messages stay where they are and are never served wrong
+            }
+        }
+    }
+
+    /// Names of a connection's user and vhost.
+    pub(crate) fn who(&self, id: ConnectionId) -> Option<(ShortStr, ShortStr, usize)> {
+        let c = self.connections.get(&id)?;
+        Some((c.open.user.clone(), c.open.vhost.clone(), c.vhost))
+    }
+}
+
+/// Class and method id a command stands for, for error replies.
+fn method_of(command: &ChannelCommand) -> (u16, u16) {
+    use hornpipe_types::command::Settle;
+    use ChannelCommand as C;
+    match command {
+        C::Open => (20, 10),
+        C::Close => (20, 40),
+        C::Fail(e) => e.method,
+        C::ExchangeDeclare(_) => (40, 10),
+        C::ExchangeDelete { .. } => (40, 20),
+        C::ExchangeBind(_) => (40, 30),
+        C::ExchangeUnbind(_) => (40, 40),
+        C::QueueDeclare(_) => (50, 10),
+        C::QueueBind(_) => (50, 20),
+        C::QueueUnbind(_) => (50, 50),
+        C::QueuePurge { .. } => (50, 30),
+        C::QueueDelete { .. } => (50, 40),
+        C::Qos { .. } => (60, 10),
+        C::Consume(_) => (60, 20),
+        C::Cancel { .. } => (60, 30),
+        C::Get { .. } => (60, 70),
+        C::Publish(_) => (60, 40),
+        C::Settle { how: Settle::Ack, .. } => (60, 80),
+        C::Settle { how: Settle::Nack { .. }, .. } => (60, 120),
+        C::Settle { how: Settle::Reject { .. }, .. } => (60, 90),
+        C::Recover { nowait: true, .. } => (60, 100),
+        C::Recover { .. } => (60, 110),
+        C::ConfirmSelect { .. } => (85, 10),
+        C::TxSelect => (90, 10),
+        C::TxCommit => (90, 20),
+        C::TxRollback => (90, 30),
+    }
+}
