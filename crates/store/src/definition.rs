@@ -56,66 +56,78 @@ pub(crate) fn put(
     Ok(())
 }
 
-/// What became of the parts of one definition.
-type Collected = (Vec<u8>, u16, u16, Vec<u8>);
+/// Told of what can't be read: its keys, what is wrong. An error ends the reading.
+pub(crate) type Bad<'a> = dyn FnMut(Vec<Vec<u8>>, StoreError) -> Result<(), StoreError> + 'a;
 
-/// Reads all definitions. Bad ones go to `bad` with what is wrong, an error there ends the reading.
-pub(crate) fn scan(
-    view: &dyn View,
-    visit: &mut dyn FnMut(Definition),
-    bad: &mut dyn FnMut(&[u8], StoreError) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    // Prefix, parts, parts seen, JSON so far.
+/// The parts of one definition read so far.
+#[derive(Debug)]
+struct Collected {
+    prefix: Vec<u8>,
+    parts: u16,
+    seen: u16,
+    json: Vec<u8>,
+}
+
+/// Reads all definitions.
+pub(crate) fn scan(view: &dyn View, visit: &mut dyn FnMut(Definition), bad: &mut Bad<'_>) -> Result<(), StoreError> {
     let mut open: Option<Collected> = None;
-    let mut finish = |open: &mut Option<Collected>,
-                      bad: &mut dyn FnMut(&[u8], StoreError) -> Result<(), StoreError>| {
-        let Some((prefix, parts, seen, json)) = open.take() else { return Ok(()) };
-        if parts != seen {
-            return bad(&prefix, damaged(&prefix, &format!("{seen} of its {parts} parts are there")));
-        }
-        let mut de = serde_json::Deserializer::from_slice(&json);
-        // The nesting was bounded when the definition was made; the default bound here is lower.
-        de.disable_recursion_limit();
-        match Definition::deserialize(&mut de) {
-            Ok(d) if key::definition(&d.key()) == prefix => visit(d),
-            Ok(_) => return bad(&prefix, damaged(&prefix, "it is stored under another one's key")),
-            Err(e) => return bad(&prefix, damaged(&prefix, &format!("its JSON can't be read: {e}"))),
-        }
-        Ok(())
-    };
     view.scan(&[key::DEFINITIONS], &[key::LOG], &mut |k, v| {
-        let Some((prefix, part)) = k.split_last_chunk::<2>() else {
-            bad(k, damaged(k, "its key is too short"))?;
-            return Ok(true);
+        let mut reject = |prefix: &[u8], reason: &str| {
+            bad(vec![k.to_vec()], damaged(prefix, reason))?;
+            Ok(true)
         };
-        let part = u16::from_be_bytes(*part);
-        let continues = open.as_ref().is_some_and(|o| o.0 == prefix && o.2 == part);
-        if !continues {
-            finish(&mut open, bad)?;
-        }
+        let Some((prefix, part)) = k.split_last_chunk::<2>() else {
+            return reject(k, "its key is too short");
+        };
         let mut r = Input(v);
         let (Some(version), Some(parts), Some(crc)) = (r.u8(), r.u16(), r.u32()) else {
-            bad(prefix, damaged(prefix, "its value is too short"))?;
-            return Ok(true);
+            return reject(prefix, "its value is too short");
         };
         if checksum(k, v) != crc {
-            bad(prefix, damaged(prefix, "its checksum does not match"))?;
-            return Ok(true);
+            return reject(prefix, "its checksum does not match");
         }
         if version != VERSION {
             return Err(StoreError::Unsupported { what: "a definition".to_owned(), found: version, known: VERSION });
         }
+        let part = u16::from_be_bytes(*part);
         match &mut open {
-            Some((_, p, seen, json)) if continues && *p == parts => {
-                *seen += 1;
-                json.extend_from_slice(r.0);
+            Some(o) if o.prefix == prefix && o.seen == part && o.parts == parts => {
+                o.seen += 1;
+                o.json.extend_from_slice(r.0);
             }
-            _ if part == 0 => open = Some((prefix.to_vec(), parts, 1, r.0.to_vec())),
-            _ => bad(prefix, damaged(prefix, "a part without those before it"))?,
+            _ if part == 0 => {
+                let next = Collected { prefix: prefix.to_vec(), parts, seen: 1, json: r.0.to_vec() };
+                finish(open.replace(next), visit, bad)?;
+            }
+            _ => return reject(prefix, "a part without the one before it"),
         }
         Ok(true)
     })?;
-    finish(&mut open, bad)
+    finish(open, visit, bad)
+}
+
+fn finish(
+    collected: Option<Collected>,
+    visit: &mut dyn FnMut(Definition),
+    bad: &mut Bad<'_>,
+) -> Result<(), StoreError> {
+    let Some(Collected { prefix, parts, seen, json }) = collected else { return Ok(()) };
+    let reason = if parts != seen {
+        format!("{seen} of its {parts} parts are there")
+    } else {
+        let mut de = serde_json::Deserializer::from_slice(&json);
+        // The nesting was bounded when the definition was made; the default bound here is lower.
+        de.disable_recursion_limit();
+        match Definition::deserialize(&mut de) {
+            Ok(d) if key::definition(&d.key()) == prefix => {
+                visit(d);
+                return Ok(());
+            }
+            Ok(_) => "it is stored under another one's key".to_owned(),
+            Err(e) => format!("its JSON can't be read: {e}"),
+        }
+    };
+    bad((0..seen).map(|p| part_key(&prefix, p)).collect(), damaged(&prefix, &reason))
 }
 
 fn damaged(prefix: &[u8], reason: &str) -> StoreError {

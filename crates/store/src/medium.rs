@@ -1,7 +1,7 @@
 //! What the store needs of a medium: one ordered map with atomic batches, numbered append-only files and a small mark.
 //!
 //! All formats and rules live above this line, so that every backend is held to the same ones: sled and files
-//! ([`crate::sled`]), maps in memory ([`crate::memory`]), and a wrapper that fails on command ([`crate::faulty`]).
+//! (module `sled`), maps in memory ([`crate::memory`]), and a wrapper that fails on command ([`crate::faulty`]).
 
 use crate::error::StoreError;
 use std::fmt::Debug;
@@ -9,6 +9,9 @@ use std::sync::Arc;
 
 /// Changes to the map, applied in order and all or none: `None` removes the key.
 pub type Batch = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// Key and value.
+pub type Entry = (Vec<u8>, Vec<u8>);
 
 /// What is told a visitor of [`View::scan`]: key, value; `false` ends the scan.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError> + 'a;
@@ -50,7 +53,7 @@ pub trait View: Send + Sync + Debug {
     /// Visits keys in `from..to`, in order.
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError>;
     /// The last key in `from..to` with its value.
-    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError>;
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Entry>, StoreError>;
     /// Reads up to `len` octets of a body file from `offset` on; fewer at its end.
     fn read_file(&self, file: u64, offset: u64, len: usize) -> Result<Vec<u8>, StoreError>;
     /// What the file is called in error texts.

@@ -1,7 +1,7 @@
 //! A medium of maps, with what is visible and what is durable told apart: for tests, and for brokers that keep nothing.
 
 use crate::error::StoreError;
-use crate::medium::{Batch, Medium, View, Visit};
+use crate::medium::{Batch, Entry, Medium, View, Visit};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -201,7 +201,7 @@ impl View for Memory {
             }
         }
     }
-    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Entry>, StoreError> {
         Ok(self.state().map.range(from.to_vec()..to.to_vec()).next_back().map(|(k, v)| (k.clone(), v.clone())))
     }
     fn read_file(&self, file: u64, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {

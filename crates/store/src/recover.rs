@@ -75,7 +75,7 @@ struct Recovery<'a> {
     cut: Option<(u64, StoreError)>,
     /// What the last good record says must be there.
     expected: Live,
-    remove: Vec<(u64, u16)>,
+    remove: Vec<Vec<u8>>,
     found: Found,
 }
 
@@ -119,7 +119,7 @@ pub(crate) fn recover(
     let spare = r.files.iter().filter_map(|(n, f)| f.last.map(|b| (*n, end(&b), f.size)));
     let spare: Vec<(u64, u64)> = spare.filter(|s| s.2 > s.1).map(|s| (s.0, s.1)).collect();
     found.last_file = r.files.keys().next_back().copied().unwrap_or(0);
-    let batch: Batch = r.remove.iter().map(|(lsn, part)| (key::log(*lsn, *part).to_vec(), None)).collect();
+    let batch: Batch = r.remove.into_iter().map(|k| (k, None)).collect();
     found.clean &= found.losses.is_empty();
     (r.visit)(Recovered::End { clean: found.clean, orphan_files });
     if !batch.is_empty() {
@@ -160,13 +160,14 @@ impl Recovery<'_> {
     }
 
     fn definitions(&mut self) -> Result<(), StoreError> {
-        let (accept, losses) = (self.accept, &mut self.found.losses);
+        let (accept, losses, remove) = (self.accept, &mut self.found.losses, &mut self.remove);
         let visit = &mut self.visit;
-        crate::definition::scan(self.view, &mut |d| visit(Recovered::Definition(d)), &mut |_, error| {
+        crate::definition::scan(self.view, &mut |d| visit(Recovered::Definition(d)), &mut |keys, error| {
             if !accept {
                 return Err(error);
             }
             losses.push(error.to_string());
+            remove.extend(keys);
             Ok(())
         })
     }
@@ -235,7 +236,7 @@ impl Recovery<'_> {
     }
 
     fn drop(&mut self, entry: &Entry) {
-        self.remove.extend(entry.parts.iter().map(|p| (entry.lsn, p.0)));
+        self.remove.extend(entry.parts.iter().map(|p| key::log(entry.lsn, p.0).to_vec()));
     }
 
     /// Checks all parts of an entry and decodes their ops.

@@ -8,7 +8,7 @@
 //! - a kill while it opens can leave `snap.*.generating`, which makes every later open fail: removed before.
 
 use crate::error::StoreError;
-use crate::medium::{Batch, Medium, View, Visit};
+use crate::medium::{Batch, Entry, Medium, View, Visit};
 use ::sled::{Config, Db, Mode};
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use std::collections::HashMap;
@@ -435,7 +435,7 @@ impl View for SledView {
         }
         Ok(())
     }
-    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Entry>, StoreError> {
         let entry = caught(&self.0.db_path, || self.0.db.range(from..to).next_back().transpose())?;
         Ok(entry.map(|(k, v)| (k.to_vec(), v.to_vec())))
     }

@@ -1,5 +1,7 @@
 //! What every backend must do, run on all of them.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::*;

@@ -1,6 +1,8 @@
 //! What the tests of the store share: backends behind one face, groups by hand, and what a reopened store tells.
 #![allow(dead_code, unreachable_pub, missing_docs, missing_debug_implementations)]
 
+pub mod script;
+
 use hornpipe_store::{Faulty, Memory, Reader, Store, StoreConfig, StoreError};
 use hornpipe_types::definition::{Definition, ParameterDefinition};
 use hornpipe_types::ids::{CommitSeq, EnqueueId, QueueId};
