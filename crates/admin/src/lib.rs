@@ -22,6 +22,9 @@ mod rates;
 mod routes;
 mod snapshot;
 
+#[cfg(test)]
+mod tests;
+
 use hornpipe_types::stats::Inspect;
 use rates::Rates;
 use std::io;

@@ -245,7 +245,7 @@ mod tests {
         let names = ["Orders", "orders.dead", "billing", "o.x"];
         for (query, count) in [
             ("page=1&name=ORDER", 2),
-            ("page=1&name=o.", 2),
+            ("page=1&name=o.", 1),
             ("page=1&use_regex=true&name=%5Eorders%24", 1),
             ("page=1&use_regex=true&name=%5Eo.", 3),
             ("page=1&use_regex=true&name=", 4),

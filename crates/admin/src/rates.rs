@@ -193,7 +193,11 @@ pub(crate) async fn sample(app: Arc<App>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        sample_once(&app).await;
+        // In a task of its own: a panic costs one sample, not all that would follow.
+        let app = app.clone();
+        if let Err(error) = tokio::spawn(async move { sample_once(&app).await }).await {
+            tracing::error!(%error, "a sample for rates failed");
+        }
     }
 }
 
