@@ -421,7 +421,7 @@ fn hashes_stick_and_spread() {
             assert_eq!(b.route("h", &key), to);
             *hits.entry(to[0]).or_insert(0) += 1;
         }
-        let double = if kind == "x-consistent-hash" { 2000 } else { 1333 };
+        let double: i32 = if kind == "x-consistent-hash" { 2000 } else { 1333 };
         assert!((hits[&3] - double).abs() < 200, "{kind} {hits:?}");
         assert!((hits[&1] - hits[&2]).abs() < 300, "{kind} {hits:?}");
         assert_eq!(b.t.remove_queue(QueueId(2)).removed_bindings.len(), 1);
