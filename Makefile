@@ -10,14 +10,15 @@ PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 CACHE := .cache
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN ?= $(TARGET_DIR)/release/hornpipe
-export HORNPIPE_BIN ?= $(abspath $(BIN))
+# Only for the tests: in the broker's own environment every HORNPIPE_… is a setting.
+WITH_BIN := HORNPIPE_BIN=$(abspath $(BIN))
 
 ROUNDS ?= 12
 LONG_ROUNDS ?= 60
 CUTS ?= 8
 DATA ?= data
 
-RUN_PY := PYTHONDONTWRITEBYTECODE=1 $(CACHE)/python
+RUN_PY := $(WITH_BIN) PYTHONDONTWRITEBYTECODE=1 $(CACHE)/python
 
 .PHONY: help
 help: ## this list
@@ -92,7 +93,7 @@ test-rust: ## unit, property, simulation and conformance tests
 .PHONY: clients
 clients: build test-deps ## Python and Node clients against the release binary
 	$(RUN_PY) -m pytest tests/python
-	cd tests/node && npm test --silent
+	cd tests/node && $(WITH_BIN) npm test --silent
 
 .PHONY: crash-loop
 crash-loop: build test-deps ## ROUNDS=12 kills under load
@@ -123,7 +124,7 @@ test-tests: test-deps ## the client tests themselves, against a private RabbitMQ
 
 .PHONY: differential
 differential: build test-deps ## the same frames to us and to RabbitMQ, answers compared
-	tests/differential/run.sh
+	$(WITH_BIN) tests/differential/run.sh
 
 # ------------------------------------------------------------------ speed
 
