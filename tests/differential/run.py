@@ -17,14 +17,13 @@ import difflib
 import fnmatch
 import os
 import pathlib
-import re
 import sys
-import tomllib
 import traceback
 
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+import amend  # noqa: E402
 import cases  # noqa: E402
 import client  # noqa: E402
 
@@ -88,32 +87,6 @@ def record(directory, found, results):
         (directory / f"{area}.txt").write_text("\n".join(out))
 
 
-def amend(name, lines, difference):
-    """The transcript we expect where it is not RabbitMQ 3.10's; complains when an entry no longer fits."""
-    if "transcript" in difference:
-        return difference["transcript"].strip("\n").split("\n"), None
-    stale = None
-    for old, new in difference.get("replace", []):
-        if old.startswith("re:"):
-            changed = [re.sub(old[3:], new, line) for line in lines]
-        else:
-            changed = [line.replace(old, new) for line in lines]
-        if changed == lines:
-            stale = f"differences.toml: {old!r} is not in the reference any more"
-        lines = [part for line in changed for part in line.split("\n") if part]
-    for old in difference.get("drop", []):
-        kept = [line for line in lines if old not in line]
-        if kept == lines:
-            stale = f"differences.toml: no line with {old!r} in the reference any more"
-        lines = kept
-    return lines, stale
-
-
-def differences(path):
-    """Reads differences.toml as {scenario: entry}; a key may be a pattern for several scenarios."""
-    return tomllib.loads(path.read_text()) if path.exists() else {}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--broker", required=True, metavar="URL")
@@ -152,12 +125,11 @@ def main():
     if options.record:
         record(options.golden, found, {name: ours for name, (ours, _) in results.items()})
     golden = golden_files(options.golden) if options.compare else {}
-    table = {} if options.unamended else differences(HERE / "differences.toml")
+    table = amend.Differences(pathlib.Path("/dev/null") if options.unamended else HERE / "differences.toml")
     passed = failed = skipped = 0
-    for name in table:
-        if name not in known and not any(fnmatch.fnmatch(case, name) for case in known):
-            print(f"FAILED {name}: named in differences.toml but there is no such scenario")
-            failed += 1
+    for name in table.unused(known):
+        print(f"FAILED {name}: named in differences.toml but there is no such scenario")
+        failed += 1
     for case in found:
         ours, theirs = results[case.name]
         if ours[:1] and ours[0].startswith(SKIPPED):
@@ -169,9 +141,8 @@ def main():
             expected = theirs if options.against else golden.get(case.name)
             if expected is None:
                 expected, trouble = [], "no golden transcript"
-            for pattern, difference in table.items():
-                if fnmatch.fnmatch(case.name, pattern):
-                    expected, trouble = amend(case.name, expected, difference)
+            else:
+                expected, trouble = table.apply(case.name, expected)
             diff = list(difflib.unified_diff(expected, ours, "expected", "received", lineterm="", n=3))
         else:
             diff = []

@@ -7,6 +7,7 @@
 #
 # Every port is free at the time of the call and bound to loopback, so several can run side by side and beside
 # a system-wide one. MANAGEMENT=1 adds the management plugin; its port is then in DIR/management_port.
+# PLUGINS=a,b enables these as well.
 # MAX_MESSAGE_SIZE=bytes sets max_message_size. Start again on the same DIR keeps the data and the AMQP port.
 set -euo pipefail
 
@@ -76,11 +77,11 @@ start)
         [ -z "${MAX_MESSAGE_SIZE:-}" ] || echo "max_message_size = $MAX_MESSAGE_SIZE"
     } >"$dir/rabbitmq.conf"
     if [ -n "${MANAGEMENT:-}" ]; then
-        echo "[rabbitmq_management]." >"$dir/enabled_plugins"
+        echo "[rabbitmq_management${PLUGINS:+,$PLUGINS}]." >"$dir/enabled_plugins"
         echo "$management_port" >"$dir/management_port"
         # A management key without its plugin would be refused, so it is only written with it.
     else
-        echo "[]." >"$dir/enabled_plugins"
+        echo "[${PLUGINS:-}]." >"$dir/enabled_plugins"
         sed -i '/^management\./d' "$dir/rabbitmq.conf"
     fi
     epmd -address 127.0.0.1 -port "$epmd_port" </dev/null >"$dir/epmd.log" 2>&1 &
