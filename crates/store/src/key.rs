@@ -1,5 +1,5 @@
 //! Keys of the map. The first octet tells what is stored, so that one atomic batch covers all:
-//! 0 = definitions, 1 = log, 2 = checkpoints (reserved).
+//! 0 = definitions, 1 = log, 2 = checkpoints (reserved), 3 = body files that were removed.
 
 use hornpipe_types::definition::DefinitionKey;
 use sha2::{Digest, Sha256};
@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 pub(crate) const DEFINITIONS: u8 = 0;
 pub(crate) const LOG: u8 = 1;
 pub(crate) const CHECKPOINTS: u8 = 2;
+pub(crate) const REMOVED_FILES: u8 = 3;
 
 /// Longer definition keys are replaced by their hash.
 const KEY_MAX: usize = 240;
@@ -26,6 +27,21 @@ pub(crate) fn log(lsn: u64, part: u16) -> [u8; 11] {
 pub(crate) fn parse_log(key: &[u8]) -> Option<(u64, u16)> {
     match key {
         [LOG, lsn @ .., p1, p0] => Some((u64::from_be_bytes(lsn.try_into().ok()?), u16::from_be_bytes([*p1, *p0]))),
+        _ => None,
+    }
+}
+
+/// Key that says that a body file was removed on purpose: records may go on naming it.
+pub(crate) fn removed_file(file: u64) -> [u8; 9] {
+    let mut key = [REMOVED_FILES; 9];
+    key[1..].copy_from_slice(&file.to_be_bytes());
+    key
+}
+
+/// The inverse of [`removed_file`].
+pub(crate) fn parse_removed_file(key: &[u8]) -> Option<u64> {
+    match key {
+        [REMOVED_FILES, file @ ..] => Some(u64::from_be_bytes(file.try_into().ok()?)),
         _ => None,
     }
 }

@@ -76,6 +76,8 @@ struct Recovery<'a> {
     /// What the last good record says must be there.
     expected: Live,
     remove: Vec<Vec<u8>>,
+    /// Body files removed on purpose, and whether a record still names them.
+    removed: BTreeMap<u64, bool>,
     found: Found,
 }
 
@@ -91,10 +93,8 @@ pub(crate) fn recover(
     accept: bool,
     visit: &mut dyn FnMut(Recovered),
 ) -> Result<Found, StoreError> {
-    let mark = match medium.read_mark()? {
-        Some(bytes) => Mark::decode(&bytes)?,
-        None => Mark { watermark: 0, clean: true },
-    };
+    let marked = medium.read_mark()?.map(|bytes| Mark::decode(&bytes)).transpose()?;
+    let mark = marked.unwrap_or_default();
     let view = medium.view();
     let files = medium.files()?.into_iter().map(|(n, size)| (n, FileSeen { size, last: None })).collect();
     let mut r = Recovery {
@@ -106,25 +106,40 @@ pub(crate) fn recover(
         cut: None,
         expected: Live::default(),
         remove: Vec::new(),
+        removed: BTreeMap::new(),
         found: Found { last_lsn: mark.watermark, clean: mark.clean, ..Found::default() },
     };
     r.newest_watermark()?;
+    r.removed_files()?;
     r.definitions()?;
     let last_seen = r.log()?;
+    r.found.clean |= marked.is_none() && last_seen == 0;
     r.check_log(&mark, last_seen)?;
     r.check_files()?;
     let mut found = r.found;
+    // Files on the list that no record names any more leave the list, those that a crash left leave the folder.
+    let named = |n: &u64| r.removed.get(n).copied().unwrap_or(false);
+    r.remove.extend(r.removed.keys().filter(|n| !named(n)).map(|n| key::removed_file(*n).to_vec()));
+    let left: Vec<u64> = r.files.keys().filter(|n| r.removed.contains_key(n)).copied().collect();
+    for file in &left {
+        r.files.remove(file);
+    }
+    let last_removed = r.removed.keys().next_back().copied().unwrap_or(0);
     let orphan_files: Vec<u64> = r.files.iter().filter(|(_, f)| f.last.is_none()).map(|(n, _)| *n).collect();
     found.cut = r.cut.is_some();
     let spare = r.files.iter().filter_map(|(n, f)| f.last.map(|b| (*n, end(&b), f.size)));
     let spare: Vec<(u64, u64)> = spare.filter(|s| s.2 > s.1).map(|s| (s.0, s.1)).collect();
-    found.last_file = r.files.keys().next_back().copied().unwrap_or(0);
+    found.last_file = r.files.keys().next_back().copied().unwrap_or(0).max(last_removed);
     let batch: Batch = r.remove.into_iter().map(|k| (k, None)).collect();
     found.clean &= found.losses.is_empty();
     (r.visit)(Recovered::End { clean: found.clean, orphan_files });
+    // What an earlier process wrote was seen, but need not be on the disk yet.
     if !batch.is_empty() {
         medium.apply(batch)?;
-        medium.sync()?;
+    }
+    medium.sync()?;
+    for file in left {
+        medium.remove_file(file)?;
     }
     if found.losses.is_empty() {
         // Room that was allocated and not used.
@@ -157,6 +172,14 @@ impl Recovery<'_> {
         }
         self.found.losses.push(error.to_string());
         Ok(())
+    }
+
+    fn removed_files(&mut self) -> Result<(), StoreError> {
+        let removed = &mut self.removed;
+        self.view.scan(&[key::REMOVED_FILES], &[key::REMOVED_FILES + 1], &mut |k, _| {
+            removed.extend(key::parse_removed_file(k).map(|file| (file, false)));
+            Ok(true)
+        })
     }
 
     fn definitions(&mut self) -> Result<(), StoreError> {
@@ -268,7 +291,7 @@ impl Recovery<'_> {
         Ok((header.watermark, header.live, parts))
     }
 
-    /// Every referenced frame must lie within its file; above the watermark it is read, because nothing says that it
+    /// Every referenced frame must lie within its file, unless the file was removed on purpose; above the watermark it is read, because nothing says that it
     /// reached the disk.
     fn check_bodies(&mut self, lsn: u64, parts: &[(u16, Vec<LogOp<'_>>)]) -> Result<(), StoreError> {
         let bodies = || {
@@ -281,6 +304,10 @@ impl Recovery<'_> {
             })
         };
         for b in bodies() {
+            if let Some(named) = self.removed.get_mut(&b.file) {
+                *named = true;
+                continue;
+            }
             let name = || format!("{} (named by log record {lsn})", self.view.file_name(b.file));
             let Some(file) = self.files.get(&b.file) else {
                 return Err(StoreError::damaged(name(), "the file is missing"));

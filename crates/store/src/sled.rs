@@ -189,12 +189,13 @@ impl SledMedium {
         let db_path = db_dir.join("db");
         let mut mark = Mark::open(dir.join("mark"))?;
         if mark.bytes.is_none() {
-            if db_path.exists() && !accept_data_loss {
+            if !db_path.exists() {
+                mark.write(first_mark)?;
+                sync_dir(dir)?;
+            } else if !accept_data_loss {
                 let reason = "it is missing or unreadable, though there is a database beside it";
                 return Err(StoreError::damaged(mark.path.display().to_string(), reason));
             }
-            mark.write(first_mark)?;
-            sync_dir(dir)?;
         }
         create_dir(&db_dir)?;
         create_dir(&bodies)?;

@@ -205,6 +205,8 @@ impl Store {
                 changes.extend((0..count).map(|p| (key::log(old, p).to_vec(), None)));
             }
         }
+        // A record that holds other things too may go on naming a file that has gone.
+        changes.extend(remove_files.iter().map(|f| (key::removed_file(*f).to_vec(), Some(Vec::new()))));
         let empty = parts.is_empty();
         let parts = parts
             .finish(lsn, self.watermark, live)

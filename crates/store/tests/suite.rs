@@ -265,6 +265,52 @@ fn removed_records_and_files_stay_away() {
 }
 
 #[test]
+fn a_record_may_name_a_file_that_was_removed() {
+    on_all(|name, bed| {
+        let (mut store, _) = open(bed);
+        let large = batch(3, &[1000; 200]);
+        let ops = |n: u64| (0..3).map(|i| enqueue(n * 3 + i, vec![target(1, (n * 3 + i) * 200 + 1)], &large)).collect();
+        let a = put(&mut store, &group(1, ops(0)));
+        put(&mut store, &group(2, ops(1)));
+        let file = |i: usize| a.places[i].1.body.unwrap().file;
+        assert!(file(0) < file(2), "{name}: the group lies in more than one file");
+        put(&mut store, &Group { remove_files: vec![file(0)], ..group(3, vec![]) });
+        for _ in 0..2 {
+            assert!(store.reader().read(&a.places[0].1).is_err(), "{name}");
+            assert_reads(&store.reader(), &a.places[2].1, &large);
+            drop(store);
+            let told;
+            (store, told) = open(bed);
+            assert_eq!(told.runs().len(), 6, "{name}: replayed as it was written");
+            assert!(told.orphans.is_empty(), "{name}");
+        }
+        put(&mut store, &Group { remove_records: vec![a.lsn], ..group(4, vec![]) });
+        drop(store);
+        let (_store, told) = open(bed);
+        assert_eq!(told.runs().len(), 3, "{name}");
+    });
+}
+
+#[test]
+fn files_that_no_record_names_are_orphans() {
+    on_all(|name, bed| {
+        let (mut store, _) = open(bed);
+        let large = batch(3, &[1000; 100]);
+        let a = put(&mut store, &group(1, vec![enqueue(1, vec![target(1, 1)], &large)]));
+        put(&mut store, &Group { remove_records: vec![a.lsn], ..group(2, vec![]) });
+        let file = a.places[0].1.body.unwrap().file;
+        drop(store);
+        let (mut store, told) = open(bed);
+        assert_eq!(told.orphans, [file], "{name}");
+        put(&mut store, &Group { remove_files: told.orphans, ..group(3, vec![]) });
+        assert_eq!(store.usage().1, 0, "{name}");
+        drop(store);
+        let (_store, told) = open(bed);
+        assert!(told.orphans.is_empty(), "{name}");
+    });
+}
+
+#[test]
 fn a_file_written_by_untold_groups_is_kept() {
     on_all(|name, bed| {
         let (mut store, _) = open(bed);
