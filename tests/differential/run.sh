@@ -3,20 +3,21 @@
 #
 #   run.sh [options of run.py, e.g. --only 's14*/*']
 #
-# HORNPIPE=path is the binary (target/release/hornpipe), KEEP=1 leaves the brokers' files for a look. RabbitMQ comes from the
+# HORNPIPE_BIN=path is the binary (target/release/hornpipe), KEEP=1 leaves the brokers' files for a look. RabbitMQ comes from the
 # distribution's package and is installed when it is not there. Both brokers listen on free ports of loopback only.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
-binary=${HORNPIPE:-$root/target/release/hornpipe}
+binary=${HORNPIPE_BIN:-$root/target/release/hornpipe}
 [ -x "$binary" ] || { echo "run.sh: no $binary: cargo build --release" >&2; exit 1; }
 
 if [ ! -x /usr/lib/rabbitmq/bin/rabbitmq-server ]; then
     # The package would start a server of its own; ours are private.
-    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
+    policy=/usr/sbin/policy-rc.d
+    if [ -e "$policy" ]; then policy=; else printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy"; fi
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends rabbitmq-server >&2
-    rm -f /usr/sbin/policy-rc.d
+    [ -z "$policy" ] || rm -f "$policy"
 fi
 
 work=$(mktemp -d)
