@@ -85,6 +85,7 @@ pub(crate) async fn run(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr
         effects: Vec::new(),
         open: None,
         opened: false,
+        closing: None,
         give_up: None,
         armed: None,
         started: now,
@@ -111,6 +112,8 @@ struct Driver {
     /// What was asked for in connection.open, once it was.
     open: Option<Box<OpenConnection>>,
     opened: bool,
+    /// Why it ends, once the shard has let go of it.
+    closing: Option<CloseReason>,
     /// When the last words are given up.
     give_up: Option<Instant>,
     /// What the timer is set to.
@@ -136,6 +139,11 @@ impl Driver {
         loop {
             let now = self.shared.clock.mono();
             if self.machine.poll_timeout().is_some_and(|at| at <= now) {
+                if !self.link.may_read() {
+                    // We are the ones who don't read, so silence proves nothing: without this the peer would be taken
+                    // for dead when the disk is slow.
+                    self.machine.handle_input(now);
+                }
                 self.machine.handle_timeout(now);
             }
             if self.link.take(cx, &mut self.effects) {
@@ -289,14 +297,23 @@ impl Driver {
         self.machine.handle_auth(now, outcome);
     }
 
+    /// Keeps what the log wants to know.
     fn note_effects(&mut self) {
-        if self.opened || !self.effects.iter().any(|effect| matches!(effect, ConnectionEffect::Opened)) {
-            return;
-        }
-        self.opened = true;
-        if let Some(open) = &self.open {
-            let (name, user, vhost) = (&self.name, &open.user, &open.vhost);
-            tracing::info!("connection {name}: user '{user}' authenticated and granted access to vhost '{vhost}'");
+        for effect in &self.effects {
+            match effect {
+                ConnectionEffect::Opened => {
+                    self.opened = true;
+                    if let Some(open) = &self.open {
+                        let (name, user, vhost) = (&self.name, &open.user, &open.vhost);
+                        tracing::info!(
+                            "connection {name}: user '{user}' authenticated and granted access to vhost '{vhost}'"
+                        );
+                    }
+                }
+                ConnectionEffect::CloseOk => self.closing = Some(CloseReason::ByClient),
+                ConnectionEffect::Close(error) => self.closing = Some(CloseReason::ByServer(error.clone())),
+                _ => {}
+            }
         }
     }
 
@@ -311,16 +328,28 @@ impl Driver {
             }
             _ => name.clone(),
         };
-        match end {
+        let reason = match (end, &self.closing) {
+            (_, Some(reason)) | (End::Closed(reason), None) => Some(reason),
+            _ => None,
+        };
+        match (end, reason) {
             _ if silent => tracing::debug!("connection {who} closed before any data"),
-            End::Closed(CloseReason::ByClient) if self.opened => tracing::info!("closing AMQP connection ({who})"),
-            End::Closed(CloseReason::ByClient) => tracing::debug!("closing AMQP connection ({who})"),
-            End::Closed(reason) => tracing::warn!("closing AMQP connection ({who}): {reason}"),
-            End::Eof | End::Lost(_) if !self.opened => tracing::debug!("connection {who} closed during the handshake"),
-            End::Eof => tracing::warn!("closing AMQP connection ({who}): client unexpectedly closed TCP connection"),
-            End::Lost(error) => tracing::warn!("closing AMQP connection ({who}): {error}"),
-            End::Stuck => tracing::warn!("closing AMQP connection ({who}): the peer does not read"),
-            End::Stopped => tracing::debug!("connection {who} dropped: the broker stops"),
+            (_, Some(CloseReason::ByClient)) if self.opened => tracing::info!("closing AMQP connection ({who})"),
+            (_, Some(CloseReason::ByClient)) => tracing::debug!("closing AMQP connection ({who})"),
+            // Told when it was refused.
+            (_, Some(CloseReason::LoginRefused)) => tracing::debug!("closing AMQP connection ({who})"),
+            (_, Some(reason)) => tracing::warn!("closing AMQP connection ({who}): {reason}"),
+            (End::Eof | End::Lost(_), None) if !self.opened => {
+                tracing::debug!("connection {who} closed during the handshake");
+            }
+            (End::Eof, None) => {
+                tracing::warn!("closing AMQP connection ({who}): client unexpectedly closed TCP connection");
+            }
+            (End::Lost(error), None) => tracing::warn!("closing AMQP connection ({who}): {error}"),
+            (End::Stuck | End::Closed(_), None) => {
+                tracing::warn!("closing AMQP connection ({who}): the peer does not read");
+            }
+            (End::Stopped, None) => tracing::debug!("connection {who} dropped: the broker stops"),
         }
     }
 

@@ -30,7 +30,7 @@ pub use shutdown::SHUTDOWN_TEXT;
 
 use hornpipe_amqp::MachineConfig;
 use hornpipe_core::{Bootstrap, CoreConfig, Shard};
-use hornpipe_store::{Store, StoreConfig, StoreError};
+use hornpipe_store::{Memory, Store, StoreConfig, StoreError};
 use hornpipe_types::definition::UserDefinition;
 use hornpipe_types::ids::ConnectionId;
 use hornpipe_types::limits::Limits;
@@ -51,6 +51,8 @@ pub type FatalHook = Arc<dyn Fn(&str) + Send + Sync>;
 pub struct ServerConfig {
     /// The data folder; created when missing.
     pub data_dir: PathBuf,
+    /// Where the log is kept.
+    pub storage: Storage,
     /// How the store is opened.
     pub store: StoreConfig,
     /// AMQP listeners; port 0 picks a free one.
@@ -91,6 +93,7 @@ impl ServerConfig {
     pub fn local(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
+            storage: Storage::Disk,
             store: StoreConfig::default(),
             amqp: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             limits: Limits::default(),
@@ -105,6 +108,15 @@ impl ServerConfig {
             on_fatal: None,
         }
     }
+}
+
+/// Where the log is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// In the data folder.
+    Disk,
+    /// Nowhere: a restart begins empty. For tests and for brokers of transient messages.
+    Memory,
 }
 
 /// What an empty data folder starts with: a vhost and a user with full permissions in it.
@@ -380,7 +392,10 @@ fn recover(shared: &Shared) -> Result<(Store, Shard), StartError> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(random)?;
     let started = shared.clock.mono();
-    let mut store = Store::open(&config.data_dir, config.store.clone())?;
+    let mut store = match &config.storage {
+        Storage::Disk => Store::open(&config.data_dir, config.store.clone())?,
+        Storage::Memory => Store::with_medium(Box::new(Memory::new()), config.store.clone()),
+    };
     let mut shard = Shard::new(CoreConfig { limits: config.limits.clone(), seed: u64::from_le_bytes(seed) });
     let mut items = 0u64;
     store.recover(&mut |item| {
@@ -401,7 +416,11 @@ fn recover(shared: &Shared) -> Result<(Store, Shard), StartError> {
         tags: first.tags.clone(),
         limits: Vec::new(),
     };
-    shard.finish_recovery(shared.clock.now(), &Bootstrap { vhost: first.vhost.as_str().into(), user });
+    let bootstrap = Bootstrap { vhost: first.vhost.as_str().into(), user };
+    let remarks = shard.finish_recovery(shared.clock.now(), &bootstrap);
+    for remark in store.losses().iter().chain(&remarks) {
+        tracing::warn!("recovery: {remark}");
+    }
     let ms = shared.clock.mono().ms_since(started);
     tracing::info!("recovered {items} log entries in {ms} ms");
     Ok((store, shard))

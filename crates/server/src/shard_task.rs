@@ -6,7 +6,7 @@ use crate::inbox::{Item, Link};
 use crate::store_thread::{ReaderThread, StoreThread};
 use hornpipe_core::Shard;
 use hornpipe_types::Map;
-use hornpipe_types::command::Command;
+use hornpipe_types::command::{ChannelCommand, Command};
 use hornpipe_types::effect::Outbox;
 use hornpipe_types::ids::{ConnectionId, RequestId};
 use hornpipe_types::stats::Answer;
@@ -34,8 +34,12 @@ pub(crate) struct Owner {
     /// A group is being written.
     store_busy: bool,
     links: Map<ConnectionId, Arc<Link>>,
+    /// Connections whose credit is kept back until less waits for the store.
+    withheld: Vec<Arc<Link>>,
     asks: Map<RequestId, oneshot::Sender<Answer>>,
     last_ask: RequestId,
+    /// Octets waiting for the store above which publishers get no credit.
+    pending_max: u64,
     outbox: Outbox,
     finish: Option<oneshot::Sender<Result<(), String>>>,
     stopping: bool,
@@ -51,12 +55,14 @@ impl Owner {
     /// Takes over a recovered shard.
     pub(crate) fn new(shared: Arc<Shared>, shard: Shard, store: StoreThread, reader: ReaderThread) -> Self {
         Self {
+            pending_max: shared.config.limits.pending_bytes,
             shared,
             shard,
             store,
             reader,
             store_busy: false,
             links: Map::default(),
+            withheld: Vec::new(),
             asks: Map::default(),
             last_ask: RequestId::default(),
             outbox: Outbox::default(),
@@ -81,12 +87,13 @@ impl Owner {
             if self.try_finish(now) {
                 return;
             }
-            if !queue.is_empty() || self.shard.has_work() {
+            // What is due after a turn can only be a group that waits for the store: its report wakes us.
+            let deadline = self.shard.poll_timeout().filter(|at| !self.store_busy || *at > now.mono);
+            if !queue.is_empty() || self.shard.has_work() || deadline.is_some_and(|at| at <= now.mono) {
                 tokio::task::yield_now().await;
                 continue;
             }
             // Only an earlier deadline moves the timer; a wake-up that comes too early is harmless.
-            let deadline = self.shard.poll_timeout();
             if let Some(at) = deadline
                 && armed.is_none_or(|armed| at < armed)
             {
@@ -114,11 +121,20 @@ impl Owner {
         }
         self.shard.poll_effects(now, &mut self.outbox);
         self.distribute();
-        if !self.store_busy
-            && let Some(group) = self.shard.poll_group(now)
-        {
-            self.store_busy = true;
-            self.store.write(group);
+        if !self.store_busy {
+            if let Some(group) = self.shard.poll_group(now) {
+                self.store_busy = true;
+                self.store.write(group);
+            } else {
+                // Everything was cancelled in memory, or nothing was there: confirms may go out without the disk.
+                self.shard.poll_effects(now, &mut self.outbox);
+                self.distribute();
+            }
+        }
+        if !self.withheld.is_empty() && self.shard.pending_bytes() <= self.pending_max {
+            for link in self.withheld.drain(..) {
+                link.credit();
+            }
         }
     }
 
@@ -133,9 +149,15 @@ impl Owner {
             }
             Item::Commands(id, mut commands) => {
                 let count = commands.len();
+                // Publishers that are faster than the disk are read no more for a while. Nothing a client does is needed
+                // for the disk to catch up, so this can't last.
+                let publishes = self.shard.pending_bytes() > self.pending_max
+                    && commands.iter().any(|c| matches!(c, Command::Channel(_, ChannelCommand::Publish(_))));
                 self.shard.handle_commands(now, id, &mut commands);
-                if let Some(link) = self.links.get(&id) {
-                    link.credit();
+                match self.links.get(&id) {
+                    Some(link) if publishes => self.withheld.push(link.clone()),
+                    Some(link) => link.credit(),
+                    None => {}
                 }
                 return count;
             }

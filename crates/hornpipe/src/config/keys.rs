@@ -3,6 +3,7 @@
 /// All keys, in the order of `config/hornpipe.toml`.
 pub(crate) const KEYS: &[&str] = &[
     "data_dir",
+    "storage",
     "amqp",
     "http",
     "metrics",

@@ -2,7 +2,7 @@
 
 use super::{Config, ConfigError, LogFormat, RawConfig, value};
 use hornpipe_admin::AdminConfig;
-use hornpipe_server::{AlarmConfig, FirstUser, ServerConfig};
+use hornpipe_server::{AlarmConfig, FirstUser, ServerConfig, Storage};
 use hornpipe_store::StoreConfig;
 use hornpipe_types::limits::Limits;
 use std::net::SocketAddr;
@@ -140,6 +140,12 @@ const TIB: u64 = 1 << 40;
 pub(crate) fn resolve(raw: &RawConfig) -> Result<Resolved, Vec<ConfigError>> {
     let mut r = Resolver { raw, effective: Vec::new(), errors: Vec::new() };
     let data_dir = PathBuf::from(r.name("data_dir", "data"));
+    let storage = r.take("storage", Storage::Disk, "disk or memory", |v| match v.as_str()? {
+        "disk" => Some(Storage::Disk),
+        "memory" => Some(Storage::Memory),
+        _ => None,
+    });
+    r.note("storage", if storage == Storage::Memory { "memory" } else { "disk" });
     let amqp = r.addresses("amqp", 5672);
     let http = r.addresses("http", 15672);
     let metrics = r.addresses("metrics", 15692);
@@ -222,7 +228,7 @@ pub(crate) fn resolve(raw: &RawConfig) -> Result<Resolved, Vec<ConfigError>> {
     let inline = d.inline_bytes_max as u64;
     let store = StoreConfig {
         cache_bytes: r.size("store_cache_bytes", d.cache_bytes, 1 << 20..=TIB),
-        inline_bytes_max: r.size("store_inline_bytes_max", inline, 1024..=48 << 10) as usize,
+        inline_bytes_max: r.size("store_inline_bytes_max", inline, 1024..=40 << 10) as usize,
         body_file_bytes: r.size("store_body_file_bytes", d.body_file_bytes, 1 << 20..=1 << 30),
         mark_every: r.duration("store_mark_every_ms", d.mark_every, 10..=60 * MINUTE_MS),
         accept_data_loss: r.boolean("accept_data_loss", d.accept_data_loss),
@@ -245,7 +251,6 @@ pub(crate) fn resolve(raw: &RawConfig) -> Result<Resolved, Vec<ConfigError>> {
         connections_max: r.number("http_connections_max", d.connections_max, 1..=1 << 20),
         per_object_metrics: r.boolean("per_object_metrics", d.per_object_metrics),
         sample_interval: r.duration("sample_interval_ms", d.sample_interval, 100..=60 * MINUTE_MS),
-        ..d
     };
     r.note("http_path_prefix", admin.path_prefix.clone());
     if !r.errors.is_empty() {
@@ -253,6 +258,7 @@ pub(crate) fn resolve(raw: &RawConfig) -> Result<Resolved, Vec<ConfigError>> {
     }
     let server = ServerConfig {
         data_dir,
+        storage,
         store,
         amqp,
         limits,
