@@ -38,22 +38,30 @@ fn unauthorised(reason: &str) -> Reply {
     Reply::error(401, "not_authorised", reason)
 }
 
-/// Asks for credentials.
-pub(crate) fn challenge() -> Reply {
-    Reply::error(401, "not_authorized", "Not_Authorized")
-        .with("www-authenticate", "Basic realm=\"RabbitMQ Management\"")
+/// Makes a browser ask for credentials.
+fn challenge(reply: Reply) -> Reply {
+    reply.with("www-authenticate", "Basic realm=\"RabbitMQ Management\"")
+}
+
+/// No credentials: nothing but the challenge.
+fn no_credentials() -> Reply {
+    challenge(Reply { status: 401, content_type: "", headers: Vec::new(), body: Vec::new() })
+}
+
+fn wrong_credentials() -> Reply {
+    challenge(Reply::error(401, "not_authorized", "Not_Authorized"))
 }
 
 /// Checks credentials and tags; the error is the answer.
 pub(crate) async fn login(app: &App, request: &Request, need: Need) -> Result<AdminUser, Reply> {
     let (user, password) = match &request.login {
-        Login::None => return Err(challenge()),
-        Login::Unusable => return Err(challenge()),
+        Login::None => return Err(no_credentials()),
+        Login::Unusable => return Err(wrong_credentials()),
         Login::Basic(user, password) => (user, password),
     };
     let user = match app.broker.login(user, password, request.peer.is_loopback()).await {
         Ok(user) => user,
-        Err(LoginRefused::Credentials) => return Err(challenge()),
+        Err(LoginRefused::Credentials) => return Err(wrong_credentials()),
         Err(LoginRefused::NotLoopback) => return Err(unauthorised("User can only log in via localhost")),
     };
     require(&user, need)?;

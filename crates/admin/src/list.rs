@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use std::cmp::Ordering;
 
 /// Items of a page when the request does not say, and the most it may ask for.
-const PAGE_SIZE: u64 = 100;
+const PAGE_SIZE: i64 = 100;
 const PAGE_SIZE_MAX: u64 = 500;
 /// Bound of a compiled name pattern, octets: a peer's pattern must not eat the memory.
 const PATTERN_BYTES_MAX: usize = 1 << 20;
@@ -59,18 +59,21 @@ impl Filter {
 fn page(query: &Query) -> Result<Option<Page>, Reply> {
     let Some(number) = query.get("page") else { return Ok(None) };
     let size = query.get("page_size");
-    let invalid = || {
-        let reason =
-            format!("Invalid pagination parameters: page number {number}, page size {}", size.unwrap_or("undefined"));
-        Reply::bad_request(&reason)
+    let not_a_number = || Reply::bad_request("Pagination parameters are invalid");
+    let invalid = |number: i64, size: &str| {
+        let reason = format!("Invalid pagination parameters: page number {number}, page size {size}");
+        Reply::error(400, "invalid_pagination_parameters", &reason)
     };
-    let number: u64 = number.parse().map_err(|_| invalid())?;
-    let length = match size {
-        Some(size) => size.parse().map_err(|_| invalid())?,
+    let number: i64 = number.parse().map_err(|_| not_a_number())?;
+    let length: i64 = match size {
+        Some(size) => size.parse().map_err(|_| not_a_number())?,
         None => PAGE_SIZE,
     };
-    if number == 0 || length == 0 || length > PAGE_SIZE_MAX {
-        return Err(invalid());
+    let (Ok(page), Ok(length)) = (u64::try_from(number), u64::try_from(length)) else {
+        return Err(invalid(number, size.unwrap_or("undefined")));
+    };
+    if page == 0 || length == 0 || length > PAGE_SIZE_MAX {
+        return Err(invalid(number, size.unwrap_or("undefined")));
     }
     let filter = match query.get("name").unwrap_or("") {
         "" => Filter::None,
@@ -80,7 +83,7 @@ fn page(query: &Query) -> Result<Option<Page>, Reply> {
         }
         name => Filter::Substring(name.to_lowercase()),
     };
-    Ok(Some(Page { number, size: length, filter }))
+    Ok(Some(Page { number: page, size: length, filter }))
 }
 
 fn paged(query: &Query, items: Vec<Value>, page: &Page) -> Reply {
@@ -226,13 +229,14 @@ mod tests {
     #[test]
     fn bad_pages() {
         for (query, error) in [
-            ("page=0", "bad_request"),
+            ("page=0", "invalid_pagination_parameters"),
+            ("page=-1", "invalid_pagination_parameters"),
             ("page=x", "bad_request"),
-            ("page=1&page_size=501", "bad_request"),
-            ("page=1&page_size=0", "bad_request"),
+            ("page=1&page_size=501", "invalid_pagination_parameters"),
+            ("page=1&page_size=0", "invalid_pagination_parameters"),
             ("page=1&name=(&use_regex=true", "bad_request"),
             ("page=4&page_size=2", "page_out_of_range"),
-            ("page=18446744073709551615&page_size=500", "page_out_of_range"),
+            ("page=9223372036854775807&page_size=500", "page_out_of_range"),
         ] {
             let (status, body) = ask(query, &["a", "b", "c", "d", "e"]);
             assert_eq!(status, 400, "{query}");

@@ -39,7 +39,7 @@ fn refusal(app: &App, reply: Reply) -> Reply {
     let reason = serde_json::from_slice::<serde_json::Value>(&reply.body)
         .ok()
         .and_then(|v| v["reason"].as_str().map(escape))
-        .unwrap_or_default();
+        .unwrap_or_else(|| "A login is needed.".to_owned());
     let mut page = html(reply.status, &frame(app, &format!("<p>{reason}</p>")));
     page.headers = reply.headers;
     page
