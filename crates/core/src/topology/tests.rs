@@ -320,9 +320,15 @@ fn exchange_to_exchange_with_a_cycle() {
         assert_eq!(b.route(x, "k"), [1, 2]);
     }
     assert!(b.t.route_depends_on_key_only(b.t.find("a").unwrap()));
-    b.declare("r", "x-random", &[]);
+    let r = b.declare("r", "x-random", &[]);
     b.chain("c", "r", "");
-    assert!(!b.t.route_depends_on_key_only(b.t.find("a").unwrap()));
+    b.chain("c", "r", "twice");
+    for key in ["", "twice"] {
+        assert!(!b.t.route_depends_on_key_only(b.t.find("a").unwrap()));
+        let gone = b.t.unbind(&Bench::to_exchange("c", "r", key), Destination::Exchange(r));
+        assert_eq!(gone.removed_bindings.len(), 1);
+    }
+    assert!(b.t.route_depends_on_key_only(b.t.find("a").unwrap()));
 }
 
 #[test]
