@@ -116,7 +116,19 @@ def _afresh(lines):
     return lines[:at] + ["      headers=" + _table(sorted(pairs.items()))] + lines[at + 1:]
 
 
-RULES = {"afresh": _afresh, "history": _history, "words": _words}
+def _tags(lines):
+    """Deliveries number themselves from the first on."""
+    out, tag = [], None
+    for line in lines:
+        found = re.search(r"basic.deliver .*delivery_tag=(\d+)", line)
+        if found:
+            tag = int(found[1]) if tag is None else tag + 1
+            line = re.sub(r"delivery_tag=\d+", f"delivery_tag={tag}", line)
+        out.append(line)
+    return out
+
+
+RULES = {"tags": _tags, "afresh": _afresh, "history": _history, "words": _words}
 
 
 class Differences:
@@ -125,7 +137,7 @@ class Differences:
     def __init__(self, path):
         self.entries = tomllib.loads(path.read_text()) if path.exists() else {}
         for name, entry in self.entries.items():
-            if not entry.get("reason") or not set(entry) <= {"reason", "rule", "replace", "drop", "transcript"}:
+            if not entry.get("reason") or not set(entry) <= {"reason", "rule", "replace", "drop", "cut", "transcript"}:
                 raise SystemExit(f"differences.toml: {name} needs a reason, and only known keys")
 
     def unused(self, names):
@@ -154,4 +166,9 @@ class Differences:
                 if kept == lines:
                     stale = f"differences.toml: no line with {old!r} in the reference any more"
                 lines = kept
+            if "cut" in entry:
+                at = next((index for index, line in enumerate(lines) if entry["cut"] in line), None)
+                if at is None:
+                    stale = f"differences.toml: no line with {entry['cut']!r} in the reference any more"
+                lines = lines[:at]
         return lines, stale

@@ -662,6 +662,21 @@ class Channel:
     def get(self, queue, no_ack=True):
         return self.call("basic.get", queue=queue, **({"no_ack": True} if no_ack else {}))
 
+    def holds(self, queue):
+        """Takes everything out of a queue with basic.get and shows the bodies in one line."""
+        connection, bodies = self.connection, []
+        before, connection.quiet = connection.quiet, True
+        try:
+            while True:
+                event = self.get(queue)
+                if not event or event.name != "basic.get-ok":
+                    break
+                bodies.append(event.body[0].decode())
+        finally:
+            connection.quiet = before
+        connection.write(f"= {self.scenario.full(queue)} holds {bodies}"
+                         + ("" if event and event.name == "basic.get-empty" else f" then {event and event.name}"))
+
     def consume(self, queue, tag="t", args=None, **fields):
         return self.call("basic.consume", queue=queue, consumer_tag=tag, **fields,
                          **({"arguments": args} if args is not None else {}))

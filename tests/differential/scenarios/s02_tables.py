@@ -87,7 +87,7 @@ def equivalence_across_widths(t, pair):
     ch.queue("@q", {"x-message-ttl": second})
 
 
-@each(other_value=V("I", 61000), string=V("S", "60000"), float=V("d", 60000.0))
+@each(other_value=V("I", 61000), string=V("S", "60000"), float=V("d", 60000.5))
 def equivalence_refused(t, second):
     "An argument redeclared with another value or kind"
     ch = t.channel()

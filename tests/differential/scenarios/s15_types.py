@@ -13,9 +13,7 @@ def _routes(ch, kind, bindings, keys):
     for key in keys:
         ch.pub("@x", key, key or "(empty)")
     for number in range(len(bindings)):
-        ch.consume(f"@q{number}", f"{bindings[number]}", no_ack=True)
-        ch.passive(f"@q{number}")
-        ch.sync()
+        ch.holds(f"@q{number}")
 
 
 def direct_keys(t):
@@ -87,10 +85,7 @@ def headers_match(t, arguments):
     for number, headers in enumerate(_HEADERS):
         ch.pub("@x", "k", f"headers {number}", headers=headers)
     ch.pub("@x", "k", b"no headers")
-    ch.sync()
-    ch.consume("@q", no_ack=True)
-    ch.passive("@q")
-    ch.sync()
+    ch.holds("@q")
 
 
 @each(word="some", number=5, bool=True, void=None)

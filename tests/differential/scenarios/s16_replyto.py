@@ -97,7 +97,7 @@ def reply_confirmed(t):
     ch, other = c.channel(), c.channel()
     address = _address(ch)
     other.confirm()
-    other.pub("", address, b"reply", mandatory=True)
+    other.pub("", address, b"reply")
     other.recv()
     ch.recv()
 
