@@ -1,2 +1,126 @@
-//! hornpipe-bench
-fn main() {}
+//! Load generator for AMQP 0-9-1 brokers.
+//!
+//! It speaks the protocol by hand over blocking sockets, publishes from pre-built buffers and scans deliveries in place, so
+//! that it takes little of a machine it shares with the broker. Every run checks what it measures: each message once, in
+//! the order its publisher sent it, with the body it had.
+//!
+//! ```text
+//! hornpipe-bench run a --url amqp://guest:guest@127.0.0.1:5672/%2F --pid 4711
+//! hornpipe-bench run --url … --body 4096 --confirm 500 --persistent true --ack 50 --seconds 10
+//! hornpipe-bench run c --compare URL_A=PID URL_B=PID --rounds 5
+//! hornpipe-bench suite --start hornpipe=target/release/hornpipe --start rabbitmq=tests/run/rabbitmq.sh --cases a,b,c
+//! ```
+
+mod batch;
+mod broker;
+mod client;
+mod confirms;
+mod consumer;
+mod histogram;
+mod load;
+mod plan;
+mod process;
+mod publisher;
+mod report;
+mod scale;
+mod start;
+mod suite;
+mod wire;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use crate::broker::{Running, Startable, Target};
+use crate::client::Url;
+use crate::plan::{Case, Flags};
+use crate::report::{note, say};
+use crate::suite::{Suite, run_against};
+
+/// Measures AMQP 0-9-1 brokers
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// One case, or a load described by flags, against one broker or several in turn
+    Run {
+        /// Letter of the case
+        case: Option<Case>,
+        /// The broker
+        #[arg(long, required_unless_present = "compare")]
+        url: Option<String>,
+        /// Root of the broker's process tree, for CPU and memory
+        #[arg(long)]
+        pid: Option<u32>,
+        /// Brokers to run in turn, each URL=pid
+        #[arg(long, num_args = 2.., conflicts_with_all = ["url", "pid"])]
+        compare: Vec<String>,
+        /// Rounds of a comparison
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        #[command(flatten)]
+        flags: Flags,
+    },
+    /// Several cases against several brokers; prints a Markdown table of medians and ratios
+    Suite {
+        /// A running broker: name=URL[,pid=N]
+        #[arg(long)]
+        broker: Vec<Running>,
+        /// A broker to start on a temporary directory: hornpipe=BINARY or rabbitmq=tests/run/rabbitmq.sh
+        #[arg(long)]
+        start: Vec<Startable>,
+        /// Letters of the cases, separated by commas; all without it
+        #[arg(long, value_delimiter = ',')]
+        cases: Vec<Case>,
+        /// Rounds; the table holds medians
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        #[command(flatten)]
+        flags: Flags,
+    },
+}
+
+fn main() -> ExitCode {
+    process::raise_open_files();
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            note(&format!("hornpipe-bench: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Run { case, url: Some(url), pid, flags, .. } => {
+            let target = Target { url: Url::parse(&url)?, pid };
+            let outcome = run_against(&target, case, &flags)?;
+            say(&format!("{}\n{}", case.map_or("load", Case::title), outcome.lines()));
+            Ok(())
+        }
+        Command::Run { case, compare, rounds, flags, .. } => {
+            let running = compare.iter().zip("ABCDEFGH".chars()).map(|(text, name)| contender(text, name));
+            let running = running.collect::<Result<Vec<_>>>()?;
+            Suite { running, startable: Vec::new(), cases: vec![case], rounds, flags }.run()
+        }
+        Command::Suite { broker, start, cases, rounds, flags } => {
+            let cases = if cases.is_empty() { Case::ALL.to_vec() } else { cases };
+            let cases = cases.into_iter().map(Some).collect();
+            Suite { running: broker, startable: start, cases, rounds, flags }.run()
+        }
+    }
+}
+
+/// `URL=pid`; the broker is called by its place.
+fn contender(text: &str, name: char) -> Result<Running> {
+    let (url, pid) = text.rsplit_once('=').context("what to compare is given as URL=pid")?;
+    let target = Target { url: Url::parse(url)?, pid: Some(pid.parse().context("pid")?) };
+    Ok(Running { name: name.to_string(), target })
+}

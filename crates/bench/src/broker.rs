@@ -1,0 +1,226 @@
+//! Brokers to measure: one that runs already, or one started here on a temporary directory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use crate::client::{Client, SMALL_BUFFER, Url};
+
+/// A broker starts within that, or not at all.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where load goes, and whose CPU is counted.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) url: Url,
+    /// Root of the broker's process tree.
+    pub(crate) pid: Option<u32>,
+}
+
+/// `name=URL[,pid=N]`: a broker that runs already.
+#[derive(Debug, Clone)]
+pub(crate) struct Running {
+    pub(crate) name: String,
+    pub(crate) target: Target,
+}
+
+impl FromStr for Running {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, rest) = text.split_once('=').context("a broker is given as name=URL[,pid=N]")?;
+        let (url, pid) = match rest.split_once(",pid=") {
+            Some((url, pid)) => (url, Some(pid.parse().context("pid")?)),
+            None => (rest, None),
+        };
+        Ok(Self { name: name.to_owned(), target: Target { url: Url::parse(url)?, pid } })
+    }
+}
+
+/// `hornpipe=PATH` or `rabbitmq=PATH`: the binary, or `tests/run/rabbitmq.sh`.
+#[derive(Debug, Clone)]
+pub(crate) struct Startable {
+    pub(crate) kind: Kind,
+    pub(crate) path: PathBuf,
+}
+
+/// Which broker, as far as starting goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Hornpipe,
+    Rabbitmq,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Hornpipe => "hornpipe",
+            Self::Rabbitmq => "RabbitMQ",
+        }
+    }
+}
+
+impl FromStr for Startable {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (kind, path) = match text.split_once('=') {
+            Some(("hornpipe", path)) => (Kind::Hornpipe, path),
+            Some(("rabbitmq", path)) => (Kind::Rabbitmq, path),
+            _ => bail!("what to start is given as hornpipe=PATH or rabbitmq=SCRIPT"),
+        };
+        let path = fs::canonicalize(path).with_context(|| format!("finding {path}"))?;
+        Ok(Self { kind, path })
+    }
+}
+
+/// A broker with a data directory of its own; both go when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    what: Startable,
+    directory: TempDir,
+    child: Option<Child>,
+}
+
+impl Broker {
+    /// A directory for it; nothing runs yet.
+    pub(crate) fn prepare(what: &Startable) -> Result<Self> {
+        Ok(Self { what: what.clone(), directory: tempfile::Builder::new().prefix("bench-").tempdir()?, child: None })
+    }
+
+    /// Starts and waits until a client has logged in; also returns how long that took.
+    pub(crate) fn start(&mut self) -> Result<(Target, Duration)> {
+        let begin = Instant::now();
+        let target = match self.what.kind {
+            Kind::Hornpipe => self.start_hornpipe()?,
+            Kind::Rabbitmq => self.start_rabbitmq()?,
+        };
+        Ok((target, begin.elapsed()))
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    fn start_hornpipe(&mut self) -> Result<Target> {
+        let data = self.data();
+        fs::create_dir_all(&data)?;
+        let ports = data.join("ports.json");
+        if ports.exists() {
+            fs::remove_file(&ports)?;
+        }
+        let log = fs::File::options().create(true).append(true).open(self.directory.path().join("log"))?;
+        let child = Command::new(&self.what.path)
+            .arg("--data-dir")
+            .arg(&data)
+            .args(["--amqp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--metrics", "127.0.0.1:0"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("starting {}", self.what.path.display()))?;
+        let pid = child.id();
+        self.child = Some(child);
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            if let Some(url) = amqp_url(&ports)
+                && let Ok(client) = Client::open(&url, SMALL_BUFFER)
+            {
+                client.close()?;
+                return Ok(Target { url, pid: Some(pid) });
+            }
+            if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
+                self.child = None;
+                bail!("the broker ended with {status}: {}", self.log_tail());
+            }
+            if Instant::now() > deadline {
+                bail!("the broker did not start in time: {}", self.log_tail());
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn log_tail(&self) -> String {
+        let text = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(5)..].join(" / ")
+    }
+
+    fn start_rabbitmq(&mut self) -> Result<Target> {
+        let output = Command::new(&self.what.path)
+            .arg("start")
+            .arg(self.data())
+            .stdin(Stdio::null())
+            .output()
+            .context("start")?;
+        if !output.status.success() {
+            bail!("RabbitMQ did not start: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        let url = Url::parse(String::from_utf8(output.stdout)?.trim())?;
+        let pid = fs::read_to_string(self.data().join("starter.pid"))?.trim().parse()?;
+        Client::open(&url, SMALL_BUFFER)?.close()?;
+        Ok(Target { url, pid: Some(pid) })
+    }
+
+    /// Asks it to stop and waits for its end.
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        match self.what.kind {
+            Kind::Hornpipe => {
+                let Some(mut child) = self.child.take() else { return Ok(()) };
+                let pid = rustix::process::Pid::from_child(&child);
+                rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+                let deadline = Instant::now() + START_TIMEOUT;
+                while child.try_wait()?.is_none() {
+                    if Instant::now() > deadline {
+                        child.kill()?;
+                        child.wait()?;
+                        bail!("the broker did not stop in time");
+                    }
+                    thread::sleep(Duration::from_millis(2));
+                }
+            }
+            Kind::Rabbitmq => {
+                let status =
+                    Command::new(&self.what.path).arg("stop").arg(self.data()).stdin(Stdio::null()).status()?;
+                if !status.success() {
+                    bail!("RabbitMQ did not stop");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // Already on the way out; the directory goes in any case.
+        let _ = self.stop();
+    }
+}
+
+/// The AMQP address from the file a hornpipe writes once it listens.
+fn amqp_url(ports: &Path) -> Option<Url> {
+    let text = fs::read_to_string(ports).ok()?;
+    let value: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let port = value.get("amqp")?.as_u64()?;
+    Url::parse(&format!("amqp://guest:guest@127.0.0.1:{port}/%2F")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brokers_from_the_command_line() {
+        let broker: Running = "x=amqp://a:b@h:1/%2F,pid=7".parse().expect("sound");
+        assert_eq!((broker.name.as_str(), broker.target.pid), ("x", Some(7)));
+        assert!("amqp".parse::<Running>().is_err());
+        assert!("sled=/bin/true".parse::<Startable>().is_err());
+    }
+}

@@ -1,0 +1,315 @@
+//! What a load run does: the cases of the table and the flags that change them.
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+
+/// Letters of the table in `docs/performance.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Case {
+    /// 1 publisher, 1 consumer, 16 B transient, auto-ack
+    A,
+    /// the same with 1 KiB
+    B,
+    /// 1 KiB persistent, confirms (window 1000), manual ack
+    C,
+    /// as c, with 4 publishers, 4 queues, 4 consumers
+    D,
+    /// many 100 B persistent messages with confirms into one queue, then drained
+    E,
+    /// fanout to 10 queues, 16 B
+    F,
+    /// topic exchange with 1000 bindings, every message another key, 16 B
+    G,
+    /// 1 000 messages a second, 1 KiB persistent, confirms, manual ack: latencies
+    H,
+    /// 2 000 idle connections
+    I,
+    /// 10 000 durable queues, declared pipelined
+    J,
+    /// fresh start
+    K,
+    /// restart with 1 M × 100 B waiting
+    L,
+    /// connections opened and closed
+    M,
+}
+
+impl Case {
+    pub(crate) const ALL: [Self; 13] = [
+        Self::A,
+        Self::B,
+        Self::C,
+        Self::D,
+        Self::E,
+        Self::F,
+        Self::G,
+        Self::H,
+        Self::I,
+        Self::J,
+        Self::M,
+        Self::K,
+        Self::L,
+    ];
+
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::A => "a. 1 → 1, 16 B transient, auto-ack",
+            Self::B => "b. 1 → 1, 1 KiB transient, auto-ack",
+            Self::C => "c. 1 → 1, 1 KiB persistent, confirms, manual ack",
+            Self::D => "d. 4 → 4 queues → 4, otherwise as c",
+            Self::E => "e. 100 B persistent into one queue, then drained",
+            Self::F => "f. fanout to 10 queues, 16 B",
+            Self::G => "g. topic, 1000 bindings, 16 B",
+            Self::H => "h. 1 000/s, 1 KiB persistent",
+            Self::I => "i. 2 000 idle connections",
+            Self::J => "j. 10 000 durable queues",
+            Self::K => "k. fresh start",
+            Self::L => "l. restart with 1 M × 100 B",
+            Self::M => "m. connection open and close",
+        }
+    }
+}
+
+/// Flags that describe or change a load.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Flags {
+    /// Body size in bytes
+    #[arg(long)]
+    pub(crate) body: Option<usize>,
+    /// Delivery mode 2
+    #[arg(long)]
+    pub(crate) persistent: Option<bool>,
+    /// Publisher confirms with at most that many outstanding; 0 for none
+    #[arg(long)]
+    pub(crate) confirm: Option<u64>,
+    /// Manual acks, one `multiple` for every so many messages; 0 for auto-ack
+    #[arg(long)]
+    pub(crate) ack: Option<u64>,
+    /// basic.qos prefetch count with manual acks; 0 for unlimited
+    #[arg(long)]
+    pub(crate) prefetch: Option<u16>,
+    /// Publishing connections
+    #[arg(long)]
+    pub(crate) publishers: Option<usize>,
+    /// Queues on the default exchange
+    #[arg(long)]
+    pub(crate) queues: Option<usize>,
+    /// Consuming connections
+    #[arg(long)]
+    pub(crate) consumers: Option<usize>,
+    /// Fanout exchange to that many queues
+    #[arg(long)]
+    pub(crate) fanout: Option<usize>,
+    /// Topic exchange with that many bindings over the queues
+    #[arg(long)]
+    pub(crate) topic: Option<usize>,
+    /// Messages to publish in all, in place of --seconds
+    #[arg(long)]
+    pub(crate) count: Option<u64>,
+    /// How long to publish
+    #[arg(long)]
+    pub(crate) seconds: Option<f64>,
+    /// Messages a second in all, for latencies; without it as fast as it goes
+    #[arg(long)]
+    pub(crate) rate: Option<f64>,
+    /// Publish everything first, then consume
+    #[arg(long)]
+    pub(crate) drain: Option<bool>,
+    /// Bytes handed to the socket in one write
+    #[arg(long)]
+    pub(crate) write: Option<usize>,
+    /// x-queue-type
+    #[arg(long)]
+    pub(crate) queue_type: Option<String>,
+}
+
+/// Where messages go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// Straight to a queue, publisher p to queue p modulo the number of queues.
+    Queue,
+    /// To every queue.
+    Fanout,
+    /// Each of n keys matches one binding; binding i belongs to queue i modulo the number of queues.
+    Topic(usize),
+}
+
+/// When publishing ends.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Amount {
+    Count(u64),
+    Seconds(f64),
+}
+
+/// A load, complete.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) body: usize,
+    pub(crate) persistent: bool,
+    pub(crate) confirm: Option<u64>,
+    pub(crate) ack: Option<u64>,
+    pub(crate) prefetch: u16,
+    pub(crate) publishers: usize,
+    pub(crate) queues: usize,
+    pub(crate) consumers: usize,
+    pub(crate) route: Route,
+    pub(crate) amount: Amount,
+    pub(crate) rate: Option<f64>,
+    pub(crate) drain: bool,
+    pub(crate) write: usize,
+    pub(crate) queue_type: Option<String>,
+}
+
+impl Plan {
+    /// A case of the table, or for none the plain flow of case a, with flags on top.
+    ///
+    /// # Errors
+    /// When the flags contradict each other, or the case isn't a message load.
+    pub(crate) fn new(case: Option<Case>, flags: &Flags) -> Result<Self> {
+        let mut plan = Self {
+            body: 16,
+            persistent: false,
+            confirm: None,
+            ack: None,
+            prefetch: 1000,
+            publishers: 1,
+            queues: 1,
+            consumers: 1,
+            route: Route::Queue,
+            amount: Amount::Seconds(3.0),
+            rate: None,
+            drain: false,
+            write: 64 * 1024,
+            queue_type: None,
+        };
+        match case {
+            None | Some(Case::A) => {}
+            Some(Case::B) => plan.body = 1024,
+            Some(Case::C) => plan.durable(),
+            Some(Case::D) => {
+                plan.durable();
+                (plan.publishers, plan.queues, plan.consumers) = (4, 4, 4);
+            }
+            Some(Case::E) => {
+                plan.durable();
+                (plan.body, plan.ack, plan.drain) = (100, None, true);
+            }
+            Some(Case::F) => (plan.route, plan.queues, plan.consumers) = (Route::Fanout, 10, 10),
+            Some(Case::G) => (plan.route, plan.queues, plan.consumers) = (Route::Topic(1000), 10, 10),
+            Some(Case::H) => {
+                plan.durable();
+                (plan.rate, plan.ack, plan.amount) = (Some(1000.0), Some(1), Amount::Seconds(5.0));
+            }
+            Some(case) => bail!("{case:?} is not a message load"),
+        }
+        plan.apply(flags)?;
+        Ok(plan)
+    }
+
+    fn durable(&mut self) {
+        (self.body, self.persistent, self.confirm, self.ack) = (1024, true, Some(1000), Some(100));
+    }
+
+    fn apply(&mut self, flags: &Flags) -> Result<()> {
+        set(&mut self.body, flags.body);
+        set(&mut self.persistent, flags.persistent);
+        set(&mut self.prefetch, flags.prefetch);
+        set(&mut self.publishers, flags.publishers);
+        set(&mut self.drain, flags.drain);
+        set(&mut self.write, flags.write);
+        if let Some(window) = flags.confirm {
+            self.confirm = (window > 0).then_some(window);
+        }
+        if let Some(every) = flags.ack {
+            self.ack = (every > 0).then_some(every);
+        }
+        if let Some(queues) = flags.fanout {
+            (self.route, self.queues, self.consumers) = (Route::Fanout, queues, queues);
+        }
+        if let Some(bindings) = flags.topic {
+            self.route = Route::Topic(bindings);
+        }
+        if let Some(queues) = flags.queues {
+            (self.queues, self.consumers) = (queues, queues);
+        }
+        set(&mut self.consumers, flags.consumers);
+        match (flags.count, flags.seconds) {
+            (Some(count), _) => self.amount = Amount::Count(count),
+            (None, Some(seconds)) => self.amount = Amount::Seconds(seconds),
+            (None, None) => {}
+        }
+        if flags.rate.is_some() {
+            self.rate = flags.rate;
+        }
+        self.queue_type.clone_from(&flags.queue_type);
+        self.check()
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.publishers == 0 || self.queues == 0 {
+            bail!("a load needs a publisher and a queue");
+        }
+        if !self.consumers.is_multiple_of(self.queues) {
+            bail!("{} consumers don't divide evenly over {} queues", self.consumers, self.queues);
+        }
+        if self.ack.is_some_and(|every| self.prefetch > 0 && every > u64::from(self.prefetch)) {
+            bail!("acks come less often than the prefetch of {} allows", self.prefetch);
+        }
+        if self.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
+            bail!("a rate is above zero");
+        }
+        if self.rate.is_some() && self.body < 16 {
+            bail!("latencies need bodies of 16 bytes: sequence number and scheduled send time");
+        }
+        if self.rate.is_some() && self.drain {
+            bail!("--rate and --drain exclude each other");
+        }
+        Ok(())
+    }
+
+    /// Copies of each message that queues hold together.
+    pub(crate) fn copies(&self) -> u64 {
+        if self.route == Route::Fanout { self.queues as u64 } else { 1 }
+    }
+
+    pub(crate) fn exchange(&self) -> &'static str {
+        match self.route {
+            Route::Queue => "",
+            Route::Fanout => "bench.fanout",
+            Route::Topic(_) => "bench.topic",
+        }
+    }
+
+    pub(crate) fn queue(&self, index: usize) -> String {
+        format!("bench.{}", index % self.queues)
+    }
+}
+
+fn set<T: Copy>(target: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *target = value;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_over_the_case() {
+        let flags = Flags { confirm: Some(0), seconds: Some(1.0), queues: Some(2), ..Flags::default() };
+        let plan = Plan::new(Some(Case::C), &flags).expect("sound");
+        assert_eq!((plan.confirm, plan.amount, plan.consumers), (None, Amount::Seconds(1.0), 2));
+        assert_eq!((plan.body, plan.persistent, plan.ack), (1024, true, Some(100)));
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let refused = |flags: Flags| assert!(Plan::new(None, &flags).is_err(), "{flags:?}");
+        refused(Flags { consumers: Some(3), queues: Some(2), ..Flags::default() });
+        refused(Flags { ack: Some(10), prefetch: Some(5), ..Flags::default() });
+        refused(Flags { rate: Some(1.0), body: Some(8), ..Flags::default() });
+        refused(Flags { rate: Some(0.0), ..Flags::default() });
+        assert!(Plan::new(Some(Case::K), &Flags::default()).is_err());
+    }
+}

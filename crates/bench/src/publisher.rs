@@ -1,0 +1,230 @@
+//! Publishing threads: as fast as the socket takes it, within a confirm window, or on a schedule.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::batch::Batch;
+use crate::client::{Client, Fill, SMALL_BUFFER, Url};
+use crate::confirms::Confirms;
+use crate::histogram::Histogram;
+use crate::load::nanos;
+use crate::plan::{Amount, Plan};
+use crate::process::sharpen_sleep;
+use crate::wire;
+
+/// Share of a scheduled run at its start whose latencies are not counted: connections and code warm up.
+pub(crate) const WARM_UP: f64 = 0.1;
+
+/// A connection ready to publish.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    client: Client,
+    batch: Batch,
+    index: usize,
+}
+
+/// What a publisher did.
+#[derive(Debug)]
+pub(crate) struct Published {
+    pub(crate) count: u64,
+    /// When everything was written and, with confirms, confirmed.
+    pub(crate) finished: u64,
+    pub(crate) confirms: Histogram,
+}
+
+impl Publisher {
+    pub(crate) fn open(url: &Url, plan: &Plan, index: usize) -> Result<Self> {
+        let mut client = Client::open(url, SMALL_BUFFER)?;
+        if plan.confirm.is_some() {
+            client.call(wire::CONFIRM_SELECT, wire::CONFIRM_SELECT_OK, |args| args.u8(0))?;
+        }
+        Ok(Self { client, batch: Batch::new(plan, index), index })
+    }
+
+    /// Publishes what the plan says, from `start` (nanoseconds) on.
+    pub(crate) fn run(self, plan: &Plan, start: u64) -> Result<Published> {
+        let goal = Goal::new(plan, self.index, start);
+        match (plan.rate, plan.confirm) {
+            (Some(rate), _) => self.scheduled(plan, rate, &goal, start),
+            (None, Some(window)) => self.windowed(window, &goal),
+            (None, None) => self.flood(&goal),
+        }
+    }
+
+    fn flood(mut self, goal: &Goal) -> Result<Published> {
+        let mut count = 0;
+        while let Some(left) = goal.left(count) {
+            let take = self.batch.capacity().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let now = nanos();
+            for index in 0..take {
+                self.batch.stamp(index, self.index, count + index as u64, now);
+            }
+            self.client.write(self.batch.bytes(0, take))?;
+            count += take as u64;
+        }
+        // close-ok comes after every publish was taken in.
+        self.client.close()?;
+        Ok(Published { count, finished: nanos(), confirms: Histogram::default() })
+    }
+
+    fn windowed(mut self, window: u64, goal: &Goal) -> Result<Published> {
+        let mut confirms = Confirms::new(window * 4);
+        let mut count = 0;
+        // The batch is walked on, so that a topic load goes through all its keys.
+        let mut at = 0;
+        // Waiting for a little room keeps the generator from writing messages one by one.
+        let enough = (window / 8).clamp(1, self.batch.capacity() as u64);
+        loop {
+            let left = goal.left(count);
+            if left.is_none() && confirms.outstanding() == 0 {
+                break;
+            }
+            let room = (window - confirms.outstanding()).min(confirms.room());
+            match left {
+                Some(left) if room >= enough.min(left) => {
+                    let take = (room.min(left) as usize).min(self.batch.capacity() - at);
+                    let now = nanos();
+                    for index in 0..take {
+                        self.batch.stamp(at + index, self.index, count + index as u64, now);
+                        confirms.sent(now);
+                    }
+                    self.client.write(self.batch.bytes(at, at + take))?;
+                    count += take as u64;
+                    at = (at + take) % self.batch.capacity();
+                }
+                _ => read_confirms(&mut self.client, &mut confirms)?,
+            }
+        }
+        let finished = nanos();
+        self.client.close()?;
+        Ok(Published { count, finished, confirms: confirms.into_latencies() })
+    }
+
+    /// Message n is due at start + n / rate, whatever became of those before it. Its latencies count from then, so a
+    /// broker or a generator that stalls is charged for every message it delays.
+    fn scheduled(mut self, plan: &Plan, rate: f64, goal: &Goal, start: u64) -> Result<Published> {
+        sharpen_sleep();
+        let interval = 1e9 * plan.publishers as f64 / rate;
+        let phase = interval * self.index as f64 / plan.publishers as f64;
+        let total = match plan.amount {
+            Amount::Seconds(seconds) => (seconds * 1e9 / interval) as u64,
+            Amount::Count(_) => goal.count,
+        };
+        let due = |sequence: u64| start + (phase + sequence as f64 * interval) as u64;
+        let warm = due((total as f64 * WARM_UP) as u64);
+        let confirming = plan.confirm.is_some();
+        let confirms = Mutex::new(Confirms::new(1 << 20));
+        let failed = AtomicBool::new(false);
+        let mut reader = ConfirmReader { client: &mut self.client, confirms: &confirms, failed: &failed, total };
+        let stream = reader.client.stream().try_clone()?;
+        let (batch, publisher) = (&mut self.batch, self.index);
+        let count = thread::scope(|scope| -> Result<u64> {
+            let reading = confirming.then(|| scope.spawn(move || reader.run()));
+            let mut count = 0;
+            while count < total && !failed.load(Ordering::Relaxed) {
+                let now = nanos();
+                if due(count) > now {
+                    thread::sleep(Duration::from_nanos(due(count) - now));
+                    continue;
+                }
+                let at = (count % batch.capacity() as u64) as usize;
+                let mut take = 0;
+                let mut book = lock(&confirms)?;
+                while count < total && due(count) <= now && at + take < batch.capacity() {
+                    batch.stamp(at + take, publisher, count, due(count));
+                    if confirming {
+                        if book.room() == 0 {
+                            bail!("a million publishes are unconfirmed");
+                        }
+                        // Send time 0 would read as confirmed: what is not counted is marked by a time in the future.
+                        book.sent(if due(count) < warm { u64::MAX } else { due(count) });
+                    }
+                    take += 1;
+                    count += 1;
+                }
+                drop(book);
+                std::io::Write::write_all(&mut &stream, batch.bytes(at, at + take)).context("publishing")?;
+            }
+            if let Some(reading) = reading {
+                reading.join().map_err(|_| anyhow!("the confirm reader panicked"))??;
+            }
+            Ok(count)
+        })?;
+        let finished = nanos();
+        self.client.close()?;
+        let confirms = confirms.into_inner().map_err(|_| anyhow!("a thread panicked"))?;
+        Ok(Published { count, finished, confirms: confirms.into_latencies() })
+    }
+}
+
+fn lock(confirms: &Mutex<Confirms>) -> Result<std::sync::MutexGuard<'_, Confirms>> {
+    confirms.lock().map_err(|_| anyhow!("a thread panicked"))
+}
+
+/// Reads confirms beside a scheduled publisher.
+struct ConfirmReader<'a> {
+    client: &'a mut Client,
+    confirms: &'a Mutex<Confirms>,
+    failed: &'a AtomicBool,
+    total: u64,
+}
+
+impl ConfirmReader<'_> {
+    fn run(&mut self) -> Result<()> {
+        let outcome = self.read_all();
+        self.failed.store(outcome.is_err(), Ordering::Relaxed);
+        outcome
+    }
+
+    fn read_all(&mut self) -> Result<()> {
+        while !lock(self.confirms)?.all_confirmed(self.total) {
+            match self.client.fill()? {
+                Fill::Data => {}
+                Fill::Idle => bail!("no confirm within the timeout"),
+                Fill::End => bail!("the broker closed the socket"),
+            }
+            let used = lock(self.confirms)?.scan(self.client.bytes(), nanos())?;
+            self.client.consume(used);
+        }
+        Ok(())
+    }
+}
+
+fn read_confirms(client: &mut Client, confirms: &mut Confirms) -> Result<()> {
+    match client.fill()? {
+        Fill::Data => {}
+        Fill::Idle => bail!("{} confirms did not come within the timeout", confirms.outstanding()),
+        Fill::End => bail!("the broker closed the socket"),
+    }
+    let used = confirms.scan(client.bytes(), nanos())?;
+    client.consume(used);
+    Ok(())
+}
+
+/// How far a publisher goes.
+struct Goal {
+    count: u64,
+    until: u64,
+}
+
+impl Goal {
+    fn new(plan: &Plan, index: usize, start: u64) -> Self {
+        match plan.amount {
+            Amount::Count(count) => {
+                let publishers = plan.publishers as u64;
+                let extra = u64::from((index as u64) < count % publishers);
+                Self { count: count / publishers + extra, until: u64::MAX }
+            }
+            Amount::Seconds(seconds) => Self { count: u64::MAX, until: start + (seconds * 1e9) as u64 },
+        }
+    }
+
+    /// Messages left to publish after so many; `None` when it is over.
+    fn left(&self, published: u64) -> Option<u64> {
+        (published < self.count && (self.until == u64::MAX || nanos() < self.until)).then(|| self.count - published)
+    }
+}
