@@ -105,6 +105,8 @@ class Scenario:
         if undo:
             self.undo.append(undo)
         status, answer = request(self.admin, verb, path, self.full(body) if body is not None else None)
+        if status == 501:
+            raise Skip(f"the broker has no {verb} {path.split('/')[2]}")
         self.write(f"http {verb} {path} -> {status}")
         return answer
 

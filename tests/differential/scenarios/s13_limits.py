@@ -83,8 +83,8 @@ def ttl_expiration_zero_consumer(t):
 def ttl_unacked_do_not_expire(t):
     "What is unacknowledged does not expire until it is requeued"
     ch = t.channel()
-    ch.queue("@q", {"x-message-ttl": 60})
-    ch.queue("@probe", {"x-message-ttl": 150})
+    ch.queue("@q", {"x-message-ttl": 400})
+    ch.queue("@probe", {"x-message-ttl": 700})
     _fill(ch, "1")
     ch.get("@q", no_ack=False)
     _fill(ch, "probe", queue="@probe")
@@ -97,8 +97,8 @@ def ttl_unacked_do_not_expire(t):
 def ttl_unacked_can_be_acked(t):
     "… and can be acknowledged past its time"
     ch = t.channel()
-    ch.queue("@q", {"x-message-ttl": 60})
-    ch.queue("@probe", {"x-message-ttl": 150})
+    ch.queue("@q", {"x-message-ttl": 400})
+    ch.queue("@probe", {"x-message-ttl": 700})
     _fill(ch, "1")
     ch.get("@q", no_ack=False)
     _fill(ch, "probe", queue="@probe")
@@ -118,14 +118,14 @@ def ttl_expiration_kept(t):
 def expires_unused(t):
     "A queue nobody uses expires"
     ch = t.channel()
-    ch.queue("@q", {"x-expires": 60})
+    ch.queue("@q", {"x-expires": 400})
     _wait_gone(t, "@q")
 
 
 def _wait_gone(t, queue):
     """Waits without touching the queue: looking at it would renew it. A probe queue of a longer life tells the time."""
     ch = t.connections[0].channels[1]
-    ch.queue("@clock", {"x-message-ttl": 500})
+    ch.queue("@clock", {"x-message-ttl": 1200})
     ch.pub("", "@clock", b"tick")
     ch.settle("@clock", 0)
     ch.passive(queue)
@@ -134,7 +134,7 @@ def _wait_gone(t, queue):
 def expires_with_consumer(t):
     "A consumer keeps it alive"
     ch = t.channel()
-    ch.queue("@q", {"x-expires": 60})
+    ch.queue("@q", {"x-expires": 400})
     ch.consume("@q")
     _wait_gone(t, "@q")
 
@@ -142,7 +142,7 @@ def expires_with_consumer(t):
 def expires_after_cancel(t):
     "After the last consumer its time runs"
     ch = t.channel()
-    ch.queue("@q", {"x-expires": 60})
+    ch.queue("@q", {"x-expires": 400})
     ch.consume("@q", "t")
     ch.cancel("t")
     _wait_gone(t, "@q")
@@ -152,10 +152,10 @@ def expires_with_messages(t):
     "Messages do not keep a queue alive, and are not dead-lettered"
     ch = t.channel()
     ch.queue("@dead")
-    ch.queue("@q", {"x-expires": 60, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "@dead"})
+    ch.queue("@q", {"x-expires": 400, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "@dead"})
     _fill(ch, "1")
     ch.sync()
-    ch.queue("@clock", {"x-message-ttl": 500})
+    ch.queue("@clock", {"x-message-ttl": 1200})
     ch.pub("", "@clock", b"tick")
     ch.settle("@clock", 0)
     ch.passive("@dead")
@@ -480,7 +480,7 @@ def priority_purge(t):
 def ttl_with_length(t):
     "Expired messages make room"
     ch = t.channel()
-    ch.queue("@q", {"x-max-length": 1, "x-message-ttl": 40, "x-overflow": "reject-publish"})
+    ch.queue("@q", {"x-max-length": 1, "x-message-ttl": 400, "x-overflow": "reject-publish"})
     ch.confirm()
     _fill(ch, "1")
     ch.recv()
@@ -494,8 +494,8 @@ def ttl_with_length(t):
 def ttl_does_not_restart_on_requeue(t):
     "A requeue does not give a new lease"
     ch = t.channel()
-    ch.queue("@q", {"x-message-ttl": 200})
-    ch.queue("@clock", {"x-message-ttl": 150})
+    ch.queue("@q", {"x-message-ttl": 1000})
+    ch.queue("@clock", {"x-message-ttl": 700})
     _fill(ch, "1")
     ch.get("@q", no_ack=False)
     ch.pub("", "@clock", b"tick")
