@@ -221,10 +221,10 @@ impl Shard {
         let i = span.from;
         let Ok(mut properties) = Properties::decode(span.batch.header(i)) else { return };
         if let Some(headers) = &mut properties.headers
-            && let Some(delay) = headers.get("x-delay").and_then(Value::as_int)
+            && let Some(delay) = headers.get("x-delay").and_then(negated)
         {
             // negative: a delayed exchange further on does not hold it again
-            headers.set("x-delay", Value::I64(-delay));
+            headers.set("x-delay", delay);
         }
         let span = rewrite(span, &properties);
         let copies: Vec<ShortStr> = match properties.headers.as_ref().and_then(|h| h.get("CC")) {
@@ -241,4 +241,16 @@ impl Shard {
         let expiration = properties.expiration.as_ref().and_then(|e| parse_expiration(e).ok());
         self.enter(now, &outcome.queues, span, Entry { persistent, expiration, publisher: None });
     }
+}
+
+/// The same number with the other sign, of the same type where that has one.
+fn negated(value: &Value) -> Option<Value> {
+    Some(match *value {
+        Value::I8(v) => Value::I8(v.checked_neg()?),
+        Value::I16(v) => Value::I16(v.checked_neg()?),
+        Value::I32(v) => Value::I32(v.checked_neg()?),
+        Value::F32(v) => Value::F32(-v),
+        Value::F64(v) => Value::F64(-v),
+        ref other => Value::I64(-other.as_int()?),
+    })
 }

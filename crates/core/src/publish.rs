@@ -447,6 +447,7 @@ impl Shard {
             let part = Span { batch: Arc::clone(&span.batch), from: at, count: take, step: 1 };
             let publisher = publisher.map(|p| Publisher { first_tag: p.first_tag + u64::from(i), ..p });
             let entered = self.enter(now, queues, part, Entry { persistent, expiration, publisher });
+            self.tx_rejected |= entered.rejected;
             if by_one {
                 self.flush_queues(now, queues);
             }
@@ -576,10 +577,10 @@ impl Shard {
                 if let Some(c) = self.channel_mut(connection, channel)
                     && let Some((tag, _)) = c.reply_consumer.clone()
                 {
-                    c.last_tag += 1;
+                    // replies are never settled: RabbitMQ shows the channel's next tag without using it up
                     let delivery = hornpipe_types::effect::Delivery {
                         consumer_tag: tag,
-                        first_tag: c.last_tag,
+                        first_tag: c.last_tag + 1,
                         redelivered: false,
                         span: span.clone(),
                     };

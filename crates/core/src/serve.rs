@@ -287,17 +287,11 @@ impl Shard {
 
     /// Removes messages from the head whose deadline lies before `before`. Returns false when the head must be read from
     /// disk first (it is to be dead-lettered).
-    fn expire_head(&mut self, now: Now, id: QueueId, before: u64) -> bool {
+    pub(crate) fn expire_head(&mut self, now: Now, id: QueueId, before: u64) -> bool {
         loop {
             let Some(queue) = self.queues.get_mut(&id) else { return true };
-            // every priority level expires at its own head
-            let due = (0..queue.levels.len()).find(|l| {
-                queue
-                    .levels
-                    .get(*l)
-                    .and_then(|r| r.front())
-                    .is_some_and(|s| s.deadline != 0 && s.deadline < before)
-            });
+            // of a priority queue only the very next message is looked at, as RabbitMQ does
+            let due = queue.head().filter(|(_, s)| s.deadline != 0 && s.deadline < before).map(|(level, _)| level);
             let Some(level) = due else { return true };
             let dead_lettered = queue.settings.dead_letter_exchange.is_some();
             let resident = queue.levels.get(level).and_then(|r| r.front()).is_some_and(|s| s.batch.is_some());
@@ -366,7 +360,7 @@ impl Shard {
     /// Arms the timer for the next deadline at a head.
     fn arm_ttl(&mut self, now: Now, id: QueueId) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
-        let next = queue.levels.iter().filter_map(|r| r.front()).map(|s| s.deadline).filter(|d| *d != 0).min();
+        let next = queue.head().map(|(_, s)| s.deadline).filter(|d| *d != 0);
         let Some(deadline) = next else { return };
         // one ms later: a message dies when its deadline has passed
         let at = now.mono.plus_ms(deadline.saturating_sub(now.wall.0) + 1);

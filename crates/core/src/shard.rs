@@ -18,7 +18,7 @@ use hornpipe_types::limits::Limits;
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::op::{Committed, Group, StoreOp};
 use hornpipe_types::stats::{Answer, BrokerStats, MessageStats, Request};
-use hornpipe_types::time::{Instant, Now, UnixMillis};
+use hornpipe_types::time::{Instant, Now};
 use std::collections::VecDeque;
 
 /// What a shard is configured with.

@@ -102,15 +102,17 @@ impl AmqpError {
     pub fn scope(&self) -> Scope {
         self.code.scope()
     }
-    /// reply-text on the wire: `NAME - explanation`, cut to 255 octets at a character boundary.
+    /// reply-text on the wire: `NAME - explanation`, of at most 255 octets: longer ones are cut and end in `...`, as
+    /// RabbitMQ's do.
     pub fn reply_text(&self) -> String {
         let mut text = format!("{} - {}", self.code.name(), self.text);
         if text.len() > 255 {
-            let mut end = 255;
+            let mut end = 252;
             while !text.is_char_boundary(end) {
                 end -= 1;
             }
             text.truncate(end);
+            text.push_str("...");
         }
         text
     }

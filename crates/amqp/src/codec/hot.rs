@@ -192,9 +192,9 @@ pub(crate) fn confirms(out: &mut BytesMut, channel: u16, tag: Tag, count: u32, m
     frame[0] = METHOD;
     frame[1..3].copy_from_slice(&channel.to_be_bytes());
     frame[6] = 13;
-    // a nack to a publisher has requeue clear
     frame[7..11].copy_from_slice(&[0, 60, 0, if ack { 80 } else { 120 }]);
-    frame[19] = multiple.into();
+    // RabbitMQ sets requeue in a nack to a publisher, where it means nothing
+    frame[19] = u8::from(multiple) | if ack { 0 } else { 2 };
     frame[20] = END;
     out.reserve(count as usize * frame.len());
     for k in 0..u64::from(count) {

@@ -189,7 +189,7 @@ impl Connection {
 
 /// tune-ok is refused, never clamped; 0 means no limit, for client and server.
 fn negotiated(field: &str, value: u32, min: u32, max: u32) -> Result<(), AmqpError> {
-    let detail = if value == 0 && field == "channel_max" { " (no limit)" } else { "" };
+    let detail = if value == 0 { " (no limit)" } else { "" };
     let text = if value != 0 && value < min {
         format!("negotiated {field} = {value}{detail} is lower than the minimum allowed value ({min})")
     } else if max != 0 && (value == 0 || value > max) {

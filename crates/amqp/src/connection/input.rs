@@ -284,7 +284,7 @@ impl Connection {
             }
             _ => {
                 let text = "unexpected method in connection state running";
-                return Err(AmqpError::new(ReplyCode::ChannelError, text));
+                return Err(AmqpError::new(ReplyCode::ChannelError, text).in_method(id.0, id.1));
             }
         }
         Ok(())

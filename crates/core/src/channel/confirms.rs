@@ -128,8 +128,17 @@ impl Confirms {
         self.acked.sort_unstable();
         self.nacked.sort_unstable();
         let confirmed = self.acked.iter().map(|(_, n)| u64::from(*n)).sum();
-        // nacks go first, so that a cumulative ack over their tags has nothing left to say of them
-        for (first, count) in self.nacked.drain(..) {
+        // nacks go first; a cumulative one covers nothing that is open or about to be acked, and RabbitMQ makes even a lone one
+        // cumulative
+        let open_nack = self.acked.first().map_or(open, |(first, _)| open.min(*first));
+        let below = self.nacked.iter().take_while(|(first, count)| first + u64::from(*count) <= open_nack).count();
+        if below > 0
+            && let Some((first, count)) = self.nacked.get(below - 1).copied()
+        {
+            let tag = first + u64::from(count) - 1;
+            send(ChannelEffect::Confirm { tag, count: 1, multiple: true, ack: false });
+        }
+        for (first, count) in self.nacked.drain(..).skip(below) {
             send(ChannelEffect::Confirm { tag: first, count, multiple: false, ack: false });
         }
         let below = self.acked.iter().take_while(|(first, count)| first + u64::from(*count) <= open).count();

@@ -305,6 +305,9 @@ impl Shard {
         let Some(segment) = queue.take(level, 1) else { return };
         let Some(mut span) = segment.span() else { return };
         self.resident -= segment.bytes.min(self.resident);
+        // what has expired behind it is not counted
+        self.expire_head(now, id, now.wall.0 + 1);
+        let Some(queue) = self.queues.get_mut(&id) else { return };
         let messages = u32::try_from(queue.ready).unwrap_or(u32::MAX);
         if queue.args.kind == QueueKind::Quorum && (segment.delivery_count > 0 || segment.acquired > 0) {
             span = crate::dead_letter::with_counts(&span, segment.delivery_count, segment.acquired);

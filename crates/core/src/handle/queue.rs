@@ -327,10 +327,10 @@ impl Shard {
         let nowait = b.nowait;
         let Some(binding) = self.queue_binding(from, number, &b)? else { return Ok(()) };
         let Some((_, vhost, index)) = self.who(from) else { return Ok(()) };
-        let id = self.find_queue(from, &binding.destination)?;
         if self.vhosts.get(index).is_some_and(|v| v.topology.find(&binding.source).is_none()) {
             return Err(AmqpError::no_exchange(&binding.source, &vhost));
         }
+        let id = self.find_queue(from, &binding.destination)?;
         let commit = self.add_binding(now, index, binding, Destination::Queue(id))?;
         if !nowait {
             self.reply(from, number, ChannelEffect::QueueBindOk, commit);
@@ -342,16 +342,12 @@ impl Shard {
         let Some(binding) = self.queue_binding(from, number, &b)? else { return Ok(()) };
         let mut commit = None;
         let index = self.who(from).map_or(0, |w| w.2);
-        match self.find_queue(from, &binding.destination) {
-            Ok(id) => {
-                if let Some(v) = self.vhosts.get_mut(index) {
-                    let changes = v.topology.unbind(&binding, Destination::Queue(id));
-                    commit = self.log_changes(index, changes);
-                }
-            }
-            // what is not there is unbound already
-            Err(error) if error.code == ReplyCode::NotFound => {}
-            Err(error) => return Err(error),
+        // what is not there is unbound already; another connection's exclusive queue is not protected from this, as in RabbitMQ
+        if let Some(v) = self.vhosts.get_mut(index)
+            && let Some(id) = v.queues.get(&binding.destination).copied()
+        {
+            let changes = v.topology.unbind(&binding, Destination::Queue(id));
+            commit = self.log_changes(index, changes);
         }
         self.reply(from, number, ChannelEffect::QueueUnbindOk, commit);
         Ok(())
