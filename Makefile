@@ -128,15 +128,23 @@ differential: build test-deps ## the same frames to us and to RabbitMQ, answers 
 
 # ------------------------------------------------------------------ speed
 
+BENCH_CASES ?= a,b,c,h,e,f,g,d,i,j,m,k,l
+BENCH_ROUNDS ?= 3
+BENCH = $(CARGO) run -q --release --locked -p hornpipe-bench -- suite --start hornpipe=$(BIN) \
+	--cases $(BENCH_CASES) --rounds $(BENCH_ROUNDS)
+
 .PHONY: bench
-bench: ## load and micro benchmarks of this broker
-	$(CARGO) run --release --locked -p hornpipe-bench
+bench: build ## the cases of docs/performance.md: BENCH_CASES=a,b BENCH_ROUNDS=3
+	$(BENCH)
 
 .PHONY: bench-peers
-bench-peers: build ## the same load against RabbitMQ on this machine
-	@set -e; dir=$$(mktemp -d); trap 'tests/run/rabbitmq.sh stop "$$dir"; rm -rf "$$dir"' EXIT; \
-	url=$$(tests/run/rabbitmq.sh start "$$dir"); \
-	$(CARGO) run --release --locked -p hornpipe-bench -- --url "$$url"
+bench-peers: build ## the same beside a RabbitMQ on this machine, with ratios
+	$(BENCH) --start rabbitmq=tests/run/rabbitmq.sh
+
+.PHONY: bench-check
+bench-check: BENCH_ROUNDS = 1
+bench-check: build ## each case for a moment: counts, order and contents under full load, no judgement on speed
+	$(BENCH) --seconds 0.5
 
 # ------------------------------------------------------------------ image
 

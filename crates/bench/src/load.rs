@@ -141,7 +141,7 @@ fn flow(target: &Target, plan: &Plan) -> Result<Outcome> {
 fn warm_up(plan: &Plan, rate: f64) -> u64 {
     let seconds = match plan.amount {
         Amount::Seconds(seconds) => seconds,
-        Amount::Count(count) => count as f64 / rate,
+        Amount::Count(count) | Amount::Within(count, _) => count as f64 / rate,
     };
     (seconds * WARM_UP * 1e9) as u64
 }

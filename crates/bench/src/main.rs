@@ -78,7 +78,7 @@ enum Command {
         /// Letters of the cases, separated by commas; all without it
         #[arg(long, value_delimiter = ',')]
         cases: Vec<Case>,
-        /// Rounds; the table holds medians
+        /// Rounds; the table holds medians. Cases e, i, j, k and l get a third of them
         #[arg(long, default_value_t = 3)]
         rounds: usize,
         #[command(flatten)]

@@ -14,7 +14,7 @@ pub(crate) enum Case {
     C,
     /// as c, with 4 publishers, 4 queues, 4 consumers
     D,
-    /// many 100 B persistent messages with confirms into one queue, then drained
+    /// 2 M × 100 B persistent with confirms into one queue, then drained
     E,
     /// fanout to 10 queues, 16 B
     F,
@@ -57,7 +57,7 @@ impl Case {
             Self::B => "b. 1 → 1, 1 KiB transient, auto-ack",
             Self::C => "c. 1 → 1, 1 KiB persistent, confirms, manual ack",
             Self::D => "d. 4 → 4 queues → 4, otherwise as c",
-            Self::E => "e. 100 B persistent into one queue, then drained",
+            Self::E => "e. 2 M × 100 B persistent into one queue, then drained",
             Self::F => "f. fanout to 10 queues, 16 B",
             Self::G => "g. topic, 1000 bindings, 16 B",
             Self::H => "h. 1 000/s, 1 KiB persistent",
@@ -139,6 +139,8 @@ pub(crate) enum Route {
 pub(crate) enum Amount {
     Count(u64),
     Seconds(f64),
+    /// So many, or fewer if that takes longer than so many seconds.
+    Within(u64, f64),
 }
 
 /// A load, complete.
@@ -193,6 +195,7 @@ impl Plan {
             Some(Case::E) => {
                 plan.durable();
                 (plan.body, plan.ack, plan.drain) = (100, None, true);
+                plan.amount = Amount::Within(2_000_000, 20.0);
             }
             Some(Case::F) => (plan.route, plan.queues, plan.consumers) = (Route::Fanout, 10, 10),
             Some(Case::G) => (plan.route, plan.queues, plan.consumers) = (Route::Topic(1000), 10, 10),

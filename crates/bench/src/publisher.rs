@@ -112,7 +112,7 @@ impl Publisher {
         let phase = interval * self.index as f64 / plan.publishers as f64;
         let total = match plan.amount {
             Amount::Seconds(seconds) => (seconds * 1e9 / interval) as u64,
-            Amount::Count(_) => goal.count,
+            Amount::Count(_) | Amount::Within(..) => goal.count,
         };
         let due = |sequence: u64| start + (phase + sequence as f64 * interval) as u64;
         let warm = due((total as f64 * WARM_UP) as u64);
@@ -213,13 +213,13 @@ struct Goal {
 
 impl Goal {
     fn new(plan: &Plan, index: usize, start: u64) -> Self {
+        let publishers = plan.publishers as u64;
+        let share = |count: u64| count / publishers + u64::from((index as u64) < count % publishers);
+        let after = |seconds: f64| start + (seconds * 1e9) as u64;
         match plan.amount {
-            Amount::Count(count) => {
-                let publishers = plan.publishers as u64;
-                let extra = u64::from((index as u64) < count % publishers);
-                Self { count: count / publishers + extra, until: u64::MAX }
-            }
-            Amount::Seconds(seconds) => Self { count: u64::MAX, until: start + (seconds * 1e9) as u64 },
+            Amount::Count(count) => Self { count: share(count), until: u64::MAX },
+            Amount::Seconds(seconds) => Self { count: u64::MAX, until: after(seconds) },
+            Amount::Within(count, seconds) => Self { count: share(count), until: after(seconds) },
         }
     }
 
