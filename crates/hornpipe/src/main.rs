@@ -37,12 +37,16 @@ fn main() -> ExitCode {
         Some(Command::HashPassword { password }) => hash_password(password),
         Some(Command::Healthcheck { url, timeout }) => healthcheck(&resolved.config, url, timeout),
         None if cli.settings.print_config => say(resolved.to_toml().trim_end()),
-        None => serve(resolved.config),
+        None => return serve(resolved.config),
     };
+    exit_code(result, |error| eprintln!("hornpipe: {error:#}"))
+}
+
+fn exit_code(result: anyhow::Result<()>, tell: impl Fn(anyhow::Error)) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("hornpipe: {error:#}");
+            tell(error);
             ExitCode::FAILURE
         }
     }
@@ -77,9 +81,16 @@ fn healthcheck(config: &Config, url: Option<String>, timeout: u64) -> anyhow::Re
     say(&healthcheck::run(&url, Duration::from_secs(timeout.max(1)))?)
 }
 
-fn serve(config: Config) -> anyhow::Result<()> {
-    logging::start(&config.log_level, config.log_format)?;
+/// The daemon's life. Once there is a log, errors go there.
+fn serve(config: Config) -> ExitCode {
+    if let Err(error) = logging::start(&config.log_level, config.log_format) {
+        return exit_code(Err(error), |error| eprintln!("hornpipe: {error:#}"));
+    }
     raise_descriptor_limit();
+    exit_code(serve_logged(config), |error| tracing::error!("{error:#}"))
+}
+
+fn serve_logged(config: Config) -> anyhow::Result<()> {
     let data_dir = DataDir::lock(&config.server.data_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.worker_threads)
@@ -91,9 +102,6 @@ fn serve(config: Config) -> anyhow::Result<()> {
     // Connections that didn't close in time, and a recovery that was interrupted, are not waited for.
     runtime.shutdown_background();
     data_dir.forget_ports();
-    if let Err(error) = &result {
-        tracing::error!("{error:#}");
-    }
     result
 }
 

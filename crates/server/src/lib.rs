@@ -30,8 +30,9 @@ pub use shutdown::SHUTDOWN_TEXT;
 
 use hornpipe_amqp::MachineConfig;
 use hornpipe_core::{Bootstrap, CoreConfig, Shard};
-use hornpipe_store::{Memory, Store, StoreConfig, StoreError};
+use hornpipe_store::{Medium, Memory, Store, StoreConfig, StoreError};
 use hornpipe_types::definition::UserDefinition;
+use hornpipe_types::effect::Outbox;
 use hornpipe_types::ids::ConnectionId;
 use hornpipe_types::limits::Limits;
 use hornpipe_types::op::Recovered;
@@ -110,13 +111,29 @@ impl ServerConfig {
     }
 }
 
+/// Makes the medium of a store.
+pub type MediumFactory = Arc<dyn Fn() -> Box<dyn Medium> + Send + Sync>;
+
 /// Where the log is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub enum Storage {
     /// In the data folder.
+    #[default]
     Disk,
     /// Nowhere: a restart begins empty. For tests and for brokers of transient messages.
     Memory,
+    /// On a medium of the caller's, such as one that fails on command.
+    Medium(MediumFactory),
+}
+
+impl std::fmt::Debug for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Disk => "Disk",
+            Self::Memory => "Memory",
+            Self::Medium(_) => "Medium",
+        })
+    }
 }
 
 /// What an empty data folder starts with: a vhost and a user with full permissions in it.
@@ -353,12 +370,12 @@ impl Broker {
             .map_err(|error| StartError::Io("can't create the data folder", error))?;
         let recovering = shared.clone();
         let recovered = tokio::task::spawn_blocking(move || recover(&recovering)).await;
-        let (store, shard) = recovered.map_err(|_| StartError::Panicked)??;
+        let (store, shard, outbox) = recovered.map_err(|_| StartError::Panicked)??;
 
         let io = |error| StartError::Io("can't start a thread", error);
         let reader = store_thread::ReaderThread::start(shared.clone(), store.reader()).map_err(io)?;
         let writer = store_thread::StoreThread::start(shared.clone(), store).map_err(io)?;
-        let owner = tokio::spawn(shard_task::Owner::new(shared.clone(), shard, writer, reader).run());
+        let owner = tokio::spawn(shard_task::Owner::new(shared.clone(), shard, outbox, writer, reader).run());
         let watched = shared.clone();
         tokio::spawn(async move {
             if owner.await.is_err_and(|error| error.is_panic()) {
@@ -385,8 +402,8 @@ impl Broker {
     }
 }
 
-/// Opens the store and rebuilds the shard from it. Blocking.
-fn recover(shared: &Shared) -> Result<(Store, Shard), StartError> {
+/// Opens the store and rebuilds the shard from it; the outbox is for the owner to hand out. Blocking.
+fn recover(shared: &Shared) -> Result<(Store, Shard, Outbox), StartError> {
     let config = &shared.config;
     let random = |error: getrandom::Error| StartError::Io("no random octets", std::io::Error::other(error.to_string()));
     let mut seed = [0; 8];
@@ -395,6 +412,7 @@ fn recover(shared: &Shared) -> Result<(Store, Shard), StartError> {
     let mut store = match &config.storage {
         Storage::Disk => Store::open(&config.data_dir, config.store.clone())?,
         Storage::Memory => Store::with_medium(Box::new(Memory::new()), config.store.clone()),
+        Storage::Medium(make) => Store::with_medium(make(), config.store.clone()),
     };
     let mut shard = Shard::new(CoreConfig { limits: config.limits.clone(), seed: u64::from_le_bytes(seed) });
     let mut items = 0u64;
@@ -423,5 +441,11 @@ fn recover(shared: &Shared) -> Result<(Store, Shard), StartError> {
     }
     let ms = shared.clock.mono().ms_since(started);
     tracing::info!("recovered {items} log entries in {ms} ms");
-    Ok((store, shard))
+    // Nobody may meet a broker that is ready and knows no user.
+    let mut outbox = Outbox::default();
+    shard.poll_effects(shared.clock.now(), &mut outbox);
+    if let Some(table) = outbox.logins.take() {
+        shared.auth.set_table(table);
+    }
+    Ok((store, shard, outbox))
 }

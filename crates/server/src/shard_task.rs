@@ -30,7 +30,8 @@ pub(crate) struct Owner {
     shared: Arc<Shared>,
     shard: Shard,
     store: StoreThread,
-    reader: ReaderThread,
+    /// There until the store is closed.
+    reader: Option<ReaderThread>,
     /// A group is being written.
     store_busy: bool,
     links: Map<ConnectionId, Arc<Link>>,
@@ -53,19 +54,25 @@ impl Drop for Owner {
 
 impl Owner {
     /// Takes over a recovered shard.
-    pub(crate) fn new(shared: Arc<Shared>, shard: Shard, store: StoreThread, reader: ReaderThread) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        shard: Shard,
+        outbox: Outbox,
+        store: StoreThread,
+        reader: ReaderThread,
+    ) -> Self {
         Self {
             pending_max: shared.config.limits.pending_bytes,
             shared,
             shard,
             store,
-            reader,
+            reader: Some(reader),
             store_busy: false,
             links: Map::default(),
             withheld: Vec::new(),
             asks: Map::default(),
             last_ask: RequestId::default(),
-            outbox: Outbox::default(),
+            outbox,
             finish: None,
             stopping: false,
         }
@@ -201,8 +208,10 @@ impl Owner {
                 link.deliver(&mut effects);
             }
         }
-        if !self.outbox.loads.is_empty() {
-            self.reader.read(&mut self.outbox.loads);
+        if !self.outbox.loads.is_empty()
+            && let Some(reader) = &self.reader
+        {
+            reader.read(&mut self.outbox.loads);
         }
         for (id, mut answer) in self.outbox.answers.drain(..) {
             if let Answer::Connections(connections) = &mut answer {
@@ -234,8 +243,8 @@ impl Owner {
             self.store.write(group);
             return false;
         }
-        if let Some(done) = self.finish.take() {
-            self.store.finish(done);
+        if let (Some(done), Some(reader)) = (self.finish.take(), self.reader.take()) {
+            self.store.finish(reader, done);
         }
         true
     }

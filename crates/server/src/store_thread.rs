@@ -8,13 +8,14 @@ use hornpipe_types::op::Group;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
 /// What the store thread is given.
 #[derive(Debug)]
 enum Job {
     Group(Group),
-    Close(oneshot::Sender<Result<(), String>>),
+    Close(ReaderThread, oneshot::Sender<Result<(), String>>),
 }
 
 /// A place for one thing that a thread waits for.
@@ -74,7 +75,9 @@ impl StoreThread {
                             Err(_) => return shared.fatal("the store thread panicked"),
                         }
                     }
-                    Job::Close(done) => {
+                    Job::Close(reader, done) => {
+                        // It has the files open too: once we say closed, the folder is free for another process.
+                        reader.end();
                         let closed = catch_unwind(AssertUnwindSafe(|| store.close()));
                         let result = match closed {
                             Ok(result) => result.map_err(|error| error.to_string()),
@@ -95,9 +98,9 @@ impl StoreThread {
         self.slot.update(|job| *job = Some(Job::Group(group)));
     }
 
-    /// Closes the store and ends the thread; answered when the clean mark is on disk. Only when no group is being written.
-    pub(crate) fn finish(&self, done: oneshot::Sender<Result<(), String>>) {
-        self.slot.update(|job| *job = Some(Job::Close(done)));
+    /// Closes the store and ends both threads; answered when the clean mark is on disk. Only when no group is being written.
+    pub(crate) fn finish(&self, reader: ReaderThread, done: oneshot::Sender<Result<(), String>>) {
+        self.slot.update(|job| *job = Some(Job::Close(reader, done)));
     }
 }
 
@@ -122,6 +125,7 @@ fn note_usage(shared: &Shared, store: &Store) {
 #[derive(Debug)]
 pub(crate) struct ReaderThread {
     slot: Arc<Slot<Vec<Load>>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl ReaderThread {
@@ -129,7 +133,7 @@ impl ReaderThread {
     pub(crate) fn start(shared: Arc<Shared>, reader: Reader) -> std::io::Result<Self> {
         let slot = Arc::new(Slot::<Vec<Load>>::default());
         let jobs = slot.clone();
-        std::thread::Builder::new().name("store-reader".into()).spawn(move || {
+        let thread = std::thread::Builder::new().name("store-reader".into()).spawn(move || {
             while let Some(loads) = jobs.take() {
                 let answers = catch_unwind(AssertUnwindSafe(|| loads.iter().map(|l| read(&reader, l)).collect()));
                 match answers {
@@ -138,12 +142,21 @@ impl ReaderThread {
                 }
             }
         })?;
-        Ok(Self { slot })
+        Ok(Self { slot, thread: Some(thread) })
     }
 
     /// Asks for messages; drains `loads`.
     pub(crate) fn read(&self, loads: &mut Vec<Load>) {
         self.slot.update(|waiting| waiting.get_or_insert_default().append(loads));
+    }
+
+    /// Waits for the thread's end. Blocking.
+    fn end(mut self) {
+        self.slot.close();
+        if let Some(thread) = self.thread.take() {
+            // A panic in it was told when it happened.
+            let _ = thread.join();
+        }
     }
 }
 

@@ -145,7 +145,7 @@ pub(crate) fn resolve(raw: &RawConfig) -> Result<Resolved, Vec<ConfigError>> {
         "memory" => Some(Storage::Memory),
         _ => None,
     });
-    r.note("storage", if storage == Storage::Memory { "memory" } else { "disk" });
+    r.note("storage", if matches!(storage, Storage::Memory) { "memory" } else { "disk" });
     let amqp = r.addresses("amqp", 5672);
     let http = r.addresses("http", 15672);
     let metrics = r.addresses("metrics", 15692);
