@@ -8,25 +8,25 @@ use tokio::net::TcpStream;
 
 /// A frame as it came.
 #[derive(Debug, PartialEq)]
-pub struct Frame {
-    pub kind: u8,
-    pub channel: u16,
-    pub payload: Vec<u8>,
+pub(crate) struct Frame {
+    pub(crate) kind: u8,
+    pub(crate) channel: u16,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Frame {
     /// Class and method id of a method frame.
-    pub fn method(&self) -> (u16, u16) {
+    pub(crate) fn method(&self) -> (u16, u16) {
         assert_eq!(self.kind, 1, "{self:?}");
         let number = |at: usize| u16::from_be_bytes([self.payload[at], self.payload[at + 1]]);
         (number(0), number(2))
     }
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.payload).into_owned()
     }
 }
 
-pub struct Peer {
+pub(crate) struct Peer {
     stream: TcpStream,
 }
 
@@ -35,12 +35,12 @@ fn short(text: &str) -> Vec<u8> {
 }
 
 impl Peer {
-    pub async fn connect(address: SocketAddr) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         Self { stream: TcpStream::connect(address).await.unwrap() }
     }
 
     /// Connects and opens the default vhost and channel 1.
-    pub async fn open(address: SocketAddr) -> Self {
+    pub(crate) async fn open(address: SocketAddr) -> Self {
         let mut peer = Self::connect(address).await;
         peer.write(b"AMQP\x00\x00\x09\x01").await;
         assert_eq!(peer.read().await.method(), (10, 10));
@@ -66,11 +66,11 @@ impl Peer {
         peer
     }
 
-    pub async fn write(&mut self, octets: &[u8]) {
+    pub(crate) async fn write(&mut self, octets: &[u8]) {
         self.stream.write_all(octets).await.unwrap();
     }
 
-    pub async fn frame(&mut self, kind: u8, channel: u16, payload: &[u8]) {
+    pub(crate) async fn frame(&mut self, kind: u8, channel: u16, payload: &[u8]) {
         let mut frame = vec![kind];
         frame.extend(channel.to_be_bytes());
         frame.extend((payload.len() as u32).to_be_bytes());
@@ -79,12 +79,12 @@ impl Peer {
         self.write(&frame).await;
     }
 
-    pub async fn method(&mut self, channel: u16, (class, method): (u16, u16), arguments: &[u8]) {
+    pub(crate) async fn method(&mut self, channel: u16, (class, method): (u16, u16), arguments: &[u8]) {
         let payload = [&class.to_be_bytes()[..], &method.to_be_bytes(), arguments].concat();
         self.frame(1, channel, &payload).await;
     }
 
-    pub async fn try_read(&mut self) -> Option<Frame> {
+    pub(crate) async fn try_read(&mut self) -> Option<Frame> {
         let mut head = [0; 7];
         self.stream.read_exact(&mut head).await.ok()?;
         let mut payload = vec![0; u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize + 1];
@@ -94,7 +94,7 @@ impl Peer {
     }
 
     /// The next frame that is no heartbeat.
-    pub async fn read(&mut self) -> Frame {
+    pub(crate) async fn read(&mut self) -> Frame {
         loop {
             let frame = self.try_read().await.expect("the broker closed the socket");
             if frame.kind != 8 {
@@ -104,23 +104,23 @@ impl Peer {
     }
 
     /// All octets until the broker closes; fails on a reset.
-    pub async fn rest(&mut self) -> Vec<u8> {
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
         self.stream.read_to_end(&mut all).await.unwrap();
         all
     }
 
-    pub async fn declare_durable(&mut self, queue: &str) {
+    pub(crate) async fn declare_durable(&mut self, queue: &str) {
         self.method(1, (50, 10), &[vec![0, 0], short(queue), vec![0b10], vec![0; 4]].concat()).await;
         assert_eq!(self.read().await.method(), (50, 11));
     }
 
-    pub async fn confirm_select(&mut self) {
+    pub(crate) async fn confirm_select(&mut self) {
         self.method(1, (85, 10), b"\0").await;
         assert_eq!(self.read().await.method(), (85, 11));
     }
 
-    pub async fn publish(&mut self, queue: &str, body: &[u8]) {
+    pub(crate) async fn publish(&mut self, queue: &str, body: &[u8]) {
         self.method(1, (60, 40), &[vec![0, 0], short(""), short(queue), vec![0]].concat()).await;
         let size = (body.len() as u64).to_be_bytes();
         // delivery-mode 2
@@ -131,7 +131,7 @@ impl Peer {
     }
 
     /// basic.get with no-ack: the body, `None` when the queue is empty.
-    pub async fn get(&mut self, queue: &str) -> Option<Vec<u8>> {
+    pub(crate) async fn get(&mut self, queue: &str) -> Option<Vec<u8>> {
         self.method(1, (60, 70), &[vec![0, 0], short(queue), vec![1]].concat()).await;
         if self.read().await.method() == (60, 72) {
             return None;
@@ -145,7 +145,7 @@ impl Peer {
         Some(body)
     }
 
-    pub async fn close(mut self) {
+    pub(crate) async fn close(mut self) {
         self.method(0, (10, 50), &[0, 200, 0, 0, 0, 0, 0]).await;
         while self.read().await.method() != (10, 51) {}
     }
