@@ -33,6 +33,8 @@ import amqp
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import brokers  # noqa: E402
 
+# No progress for this many seconds, with nothing else running, is a broker that doesn't deliver.
+STALLED = 30
 GONE = (OSError, amqp.exceptions.AMQPError, amqp.exceptions.RecoverableConnectionError)
 
 
@@ -220,6 +222,21 @@ def declare(broker, queues):
     connection.close()
 
 
+def empty(connection, channel, queue):
+    """Lets a running consumer empty the queue; false if it stops getting anywhere."""
+    before, end = None, None
+    while count := channel.queue_declare(queue, passive=True).message_count:
+        if count != before:
+            before, end = count, time.monotonic() + STALLED
+        elif time.monotonic() > end:
+            return False
+        try:
+            connection.drain_events(timeout=0.05)
+        except socket.timeout:
+            pass
+    return True
+
+
 def drain(broker, queues, books):
     """Takes everything, settles it, and makes the settling durable with a confirmed publish behind it."""
     connection = connect(broker)
@@ -233,11 +250,8 @@ def drain(broker, queues, books):
             channel.basic_ack(message.delivery_tag)
 
         tag = channel.basic_consume(queue, callback=on_message)
-        while channel.queue_declare(queue, passive=True).message_count:
-            try:
-                connection.drain_events(timeout=0.05)
-            except socket.timeout:
-                pass
+        if not empty(connection, channel, queue):
+            books.problems.append(f"{queue}: ready messages that nobody is given")
         # After cancel-ok nothing more is on its way.
         channel.basic_cancel(tag)
     channel.basic_publish_confirm(amqp.Message("behind the acks", delivery_mode=2), routing_key="barrier")
