@@ -1,5 +1,6 @@
 //! The daemon: parse, resolve, log, start, wait for a signal, stop.
 
+mod allocator;
 mod cli;
 mod config;
 mod data_dir;
@@ -37,7 +38,10 @@ fn main() -> ExitCode {
         Some(Command::HashPassword { password }) => hash_password(password),
         Some(Command::Healthcheck { url, timeout }) => healthcheck(&resolved.config, url, timeout),
         None if cli.settings.print_config => say(resolved.to_toml().trim_end()),
-        None => return serve(resolved.config),
+        None => {
+            allocator::settle();
+            return serve(resolved.config);
+        }
     };
     exit_code(result, |error| eprintln!("hornpipe: {error:#}"))
 }

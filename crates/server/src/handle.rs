@@ -3,6 +3,8 @@
 use crate::Shared;
 use crate::alarms::Watch;
 use crate::inbox::Item;
+use hornpipe_types::names::ShortStr;
+use hornpipe_types::operate::{Operate, Operation, Outcome, Password};
 use hornpipe_types::stats::{AdminUser, Answer, BoxFuture, Health, Inspect, LoginRefused, NodeStats, Request};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -48,14 +50,47 @@ impl Handle {
     }
 }
 
+impl Handle {
+    /// Refuses with a sentence while there is no owner to ask.
+    fn check_serving(&self) -> Result<(), String> {
+        match self.shared.health() {
+            Health::Ready | Health::Stopping => Ok(()),
+            Health::Starting(how_far) => Err(format!("the broker is starting: {how_far}")),
+            Health::Failed(why) => Err(format!("the broker has failed: {why}")),
+        }
+    }
+}
+
+impl Operate for Handle {
+    fn operate(&self, user: &ShortStr, mut operation: Operation) -> BoxFuture<'_, Result<Outcome, String>> {
+        let user = user.clone();
+        Box::pin(async move {
+            self.check_serving()?;
+            hash(&mut operation)?;
+            let (asker, outcome) = oneshot::channel();
+            self.shared.inbox.push(Item::Operate(user, Box::new(operation), asker));
+            outcome.await.map_err(|_| "the broker has stopped".to_owned())
+        })
+    }
+}
+
+/// Passwords are hashed here, on the caller's thread. A blank one means that there is no login by password.
+fn hash(operation: &mut Operation) -> Result<(), String> {
+    let Operation::PutUser { user, password } = operation else { return Ok(()) };
+    if let Password::Clear(text) = std::mem::replace(password, Password::Hashed) {
+        user.hashing_algorithm = crate::auth::SHA256.to_owned();
+        user.password_hash = match text.as_str() {
+            "" => String::new(),
+            text => crate::auth::new_password_hash(text).map_err(|e| format!("no random octets: {e}"))?,
+        };
+    }
+    Ok(())
+}
+
 impl Inspect for Handle {
     fn ask(&self, request: Request) -> BoxFuture<'_, Result<Answer, String>> {
         Box::pin(async move {
-            match self.shared.health() {
-                Health::Ready | Health::Stopping => {}
-                Health::Starting(how_far) => return Err(format!("the broker is starting: {how_far}")),
-                Health::Failed(why) => return Err(format!("the broker has failed: {why}")),
-            }
+            self.check_serving()?;
             let (asker, answer) = oneshot::channel();
             self.shared.inbox.push(Item::Ask(request, asker));
             answer.await.map_err(|_| "the broker has stopped".to_owned())

@@ -5,7 +5,9 @@ use crate::alarms::Alarms;
 use hornpipe_types::command::Command;
 use hornpipe_types::effect::{ConnectionEffect, Loaded};
 use hornpipe_types::ids::ConnectionId;
+use hornpipe_types::names::ShortStr;
 use hornpipe_types::op::Committed;
+use hornpipe_types::operate::{Operation, Outcome};
 use hornpipe_types::stats::{Answer, Request};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +33,8 @@ pub(crate) enum Item {
     Loaded(Vec<Loaded>),
     /// A question of the admin side.
     Ask(Request, oneshot::Sender<Answer>),
+    /// A change the admin side asks for in a user's name.
+    Operate(ShortStr, Box<Operation>, oneshot::Sender<Outcome>),
     /// Alarms changed.
     Alarms(Alarms),
     /// Close every connection with this text.

@@ -9,6 +9,7 @@ use hornpipe_types::Map;
 use hornpipe_types::command::{ChannelCommand, Command};
 use hornpipe_types::effect::Outbox;
 use hornpipe_types::ids::{ConnectionId, RequestId};
+use hornpipe_types::operate::Outcome;
 use hornpipe_types::stats::Answer;
 use hornpipe_types::time::{Instant, Now};
 use std::collections::VecDeque;
@@ -38,6 +39,8 @@ pub(crate) struct Owner {
     /// Connections whose credit is kept back until less waits for the store.
     withheld: Vec<Arc<Link>>,
     asks: Map<RequestId, oneshot::Sender<Answer>>,
+    /// Operations under way; ids are drawn together with those of `asks`.
+    operations: Map<RequestId, oneshot::Sender<Outcome>>,
     last_ask: RequestId,
     /// Octets waiting for the store above which publishers get no credit.
     pending_max: u64,
@@ -71,6 +74,7 @@ impl Owner {
             links: Map::default(),
             withheld: Vec::new(),
             asks: Map::default(),
+            operations: Map::default(),
             last_ask: RequestId::default(),
             outbox,
             finish: None,
@@ -188,6 +192,11 @@ impl Owner {
                 self.asks.insert(self.last_ask, answer);
                 self.shard.handle_request(now, self.last_ask, request);
             }
+            Item::Operate(user, operation, answer) => {
+                self.last_ask = self.last_ask.next();
+                self.operations.insert(self.last_ask, answer);
+                self.shard.handle_operation(now, self.last_ask, &user, *operation);
+            }
             Item::Alarms(alarms) => self.shard.handle_alarms(now, alarms.memory, alarms.disk),
             Item::CloseAll(text) => {
                 self.stopping = true;
@@ -213,6 +222,15 @@ impl Owner {
         {
             reader.read(&mut self.outbox.loads);
         }
+        // Before what asked for it is told: a new user can log in at once.
+        if let Some(table) = self.outbox.logins.take() {
+            self.shared.auth.set_table(table);
+        }
+        for (id, outcome) in self.outbox.outcomes.drain(..) {
+            if let Some(asker) = self.operations.remove(&id) {
+                let _ = asker.send(outcome);
+            }
+        }
         for (id, mut answer) in self.outbox.answers.drain(..) {
             if let Answer::Connections(connections) = &mut answer {
                 for connection in connections {
@@ -226,9 +244,6 @@ impl Owner {
                 // An asker that has gone away needs no answer.
                 let _ = asker.send(answer);
             }
-        }
-        if let Some(table) = self.outbox.logins.take() {
-            self.shared.auth.set_table(table);
         }
     }
 

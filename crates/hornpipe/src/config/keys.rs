@@ -42,6 +42,8 @@ pub(crate) const KEYS: &[&str] = &[
     "group_bytes",
     "group_messages",
     "settle_delay_ms",
+    "log_records_slack",
+    "inline_live_bytes",
     "store_cache_bytes",
     "store_inline_bytes_max",
     "store_body_file_bytes",
