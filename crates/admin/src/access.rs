@@ -34,7 +34,7 @@ impl Visible {
     }
 }
 
-fn unauthorised(reason: &str) -> Reply {
+pub(crate) fn unauthorised(reason: &str) -> Reply {
     Reply::error(401, "not_authorised", reason)
 }
 

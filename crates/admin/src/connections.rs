@@ -5,6 +5,7 @@ use crate::http::{Reply, Request};
 use crate::rates::{Rates, publisher_message_stats};
 use crate::{App, json, list, snapshot};
 use hornpipe_types::ids::ConnectionId;
+use hornpipe_types::operate::Operation;
 use hornpipe_types::stats::{ActivityStatus, AdminUser, ChannelStats, ConnectionStats, ConsumerStats};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -54,6 +55,29 @@ pub(crate) async fn one(app: &App, request: &Request, user: &AdminUser, name: &s
     let node = app.broker.node().node_name;
     let item = object(connection, &app.rates(), &node);
     Ok(list::one(&request.query, item))
+}
+
+/// `DELETE /api/connections/{name}` and `…/username/{user}`: one's own, or as administrator anyone's.
+pub(crate) async fn close(app: &App, request: &Request, user: &AdminUser, of: Of<'_>) -> Result<Reply, Reply> {
+    let mut all = snapshot::connections(app).await?;
+    all.retain(|c| match of {
+        Of::Name(name) => c.open.name == name,
+        Of::User(name) => c.open.user == *name,
+        Of::All | Of::Vhost(_) => false,
+    });
+    if matches!(of, Of::Name(_)) && all.is_empty() {
+        return Err(Reply::not_found());
+    }
+    if all.iter().any(|c| c.open.user != user.name) && access::require(user, access::Need::Administrator).is_err() {
+        return Err(access::unauthorised("User not authorised to access object"));
+    }
+    for connection in all {
+        let reason = request.reason.clone().unwrap_or_else(|| "Closed via management plugin".to_owned());
+        let operation = Operation::CloseConnection { connection: connection.id, reason };
+        // One that has closed in the meantime is closed.
+        snapshot::operate(app, user, operation).await?;
+    }
+    Ok(Reply::empty(204))
 }
 
 /// `/api/channels`, `/api/vhosts/{vhost}/channels`, `/api/connections/{name}/channels`.

@@ -15,6 +15,10 @@ pub(crate) struct Request {
     /// User and password of basic authentication.
     pub(crate) login: Login,
     pub(crate) peer: IpAddr,
+    /// The `x-reason` header: why a connection is closed.
+    pub(crate) reason: Option<String>,
+    /// Read only for those who have logged in, and only where it matters.
+    pub(crate) body: Vec<u8>,
 }
 
 /// What the `authorization` header held.
@@ -45,12 +49,15 @@ impl Request {
             None => Login::None,
             Some(value) => value.to_str().ok().and_then(basic).unwrap_or(Login::Unusable),
         };
+        let reason = request.headers().get("x-reason").and_then(|v| v.to_str().ok()).map(str::to_owned);
         Ok(Self {
             method: request.method().as_str().to_owned(),
             path,
             query: Query::parse(uri.query().unwrap_or("")),
             login,
             peer: peer.ip().to_canonical(),
+            reason,
+            body: Vec::new(),
         })
     }
 
@@ -160,6 +167,10 @@ impl Reply {
         let body = value.to_string().into_bytes();
         Self { status, content_type: "application/json", headers: Vec::new(), body }
     }
+    /// A status and nothing else.
+    pub(crate) fn empty(status: u16) -> Self {
+        Self { status, content_type: "", headers: Vec::new(), body: Vec::new() }
+    }
     /// Text of some type, 200.
     pub(crate) fn text(content_type: &'static str, body: String) -> Self {
         Self { status: 200, content_type, headers: Vec::new(), body: body.into_bytes() }
@@ -181,7 +192,7 @@ impl Reply {
     /// The path exists but does not take this method.
     pub(crate) fn method_not_allowed(method: &str) -> Self {
         Self::error(405, "method_not_allowed", &format!("{method} is not allowed here"))
-            .with("allow", "GET, HEAD, OPTIONS")
+            .with("allow", "GET, HEAD, PUT, POST, DELETE, OPTIONS")
     }
     pub(crate) fn not_implemented(reason: &str) -> Self {
         Self::error(501, "not_implemented", reason)

@@ -1,11 +1,15 @@
 //! The admin side of hornpipe: RabbitMQ-shaped HTTP API, Prometheus metrics and health.
 //!
 //! Runs in the daemon's process on a thread and a tokio runtime of its own, so that neither its load nor a panic in it stops
-//! the broker. Its only door to the broker is [`Inspect`]: snapshots, asked in slices. It must not know queues' insides, the
+//! the broker. Its only doors to the broker are [`Inspect`](hornpipe_types::stats::Inspect),
+//! snapshots asked in slices, and [`Operate`](hornpipe_types::operate::Operate), changes. It must not know queues' insides, the
 //! store or AMQP. Read first: `routes` (which path is what), `queues` (what autoscalers read) and `metrics`.
 
 mod access;
+mod body;
+mod change;
 mod connections;
+mod definitions;
 mod encode;
 mod families;
 mod health;
@@ -13,19 +17,21 @@ mod http;
 mod json;
 mod list;
 mod listen;
+mod messages;
 mod metrics;
 mod objects;
 mod overview;
 mod page;
 mod queues;
 mod rates;
+mod resources;
 mod routes;
 mod snapshot;
 
 #[cfg(test)]
 mod tests;
 
-use hornpipe_types::stats::Inspect;
+use hornpipe_types::operate::Manage;
 use rates::Rates;
 use std::io;
 use std::net::SocketAddr;
@@ -66,7 +72,7 @@ impl Default for AdminConfig {
 
 /// What every request may look at.
 pub(crate) struct App {
-    pub(crate) broker: Arc<dyn Inspect>,
+    pub(crate) broker: Arc<dyn Manage>,
     pub(crate) rates: Mutex<Rates>,
     pub(crate) config: AdminConfig,
     pub(crate) http: Vec<SocketAddr>,
@@ -122,7 +128,7 @@ impl Drop for AdminHandle {
 }
 
 /// Binds the sockets and starts the admin thread. Fails when an address can't be bound or no thread can be had.
-pub fn start(config: AdminConfig, broker: Arc<dyn Inspect>) -> io::Result<AdminHandle> {
+pub fn start(config: AdminConfig, broker: Arc<dyn Manage>) -> io::Result<AdminHandle> {
     let (http, http_addrs) = listen::bind_all(&config.http)?;
     let (metrics, metrics_addrs) = listen::bind_all(&config.metrics)?;
     let app = Arc::new(App {

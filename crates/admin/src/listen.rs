@@ -2,8 +2,8 @@
 
 use crate::App;
 use crate::http::{Reply, Request};
-use crate::{metrics, routes};
-use http_body_util::Full;
+use crate::{access, metrics, routes};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -28,6 +28,9 @@ pub(crate) enum Door {
 
 /// A peer must have sent its request head within this; it also bounds how long an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Longest request body, octets; RabbitMQ's `management.http.max_body_size` is 20 MB too.
+const BODY_MAX: usize = 20_000_000;
 
 /// Binds all addresses; says where they ended up.
 pub(crate) fn bind_all(addrs: &[SocketAddr]) -> io::Result<(Vec<TcpListener>, Vec<SocketAddr>)> {
@@ -88,7 +91,7 @@ pub(crate) fn spawn(listener: TcpListener, app: Arc<App>, door: Door) {
 async fn serve(stream: TcpStream, peer: SocketAddr, app: Arc<App>, door: Door) {
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let app = app.clone();
-        async move { Ok::<_, Infallible>(answer(&request, peer, &app, door).await) }
+        async move { Ok::<_, Infallible>(answer(request, peer, &app, door).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -102,20 +105,43 @@ async fn serve(stream: TcpStream, peer: SocketAddr, app: Arc<App>, door: Door) {
 }
 
 async fn answer(
-    request: &hyper::Request<Incoming>,
+    request: hyper::Request<Incoming>,
     peer: SocketAddr,
     app: &App,
     door: Door,
 ) -> hyper::Response<Full<Bytes>> {
     let head = request.method() == hyper::Method::HEAD;
-    let reply = match Request::read(request, peer) {
+    let reply = match Request::read(&request, peer) {
         Err(reply) => reply,
-        Ok(request) => match door {
-            Door::Http => routes::answer(app, &request).await,
-            Door::Metrics => metrics::answer(app, &request).await,
+        Ok(mut asked) => match door {
+            Door::Http => match read_body(app, request, &mut asked).await {
+                Ok(()) => routes::answer(app, &asked).await,
+                Err(reply) => reply,
+            },
+            Door::Metrics => metrics::answer(app, &asked).await,
         },
     };
     finish(reply, head)
+}
+
+/// Reads the body of a request that changes something, once its user has logged in: nobody else may fill the memory.
+async fn read_body(app: &App, request: hyper::Request<Incoming>, asked: &mut Request) -> Result<(), Reply> {
+    if !matches!(asked.method.as_str(), "PUT" | "POST" | "DELETE") {
+        return Ok(());
+    }
+    access::login(app, asked, access::Need::Management).await?;
+    let body = Limited::new(request.into_body(), BODY_MAX).collect();
+    match tokio::time::timeout(HEAD_TIMEOUT, body).await {
+        Ok(Ok(body)) => {
+            asked.body = body.to_bytes().to_vec();
+            Ok(())
+        }
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Reply::bad_request("Exceeded HTTP request body size limit").with("connection", "close"))
+        }
+        Ok(Err(_)) => Err(Reply::bad_request("the request body ended early")),
+        Err(_) => Err(Reply::error(408, "request_timeout", "the request body did not come in time")),
+    }
 }
 
 /// HEAD gets the length of what GET would have got, and nothing else.

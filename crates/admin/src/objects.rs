@@ -2,11 +2,12 @@
 
 use crate::access::{self, Visible};
 use crate::http::{Reply, Request, percent_encode};
-use crate::{App, json, list, snapshot};
+use crate::{App, definitions, json, list, snapshot};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hornpipe_types::definition::{
-    BindingDefinition, DefinitionKey, PermissionDefinition, PolicyDefinition, UserDefinition, VhostDefinition,
+    BindingDefinition, DefinitionKey, PermissionDefinition, PolicyDefinition, TopicPermissionDefinition, UserDefinition,
+    VhostDefinition,
 };
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::stats::{AdminUser, ExchangeStats};
@@ -55,7 +56,7 @@ fn vhost(v: &VhostDefinition, (ready, unacked): (u64, u64), node: &str) -> Value
     })
 }
 
-fn limits(limits: &[(ShortStr, i64)]) -> Value {
+pub(crate) fn limits(limits: &[(ShortStr, i64)]) -> Value {
     Value::Object(limits.iter().map(|(k, v)| (k.to_string(), (*v).into())).collect::<Map<_, _>>())
 }
 
@@ -79,7 +80,7 @@ pub(crate) async fn vhost_limits(
     Ok(list::reply(&request.query, items))
 }
 
-fn user(u: &UserDefinition) -> Value {
+pub(crate) fn user(u: &UserDefinition) -> Value {
     json!({
         "name": u.name.as_str(),
         "password_hash": u.password_hash,
@@ -117,7 +118,7 @@ pub(crate) async fn user_limits(app: &App, request: &Request, one: Option<&str>)
     Ok(list::reply(&request.query, items))
 }
 
-fn permission(p: &PermissionDefinition) -> Value {
+pub(crate) fn permission(p: &PermissionDefinition) -> Value {
     json!({
         "user": p.user.as_str(),
         "vhost": p.vhost.as_str(),
@@ -160,7 +161,74 @@ pub(crate) async fn one_permission(app: &App, request: &Request, vhost: &str, us
     Ok(list::one(&request.query, permission(found)))
 }
 
-fn policy(p: &PolicyDefinition) -> Value {
+pub(crate) fn topic_permission(p: &TopicPermissionDefinition) -> Value {
+    json!({
+        "user": p.user.as_str(),
+        "vhost": p.vhost.as_str(),
+        "exchange": p.exchange.as_str(),
+        "write": p.write,
+        "read": p.read,
+    })
+}
+
+/// `/api/topic-permissions`, those of a user, of a vhost, or of both. Of both there must be one.
+pub(crate) async fn topic_permissions(
+    app: &App,
+    request: &Request,
+    of_user: Option<&str>,
+    of_vhost: Option<&str>,
+) -> Result<Reply, Reply> {
+    let items: Vec<Value> = snapshot::topic_permissions(app)
+        .await?
+        .iter()
+        .filter(|p| of_user.is_none_or(|name| p.user == *name) && of_vhost.is_none_or(|name| p.vhost == *name))
+        .map(topic_permission)
+        .collect();
+    if items.is_empty() && of_user.is_some() && of_vhost.is_some() {
+        return Err(Reply::not_found());
+    }
+    Ok(list::reply(&request.query, items))
+}
+
+/// `/api/parameters[/{component}[/{vhost}[/{name}]]]`.
+pub(crate) async fn parameters(
+    app: &App,
+    request: &Request,
+    user: &AdminUser,
+    component: Option<&str>,
+    vhost: Option<&str>,
+    name: Option<&str>,
+) -> Result<Reply, Reply> {
+    if let Some(vhost) = vhost {
+        access::vhost(app, user, vhost).await?;
+    }
+    let visible = access::visible(app, user).await?;
+    let is = |asked: Option<&str>, own: &ShortStr| asked.is_none_or(|asked| *own == *asked);
+    let mut items: Vec<Value> = snapshot::parameters(app)
+        .await?
+        .iter()
+        .filter(|p| p.vhost.as_ref().is_some_and(|v| visible.has(v) && is(vhost, v)))
+        .filter(|p| is(component, &p.component) && is(name, &p.name))
+        .map(definitions::parameter)
+        .collect();
+    match name {
+        None => Ok(list::reply(&request.query, items)),
+        Some(_) => items.pop().map(|item| list::one(&request.query, item)).ok_or_else(Reply::not_found),
+    }
+}
+
+/// `/api/global-parameters[/{name}]`.
+pub(crate) async fn global_parameters(app: &App, request: &Request, name: Option<&str>) -> Result<Reply, Reply> {
+    let all = snapshot::parameters(app).await?;
+    let global = all.iter().filter(|p| p.vhost.is_none() && name.is_none_or(|name| p.name == *name));
+    let mut items: Vec<Value> = global.map(definitions::global_parameter).collect();
+    match name {
+        None => Ok(list::reply(&request.query, items)),
+        Some(_) => items.pop().map(|item| list::one(&request.query, item)).ok_or_else(Reply::not_found),
+    }
+}
+
+pub(crate) fn policy(p: &PolicyDefinition) -> Value {
     json!({
         "vhost": p.vhost.as_str(),
         "name": p.name.as_str(),
@@ -224,7 +292,7 @@ fn exchange(x: &ExchangeStats) -> Value {
 }
 
 /// The name an exchange has inside: paths call the default one `amq.default`.
-fn exchange_name(in_path: &str) -> &str {
+pub(crate) fn exchange_name(in_path: &str) -> &str {
     if in_path == "amq.default" { "" } else { in_path }
 }
 
@@ -364,13 +432,24 @@ pub(crate) async fn one_binding(
     key: &str,
 ) -> Result<Reply, Reply> {
     access::vhost(app, user, vhost).await?;
+    let found = find_binding(app, vhost, between, key).await?;
+    Ok(list::one(&request.query, binding(&found)))
+}
+
+/// The binding of this properties key.
+pub(crate) async fn find_binding(
+    app: &App,
+    vhost: &str,
+    between: Between<'_>,
+    key: &str,
+) -> Result<BindingDefinition, Reply> {
     let all = all_bindings(app, &Visible::All, Some(vhost)).await?;
-    let found = all.iter().find(|b| {
+    let found = all.into_iter().find(|b| {
         // The key is itself percent-encoded, so in a path it may come encoded once or twice.
         let own = properties_key(b);
         between.takes(b) && (own == key || crate::http::percent_decode(&own, false).as_deref() == Some(key))
     });
-    Ok(list::one(&request.query, binding(found.ok_or_else(Reply::not_found)?)))
+    found.ok_or_else(Reply::not_found)
 }
 
 fn binding(b: &BindingDefinition) -> Value {

@@ -4,7 +4,7 @@ use crate::access::{self, Need};
 use crate::connections::{self, Of};
 use crate::http::{Reply, Request};
 use crate::objects::{self, Between};
-use crate::{App, health, list, overview, page, queues};
+use crate::{App, change, definitions, health, list, overview, page, queues};
 use serde_json::json;
 
 /// Answers a request.
@@ -29,7 +29,7 @@ pub(crate) async fn answer(app: &App, request: &Request) -> Reply {
 }
 
 fn options() -> Reply {
-    Reply::text("", String::new()).with("allow", "GET, HEAD, OPTIONS")
+    Reply::text("", String::new()).with("allow", "GET, HEAD, PUT, POST, DELETE, OPTIONS")
 }
 
 async fn api(app: &App, request: &Request, path: &[&str]) -> Reply {
@@ -37,40 +37,20 @@ async fn api(app: &App, request: &Request, path: &[&str]) -> Reply {
         return options();
     }
     if !request.is_read() {
-        return match access::login(app, request, Need::Management).await {
-            Err(refused) => refused,
-            Ok(_) if changes(path) => {
-                Reply::not_implemented("changes over HTTP are not built; use AMQP or the configuration")
-            }
-            Ok(_) => Reply::method_not_allowed(&request.method),
-        };
+        return change::answer(app, request, path).await;
     }
     get(app, request, path).await.unwrap_or_else(|reply| reply)
-}
-
-/// Whether RabbitMQ takes changes at this path.
-fn changes(path: &[&str]) -> bool {
-    matches!(
-        path,
-        ["definitions" | "cluster-name" | "reset", ..]
-            | ["connections", _, ..]
-            | ["exchanges" | "queues", _, _, ..]
-            | ["bindings", _, "e", _, "q" | "e", ..]
-            | ["vhosts" | "users", _, ..]
-            | ["permissions" | "topic-permissions" | "policies" | "operator-policies", _, _, ..]
-            | ["parameters" | "global-parameters" | "vhost-limits" | "user-limits", _, ..]
-            | ["feature-flags", _, ..]
-            | ["rebalance", ..]
-    )
 }
 
 /// The path table. Users and permissions are for administrators, nodes for monitors, the rest for whoever has a management tag,
 /// each page showing only the vhosts its user may look into.
 async fn get(app: &App, request: &Request, path: &[&str]) -> Result<Reply, Reply> {
     let need = match path {
-        ["users" | "permissions" | "user-limits", ..] | ["vhosts", _, "permissions"] => Need::Administrator,
+        ["users" | "permissions" | "topic-permissions" | "user-limits", ..]
+        | ["vhosts", _, "permissions" | "topic-permissions"]
+        | ["definitions"] => Need::Administrator,
         ["nodes", ..] => Need::Monitoring,
-        ["policies" | "operator-policies", ..] => Need::Policymaker,
+        ["policies" | "operator-policies" | "parameters" | "global-parameters", ..] => Need::Policymaker,
         _ => Need::Management,
     };
     let user = &access::login(app, request, need).await?;
@@ -138,6 +118,28 @@ async fn get(app: &App, request: &Request, path: &[&str]) -> Result<Reply, Reply
         ["user-limits", name] => objects::user_limits(app, request, Some(name)).await,
         ["permissions"] => objects::permissions(app, request, None, None).await,
         ["permissions", vhost, name] => objects::one_permission(app, request, vhost, name).await,
+        ["topic-permissions"] => objects::topic_permissions(app, request, None, None).await,
+        ["topic-permissions", vhost, name] => {
+            objects::topic_permissions(app, request, Some(name), Some(vhost)).await
+        }
+        ["users", name, "topic-permissions"] => objects::topic_permissions(app, request, Some(name), None).await,
+        ["vhosts", vhost, "topic-permissions"] => objects::topic_permissions(app, request, None, Some(vhost)).await,
+        ["parameters"] => objects::parameters(app, request, user, None, None, None).await,
+        ["parameters", component] => objects::parameters(app, request, user, Some(component), None, None).await,
+        ["parameters", component, vhost] => {
+            objects::parameters(app, request, user, Some(component), Some(vhost), None).await
+        }
+        ["parameters", component, vhost, name] => {
+            objects::parameters(app, request, user, Some(component), Some(vhost), Some(name)).await
+        }
+        ["global-parameters"] => objects::global_parameters(app, request, None).await,
+        ["global-parameters", name] => objects::global_parameters(app, request, Some(name)).await,
+        ["definitions"] => definitions::export(app, request, user, None).await,
+        ["definitions", vhost] => definitions::export(app, request, user, Some(vhost)).await,
+        // There are none to switch.
+        ["feature-flags"] | ["deprecated-features"] | ["deprecated-features", "used"] => {
+            Ok(list::reply(&request.query, Vec::new()))
+        }
         ["policies"] => objects::policies(app, request, user, false, None, None).await,
         ["policies", vhost] => objects::policies(app, request, user, false, Some(vhost), None).await,
         ["policies", vhost, name] => objects::policies(app, request, user, false, Some(vhost), Some(name)).await,
@@ -153,15 +155,14 @@ async fn get(app: &App, request: &Request, path: &[&str]) -> Result<Reply, Reply
             Ok(health::aliveness(app))
         }
         // Known to clients of the API, but not built: better said than to look like a missing object.
-        ["definitions" | "topic-permissions" | "parameters" | "global-parameters" | "feature-flags", ..]
-        | ["deprecated-features" | "auth" | "rebalance" | "reset", ..] => {
+        ["auth" | "rebalance" | "reset", ..] => {
             Err(Reply::not_implemented("this part of the management API is not built"))
         }
         _ => Err(Reply::not_found()),
     }
 }
 
-fn between<'a>(source: &'a str, kind: &str, destination: &'a str) -> Between<'a> {
+pub(crate) fn between<'a>(source: &'a str, kind: &str, destination: &'a str) -> Between<'a> {
     if kind == "q" {
         Between::SourceAndQueue(source, destination)
     } else {

@@ -3,11 +3,13 @@
 use crate::App;
 use crate::http::Reply;
 use hornpipe_types::definition::{
-    BindingDefinition, PermissionDefinition, PolicyDefinition, UserDefinition, VhostDefinition,
+    BindingDefinition, ParameterDefinition, PermissionDefinition, PolicyDefinition, TopicPermissionDefinition,
+    UserDefinition, VhostDefinition,
 };
 use hornpipe_types::ids::{ConnectionId, QueueId};
 use hornpipe_types::names::ShortStr;
-use hornpipe_types::stats::{Answer, BrokerStats, ConnectionStats, ExchangeStats, QueueStats, Request};
+use hornpipe_types::operate::{Operation, Outcome};
+use hornpipe_types::stats::{AdminUser, Answer, BrokerStats, ConnectionStats, ExchangeStats, QueueStats, Request};
 use std::time::Duration;
 
 /// Items of one slice: small enough that the broker's owner spends well under a millisecond on it.
@@ -18,6 +20,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 async fn ask(app: &App, request: Request) -> Result<Answer, Reply> {
     match tokio::time::timeout(PATIENCE, app.broker.ask(request)).await {
         Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(reason)) => Err(Reply::unavailable(&reason)),
+        Err(_) => Err(Reply::unavailable("the broker did not answer in time")),
+    }
+}
+
+/// Has the broker change something in the name of `user`. After the time is up it may still be done.
+pub(crate) async fn operate(app: &App, user: &AdminUser, operation: Operation) -> Result<Outcome, Reply> {
+    match tokio::time::timeout(PATIENCE, app.broker.operate(&user.name, operation)).await {
+        Ok(Ok(outcome)) => Ok(outcome),
         Ok(Err(reason)) => Err(Reply::unavailable(&reason)),
         Err(_) => Err(Reply::unavailable("the broker did not answer in time")),
     }
@@ -134,6 +145,11 @@ definitions! {
     users: Users -> UserDefinition, by |d| d.name.clone();
     /// Permissions by vhost and user.
     permissions: Permissions -> PermissionDefinition, by |d| (d.vhost.clone(), d.user.clone());
+    /// Topic permissions by vhost, user and exchange.
+    topic_permissions: TopicPermissions -> TopicPermissionDefinition,
+        by |d| (d.vhost.clone(), d.user.clone(), d.exchange.clone());
+    /// Parameters, the global ones first.
+    parameters: Parameters -> ParameterDefinition, by |d| (d.vhost.clone(), d.component.clone(), d.name.clone());
     /// Policies and operator policies by vhost and name.
     policies: Policies -> PolicyDefinition, by |d| (d.vhost.clone(), d.name.clone());
 }

@@ -36,7 +36,12 @@ impl Shard {
                 Answer::Queue(queue.map(|q| Box::new(self.queue_stats(now, q))))
             }
             Request::Connections { after, limit } => {
-                let mut ids: Vec<ConnectionId> = self.connections.keys().copied().filter(|id| *id > after).collect();
+                let mut ids: Vec<ConnectionId> = self
+                    .connections
+                    .keys()
+                    .copied()
+                    .filter(|id| *id > after && !crate::operate::is_internal(*id))
+                    .collect();
                 ids.sort_unstable();
                 ids.truncate(limit as usize);
                 let list = ids.iter().filter_map(|id| self.connections.get(id)).map(|c| self.connection_stats(c));
@@ -57,6 +62,10 @@ impl Shard {
             }
             Request::Users => Answer::Users(self.access.users().into_iter().cloned().collect()),
             Request::Permissions => Answer::Permissions(self.access.permissions().into_iter().cloned().collect()),
+            Request::TopicPermissions => {
+                Answer::TopicPermissions(self.access.topic_permissions().into_iter().cloned().collect())
+            }
+            Request::Parameters => Answer::Parameters(self.operations.parameters.values().cloned().collect()),
             Request::Policies => {
                 let mut list = Vec::new();
                 for v in self.vhosts.iter().filter(|v| !v.gone) {

@@ -17,6 +17,7 @@ pub mod exchange;
 mod handle;
 mod inspect;
 mod log;
+mod operate;
 pub mod policy;
 mod publish;
 mod queue;

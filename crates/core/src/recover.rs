@@ -210,7 +210,10 @@ impl Shard {
             Definition::Queue(d) => recovery.queues.push(d),
             Definition::Binding(d) => recovery.bindings.push(d),
             Definition::Policy(d) => recovery.bad_patterns.extend(self.policies.recover(d)),
-            Definition::Parameter(_) => {}
+            Definition::Parameter(d) => {
+                let key = (d.vhost.clone(), d.component.clone(), d.name.clone());
+                self.operations.parameters.insert(key, d);
+            }
             Definition::NextIds { queue, vhost } => {
                 self.next_queue = self.next_queue.max(queue);
                 self.reserved_queue = self.next_queue;

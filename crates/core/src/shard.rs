@@ -94,6 +94,7 @@ pub struct Shard {
     pub(crate) tx_rejected: bool,
     /// Connections are being closed for good: what was outstanding is remembered.
     pub(crate) stopping: bool,
+    pub(crate) operations: crate::operate::Operations,
     pub(crate) recovery: Option<Box<crate::recover::Recovery>>,
 }
 
@@ -134,6 +135,7 @@ impl Shard {
             totals: MessageStats::default(),
             tx_rejected: false,
             stopping: false,
+            operations: crate::operate::Operations::default(),
             recovery: Some(Box::default()),
         }
     }
@@ -166,7 +168,7 @@ impl Shard {
         }
     }
 
-    fn on_channel_command(&mut self, now: Now, from: ConnectionId, number: u16, command: ChannelCommand) {
+    pub(crate) fn on_channel_command(&mut self, now: Now, from: ConnectionId, number: u16, command: ChannelCommand) {
         let Some(connection) = self.connections.get_mut(&from) else { return };
         if let ChannelCommand::Open = command {
             connection.channels.insert(number, Channel::default());
@@ -333,6 +335,7 @@ impl Shard {
         self.log.cover_cancelled();
         self.release_waiters();
         self.send_confirms();
+        self.poll_operations(now);
         for id in self.dirty_connections.drain(..) {
             if let Some(connection) = self.connections.get_mut(&id) {
                 let effects = std::mem::take(&mut connection.effects);
@@ -347,6 +350,7 @@ impl Shard {
         out.connections.append(&mut self.out.connections);
         out.loads.append(&mut self.out.loads);
         out.answers.append(&mut self.out.answers);
+        out.outcomes.append(&mut self.out.outcomes);
         if let Some(logins) = self.out.logins.take() {
             out.logins = Some(logins);
         }

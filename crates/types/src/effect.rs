@@ -147,6 +147,8 @@ pub struct Outbox {
     pub loads: Vec<Load>,
     /// Answers to requests of the admin side.
     pub answers: Vec<(RequestId, Answer)>,
+    /// What became of operations of the admin side; ids are those of the operations, apart from the requests'.
+    pub outcomes: Vec<(RequestId, crate::operate::Outcome)>,
     /// Users changed: the new table, for logins.
     pub logins: Option<Arc<crate::definition::LoginTable>>,
 }

@@ -15,6 +15,7 @@ pub mod limits;
 pub mod message;
 pub mod names;
 pub mod op;
+pub mod operate;
 pub mod range;
 pub mod stats;
 pub mod table;

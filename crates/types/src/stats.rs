@@ -1,7 +1,8 @@
 //! What the admin side can ask and is told: plain numbers and names, and the two traits that are its only doors.
 
 use crate::definition::{
-    BindingDefinition, ExchangeDefinition, PermissionDefinition, PolicyDefinition, UserDefinition, VhostDefinition,
+    BindingDefinition, ExchangeDefinition, ParameterDefinition, PermissionDefinition, PolicyDefinition,
+    TopicPermissionDefinition, UserDefinition, VhostDefinition,
 };
 use crate::ids::{ConnectionId, QueueId};
 use crate::names::ShortStr;
@@ -56,8 +57,12 @@ pub enum Request {
     Users,
     /// Permissions.
     Permissions,
+    /// Topic permissions.
+    TopicPermissions,
     /// Policies.
     Policies,
+    /// Runtime parameters, those of vhosts and the global ones.
+    Parameters,
 }
 
 /// The answer to a [`Request`]; the variant follows the request's.
@@ -73,7 +78,9 @@ pub enum Answer {
     Vhosts(Vec<VhostDefinition>),
     Users(Vec<UserDefinition>),
     Permissions(Vec<PermissionDefinition>),
+    TopicPermissions(Vec<TopicPermissionDefinition>),
     Policies(Vec<PolicyDefinition>),
+    Parameters(Vec<ParameterDefinition>),
 }
 
 /// Counts of what happened to messages; all only grow. Field names are the management API's.

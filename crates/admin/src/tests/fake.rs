@@ -5,6 +5,8 @@ use hornpipe_types::definition::{
     BindingDefinition, ExchangeDefinition, PermissionDefinition, PolicyDefinition, UserDefinition, VhostDefinition,
 };
 use hornpipe_types::ids::{ConnectionId, QueueId};
+use hornpipe_types::names::ShortStr;
+use hornpipe_types::operate::{Operate, Operation, Outcome};
 use hornpipe_types::stats::{
     ActivityStatus, AdminUser, Answer, BoxFuture, BrokerStats, ChannelStats, ConnectionStats, ConsumerStats,
     ExchangeStats, Health, Inspect, LoginRefused, MessageStats, NodeStats, QueueStats, Request, SIZE_BUCKETS,
@@ -18,6 +20,10 @@ pub(crate) struct State {
     pub(crate) totals: BrokerStats,
     /// Slices never hold more than this, whatever is asked.
     pub(crate) slice: usize,
+    /// What was asked to be changed, and by whom.
+    pub(crate) operations: Vec<(String, Operation)>,
+    /// What the next changes come to; then all is done.
+    pub(crate) outcomes: Vec<Outcome>,
     /// Asking panics.
     pub(crate) panics: bool,
 }
@@ -25,6 +31,11 @@ pub(crate) struct State {
 pub(crate) struct Fake(Mutex<State>);
 
 impl Fake {
+    /// What was asked to be changed since the last time.
+    pub(crate) fn operations(&self) -> Vec<(String, Operation)> {
+        std::mem::take(&mut self.0.lock().unwrap().operations)
+    }
+
     pub(crate) fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.0.lock().unwrap());
     }
@@ -64,6 +75,8 @@ impl Default for Fake {
             queues: vec![orders, queue(2, "/", "orders.dead"), spaced, plus],
             totals,
             slice: 2,
+            operations: Vec::new(),
+            outcomes: Vec::new(),
             panics: false,
         }))
     }
@@ -175,6 +188,15 @@ fn exchange(name: &str, kind: &str) -> ExchangeStats {
     }
 }
 
+impl Operate for Fake {
+    fn operate(&self, user: &ShortStr, operation: Operation) -> BoxFuture<'_, Result<Outcome, String>> {
+        let mut state = self.0.lock().unwrap();
+        state.operations.push((user.to_string(), operation));
+        let outcome = if state.outcomes.is_empty() { Outcome::Done } else { state.outcomes.remove(0) };
+        Box::pin(std::future::ready(Ok(outcome)))
+    }
+}
+
 impl Inspect for Fake {
     fn ask(&self, request: Request) -> BoxFuture<'_, Result<Answer, String>> {
         let state = self.0.lock().unwrap();
@@ -240,6 +262,8 @@ impl Inspect for Fake {
                 write: ".*".into(),
                 read: ".*".into(),
             }])),
+            Request::TopicPermissions => Ok(Answer::TopicPermissions(Vec::new())),
+            Request::Parameters => Ok(Answer::Parameters(Vec::new())),
             Request::Policies => Ok(Answer::Policies(vec![PolicyDefinition {
                 vhost: "/".into(),
                 name: "ttl".into(),

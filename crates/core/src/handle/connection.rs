@@ -18,6 +18,15 @@ impl Shard {
             return;
         }
         let Some(index) = self.vhost_names.get(&open.vhost).copied() else { return };
+        self.admit(now, id, open, index);
+        self.effect(id, ConnectionEffect::Opened);
+        if self.memory_alarm || self.disk_alarm {
+            self.effect(id, ConnectionEffect::Hold(true));
+        }
+    }
+
+    /// Takes a connection in.
+    pub(crate) fn admit(&mut self, now: Now, id: ConnectionId, open: OpenConnection, index: usize) {
         if let Some(v) = self.vhosts.get_mut(index) {
             v.connections += 1;
         }
@@ -37,10 +46,6 @@ impl Shard {
             publishing: false,
         };
         self.connections.insert(id, connection);
-        self.effect(id, ConnectionEffect::Opened);
-        if self.memory_alarm || self.disk_alarm {
-            self.effect(id, ConnectionEffect::Hold(true));
-        }
     }
 
     fn check_open(&self, open: &OpenConnection) -> Result<(), AmqpError> {
