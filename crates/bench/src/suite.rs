@@ -9,13 +9,11 @@ use crate::{load, scale, start};
 
 /// A broker in a comparison.
 #[derive(Debug)]
-struct Contender {
-    name: String,
-    target: Target,
-    /// How to start another one; without it the cases about starting are left out.
-    start: Option<Startable>,
-    /// Keeps the broker alive.
-    _broker: Option<Broker>,
+enum Contender {
+    /// One that runs already; it can't take part in the cases about starting.
+    Running(Running),
+    /// One that is started anew for each case, so that memory and log of one case don't weigh on the next.
+    Startable(Startable),
 }
 
 /// What a suite does.
@@ -35,17 +33,8 @@ impl Suite {
     /// # Errors
     /// When a broker can't be started, or at the end when a run failed its checks.
     pub(crate) fn run(self) -> Result<()> {
-        let mut contenders: Vec<Contender> = Vec::new();
-        for what in &self.startable {
-            let mut broker = Broker::prepare(what)?;
-            let (target, took) = broker.start()?;
-            note(&format!("{} started in {:.2} s", what.kind.name(), took.as_secs_f64()));
-            let start = Some(what.clone());
-            contenders.push(Contender { name: what.kind.name().to_owned(), target, start, _broker: Some(broker) });
-        }
-        for Running { name, target } in self.running {
-            contenders.push(Contender { name, target, start: None, _broker: None });
-        }
+        let startable = self.startable.into_iter().map(Contender::Startable);
+        let contenders: Vec<Contender> = startable.chain(self.running.into_iter().map(Contender::Running)).collect();
         if contenders.is_empty() {
             bail!("no broker: give --broker name=URL,pid=N or --start hornpipe=PATH");
         }
@@ -54,24 +43,25 @@ impl Suite {
         for case in self.cases {
             let title = case.map_or("load", Case::title);
             let mut of_case = vec![Rounds::default(); contenders.len()];
+            let stands = contenders.iter().map(|contender| contender.stand(case)).collect::<Result<Vec<_>>>()?;
             // Cases that take long even where they go fast, or that repeat well, get a third of the rounds.
             let long = matches!(case, Some(Case::E | Case::I | Case::J | Case::K | Case::L));
             let rounds = if long { self.rounds.div_ceil(3) } else { self.rounds };
             for round in 0..rounds {
-                for (contender, results) in contenders.iter().zip(&mut of_case) {
+                for ((contender, stand), results) in contenders.iter().zip(&stands).zip(&mut of_case) {
                     if results.failure.is_some() {
                         continue;
                     }
-                    match contender.run(case, &self.flags) {
+                    match stand.run(case, &self.flags) {
                         Ok(Some(outcome)) => {
-                            note(&format!("{title}, {}, round {}\n{}", contender.name, round + 1, outcome.lines()));
+                            note(&format!("{title}, {}, round {}\n{}", contender.name(), round + 1, outcome.lines()));
                             results.outcomes.push(outcome);
                         }
                         Ok(None) => {}
                         Err(error) => {
                             let text = format!("{error:#}");
-                            note(&format!("{title}, {}: {text}", contender.name));
-                            failures.push(format!("{title}, {}", contender.name));
+                            note(&format!("{title}, {}: {text}", contender.name()));
+                            failures.push(format!("{title}, {}", contender.name()));
                             results.failure = Some(text);
                         }
                     }
@@ -79,31 +69,66 @@ impl Suite {
             }
             results.push((title.to_owned(), of_case));
         }
-        let names: Vec<String> = contenders.iter().map(|contender| contender.name.clone()).collect();
+        let names: Vec<String> = contenders.iter().map(|contender| contender.name().to_owned()).collect();
         say(&table(&names, &results));
         if failures.is_empty() { Ok(()) } else { bail!("failed: {}", failures.join("; ")) }
     }
 }
 
 impl Contender {
-    /// One run; `None` when this broker can't take part.
-    fn run(&self, case: Option<Case>, flags: &Flags) -> Result<Option<Outcome>> {
-        match (case, &self.start) {
-            (Some(Case::K), Some(start)) => start::fresh(start).map(Some),
-            (Some(Case::L), Some(start)) => {
-                start::with_backlog(start, flags.count.unwrap_or(1_000_000), flags.body.unwrap_or(100)).map(Some)
+    fn name(&self) -> &str {
+        match self {
+            Self::Running(running) => &running.name,
+            Self::Startable(what) => what.kind.name(),
+        }
+    }
+
+    /// What the rounds of a case run against.
+    fn stand(&self, case: Option<Case>) -> Result<Stand> {
+        Ok(match (self, case) {
+            (Self::Running(_), Some(Case::K | Case::L)) => Stand::Absent,
+            (Self::Running(running), _) => Stand::Running { target: running.target.clone(), _broker: None },
+            // What grows is only seen in a process that has not grown in an earlier round.
+            (Self::Startable(what), Some(Case::I | Case::J | Case::K | Case::L)) => Stand::PerRound(what.clone()),
+            (Self::Startable(what), _) => {
+                let mut broker = Broker::prepare(what)?;
+                let (target, _) = broker.start()?;
+                Stand::Running { target, _broker: Some(broker) }
             }
-            (Some(Case::K | Case::L), None) => Ok(None),
-            // What grows is only seen in a process that has not grown before.
-            (Some(Case::I | Case::J), Some(start)) => {
-                let mut broker = Broker::prepare(start)?;
+        })
+    }
+}
+
+/// A broker during one case.
+#[derive(Debug)]
+enum Stand {
+    /// It runs; the broker, if it is ours, ends with the case.
+    Running { target: Target, _broker: Option<Broker> },
+    /// Every round starts one.
+    PerRound(Startable),
+    /// It can't take part.
+    Absent,
+}
+
+impl Stand {
+    /// One round; `None` when this broker can't take part.
+    fn run(&self, case: Option<Case>, flags: &Flags) -> Result<Option<Outcome>> {
+        let outcome = match (self, case) {
+            (Self::Absent, _) => return Ok(None),
+            (Self::Running { target, .. }, _) => run_against(target, case, flags)?,
+            (Self::PerRound(what), Some(Case::K)) => start::fresh(what)?,
+            (Self::PerRound(what), Some(Case::L)) => {
+                start::with_backlog(what, flags.count.unwrap_or(1_000_000), flags.body.unwrap_or(100))?
+            }
+            (Self::PerRound(what), _) => {
+                let mut broker = Broker::prepare(what)?;
                 let (target, _) = broker.start()?;
                 let outcome = run_against(&target, case, flags)?;
                 broker.stop()?;
-                Ok(Some(outcome))
+                outcome
             }
-            _ => run_against(&self.target, case, flags).map(Some),
-        }
+        };
+        Ok(Some(outcome))
     }
 }
 
