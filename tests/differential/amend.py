@@ -92,12 +92,16 @@ def _words(lines):
     needs = {(50, 10): "configure", (50, 40): "configure", (40, 10): "configure", (40, 20): "configure", (50, 30): "read",
              (60, 20): "read", (60, 70): "read", (60, 40): "write"}
     out = []
-    for line in lines:
+    for index, line in enumerate(lines):
         found = re.search(r"ACCESS_REFUSED - access to (queue|exchange|topic) .* class_id=(\d+) method_id=(\d+)", line)
         if found:
             kind, ids = found[1], (int(found[2]), int(found[3]))
             # The queue (or destination) of a binding needs write, its exchange (or source) read.
             need = needs.get(ids) or ("write" if kind == "queue" or ids[0] == 40 else "read")
+            # A declare that names a dead-letter or alternate exchange also needs write on that and read on what is declared.
+            before = lines[index - 1] if index else ""
+            if need == "configure" and ("x-dead-letter-exchange=" in before or "alternate-exchange=" in before):
+                need = "write" if kind == "exchange" else "read"
             line = line.replace("ACCESS_REFUSED - access to", f"ACCESS_REFUSED - {need} access to")
         out.append(line)
     return out
