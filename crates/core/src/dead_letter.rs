@@ -67,7 +67,14 @@ impl Death {
 }
 
 /// Field order of an `x-death` entry is RabbitMQ's.
-fn death_entry(queue: &str, reason: Reason, time: u64, exchange: &str, keys: &[&str], expiration: Option<&str>) -> FieldTable {
+fn death_entry(
+    queue: &str,
+    reason: Reason,
+    time: u64,
+    exchange: &str,
+    keys: &[&str],
+    expiration: Option<&str>,
+) -> FieldTable {
     let mut entry = FieldTable::default();
     if let Some(expiration) = expiration {
         entry.set("original-expiration", Value::long_str(expiration));
@@ -83,10 +90,9 @@ fn death_entry(queue: &str, reason: Reason, time: u64, exchange: &str, keys: &[&
 
 fn history(headers: &FieldTable) -> Vec<FieldTable> {
     match headers.get("x-death") {
-        Some(Value::Array(items)) => items
-            .iter()
-            .filter_map(|v| if let Value::Table(t) = v { Some(t.clone()) } else { None })
-            .collect(),
+        Some(Value::Array(items)) => {
+            items.iter().filter_map(|v| if let Value::Table(t) = v { Some(t.clone()) } else { None }).collect()
+        }
         _ => Vec::new(),
     }
 }
@@ -156,6 +162,7 @@ pub(crate) fn with_counts(span: &Span, delivery_count: u32, acquired: u32) -> Sp
         if acquired > 0 {
             headers.set("x-acquired-count", Value::I64(acquired.into()));
         }
+        *headers = headers.sorted();
         let one = Span { batch: Arc::clone(&span.batch), from: i, count: 1, step: 1 };
         let one = rewrite(&one, &properties);
         let route = b.push_route_bytes(span.batch.route_bytes(i));
@@ -210,9 +217,7 @@ impl Shard {
             let queues: Arc<[QueueId]> = queues
                 .iter()
                 .copied()
-                .filter(|q| {
-                    self.queues.get(q).is_none_or(|q| !is_cycle(&deaths, &q.definition.name, death.reason))
-                })
+                .filter(|q| self.queues.get(q).is_none_or(|q| !is_cycle(&deaths, &q.definition.name, death.reason)))
                 .collect();
             if queues.is_empty() {
                 continue;

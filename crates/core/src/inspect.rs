@@ -203,9 +203,10 @@ impl Shard {
                     .tx
                     .as_ref()
                     .map_or(0, |t| t.publishes.iter().map(|p| u64::from(p.count)).sum()),
-                acks_uncommitted: ch.tx.as_ref().map_or(0, |t| {
-                    t.settles.iter().flat_map(|(_, runs)| runs).map(|r| u64::from(r.count)).sum()
-                }),
+                acks_uncommitted: ch
+                    .tx
+                    .as_ref()
+                    .map_or(0, |t| t.settles.iter().flat_map(|(_, runs)| runs).map(|r| u64::from(r.count)).sum()),
                 confirm: ch.confirms.is_some(),
                 transactional: ch.tx.is_some(),
                 message_stats: ch.stats,

@@ -10,17 +10,42 @@
 use crate::queue::Queue;
 use hornpipe_types::Map;
 use hornpipe_types::ids::{CommitSeq, ConnectionId, EnqueueId, QueueId, Seq};
-use hornpipe_types::message::Span;
+use hornpipe_types::limits::Limits;
+use hornpipe_types::message::{Batch, Span};
 use hornpipe_types::op::{Committed, Enqueue, Group, Place, RunMeta, StoreOp, Target};
 use hornpipe_types::range::{SeqRange, push_range};
 use hornpipe_types::time::{Instant, Now};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// Most records removed with one group.
 const REMOVE_MAX: usize = 64;
 
-/// A stretch of a queue's seqs that one logged run holds.
-#[derive(Debug, Clone, Copy)]
+/// Settled seqs in the middle of a [`LogRun`].
+#[derive(Debug, Clone)]
+pub(crate) struct Holes {
+    base: Seq,
+    bits: Vec<u64>,
+}
+
+impl Holes {
+    fn new(base: Seq, count: u32) -> Self {
+        Self { base, bits: vec![0; count as usize / 64 + 1] }
+    }
+    fn set(&mut self, seq: Seq) {
+        let i = seq - self.base;
+        if let Some(word) = self.bits.get_mut(i as usize / 64) {
+            *word |= 1 << (i % 64);
+        }
+    }
+    fn get(&self, seq: Seq) -> bool {
+        let i = seq - self.base;
+        self.bits.get(i as usize / 64).is_some_and(|w| w >> (i % 64) & 1 == 1)
+    }
+}
+
+/// A stretch of a queue's seqs that one logged run holds. Shrinks at its ends as messages are settled there.
+#[derive(Debug, Clone)]
 pub(crate) struct LogRun {
     pub(crate) first: Seq,
     pub(crate) count: u32,
@@ -29,6 +54,60 @@ pub(crate) struct LogRun {
     pub(crate) enqueue: EnqueueId,
     /// Index of the first message in the logged run.
     pub(crate) index: u32,
+    pub(crate) holes: Option<Box<Holes>>,
+}
+
+impl LogRun {
+    pub(crate) fn new(first: Seq, count: u32, enqueue: EnqueueId, index: u32) -> Self {
+        Self { first, count, live: count, enqueue, index, holes: None }
+    }
+    /// Seq after the last.
+    pub(crate) fn end(&self) -> Seq {
+        self.first + u64::from(self.count)
+    }
+    /// Members of `part`, all within this run, are settled.
+    fn forget(&mut self, part: SeqRange) {
+        self.live -= part.count.min(self.live);
+        if self.live == 0 {
+            return;
+        }
+        if part.step == 1 && self.holes.is_none() {
+            if part.first == self.first {
+                self.first += u64::from(part.count);
+                self.index += part.count;
+                self.count -= part.count;
+                return;
+            }
+            if part.last() + 1 == self.end() {
+                self.count -= part.count;
+                return;
+            }
+        }
+        let (first, count) = (self.first, self.count);
+        let holes = self.holes.get_or_insert_with(|| Box::new(Holes::new(first, count)));
+        part.iter().for_each(|seq| holes.set(seq));
+        while self.count > 0 && holes.get(self.first) {
+            self.first += 1;
+            self.index += 1;
+            self.count -= 1;
+        }
+    }
+    /// The unsettled stretches as (first seq, count, index).
+    pub(crate) fn stretches(&self) -> Vec<(Seq, u32, u32)> {
+        let Some(holes) = &self.holes else { return vec![(self.first, self.count, self.index)] };
+        let mut out: Vec<(Seq, u32, u32)> = Vec::new();
+        for k in 0..self.count {
+            let seq = self.first + u64::from(k);
+            if holes.get(seq) {
+                continue;
+            }
+            match out.last_mut() {
+                Some((first, count, _)) if *first + u64::from(*count) == seq => *count += 1,
+                _ => out.push((seq, 1, self.index + k)),
+            }
+        }
+        out
+    }
 }
 
 /// Who published a run in confirm mode: the channel and the tag of the run's first message.
@@ -52,7 +131,6 @@ enum At {
 #[derive(Debug)]
 struct Pending {
     span: Span,
-    meta: RunMeta,
     /// What was settled of it while it waited here.
     settled: Vec<(QueueId, SeqRange)>,
 }
@@ -63,10 +141,40 @@ struct LoggedRun {
     /// Copies that are not settled: messages × queues.
     live: u32,
     count: u32,
+    /// Encoded octets.
+    bytes: u64,
     at: At,
+    meta: RunMeta,
     targets: Vec<Target>,
     /// Set until the watermark covers it.
     publisher: Option<Publisher>,
+    /// A copy of what the log has already: settling it must reach the disk even while it waits here.
+    copy: bool,
+}
+
+/// What is known of a log record.
+#[derive(Debug, Default)]
+struct RecordState {
+    live: u32,
+    runs: Vec<EnqueueId>,
+}
+
+/// What is known of a body file.
+#[derive(Debug, Default)]
+struct FileState {
+    live: u32,
+    live_bytes: u64,
+    total_bytes: u64,
+    runs: Vec<EnqueueId>,
+}
+
+/// Runs to be written again, so that dead space can go.
+#[derive(Debug, Default)]
+pub(crate) struct CopyPlan {
+    /// By reference: their bodies stay where they are.
+    pub(crate) refer: Vec<(EnqueueId, Place)>,
+    /// With their bodies, which are to be read first.
+    pub(crate) rewrite: Vec<(EnqueueId, Place)>,
 }
 
 /// How a message left its queue.
@@ -105,11 +213,18 @@ pub(crate) struct Log {
     /// Queues with settled ranges that are not in a group yet.
     settled_queues: Vec<QueueId>,
     groups_out: u32,
-    /// Live runs by record.
-    records: BTreeMap<u64, u32>,
-    /// Live runs by body file.
-    files: Map<u64, u32>,
+    records: BTreeMap<u64, RecordState>,
+    live_records: usize,
+    files: BTreeMap<u64, FileState>,
+    /// Octets of live runs inside records.
+    inline_live: u64,
+    /// Places that were copied from by groups under way, a list for each; and by the group that is pending.
+    copied: VecDeque<Vec<(Place, u64)>>,
+    copied_next: Vec<(Place, u64)>,
+    /// Body files that had no live run when last looked at.
     dead_files: Vec<u64>,
+    /// Highest number of a body file seen; the store still writes to this one or to newer ones.
+    newest_file: u64,
     /// Channels whose confirms wait, in commit order.
     confirm_waiters: VecDeque<(CommitSeq, ConnectionId, u16)>,
     /// Channels with replies that wait, in commit order.
@@ -163,13 +278,17 @@ impl Log {
     ) -> (EnqueueId, CommitSeq) {
         self.last_enqueue = self.last_enqueue.next();
         let id = self.last_enqueue;
-        self.pending_bytes += span.indexes().map(|i| u64::from(span.batch.meta(i).len)).sum::<u64>();
+        let bytes = span_bytes(&span);
+        self.pending_bytes += bytes;
         let run = LoggedRun {
             live: span.count.saturating_mul(targets.len() as u32),
             count: span.count,
-            at: At::Pending(Box::new(Pending { span, meta, settled: Vec::new() })),
+            bytes,
+            at: At::Pending(Box::new(Pending { span, settled: Vec::new() })),
+            meta,
             targets,
             publisher,
+            copy: false,
         };
         self.runs.insert(id, run);
         self.pending.push(PendingOp::Run(id));
@@ -178,16 +297,46 @@ impl Log {
     }
 
     /// A run that recovery found in the log.
-    pub(crate) fn recovered(&mut self, place: Place, targets: Vec<Target>, count: u32, live: u32) -> EnqueueId {
+    pub(crate) fn recovered(
+        &mut self,
+        place: Place,
+        targets: Vec<Target>,
+        meta: RunMeta,
+        count: u32,
+        body_bytes: u64,
+    ) -> EnqueueId {
         self.last_enqueue = self.last_enqueue.next();
         let id = self.last_enqueue;
-        *self.records.entry(place.lsn).or_default() += 1;
-        if let Some(body) = place.body {
-            *self.files.entry(body.file).or_default() += 1;
-        }
-        self.runs.insert(id, LoggedRun { live, count, at: At::Stored(place), targets, publisher: None });
+        let bytes = place.body.map_or(body_bytes + u64::from(count) * 64, |b| u64::from(b.len));
+        self.runs.insert(
+            id,
+            LoggedRun { live: 0, count, bytes, at: At::Stored(place), meta, targets, publisher: None, copy: false },
+        );
+        self.settle_down(id, place, bytes);
         id
     }
+
+    /// A run lies at a place: its record and body file count it.
+    fn settle_down(&mut self, id: EnqueueId, place: Place, bytes: u64) {
+        let record = self.records.entry(place.lsn).or_default();
+        if record.live == 0 {
+            self.live_records += 1;
+        }
+        record.live += 1;
+        record.runs.push(id);
+        match place.body {
+            Some(body) => {
+                self.newest_file = self.newest_file.max(body.file);
+                let file = self.files.entry(body.file).or_default();
+                file.live += 1;
+                file.live_bytes += bytes;
+                file.total_bytes += bytes;
+                file.runs.push(id);
+            }
+            None => self.inline_live += bytes,
+        }
+    }
+
     /// So many copies of a recovered run are live.
     pub(crate) fn recovered_live(&mut self, id: EnqueueId, live: u32) {
         if let Some(run) = self.runs.get_mut(&id) {
@@ -199,8 +348,8 @@ impl Log {
         let mut dead: Vec<_> = self.runs.iter().filter(|(_, r)| r.live == 0).map(|(id, _)| *id).collect();
         dead.sort_unstable();
         for id in dead {
-            if let Some(LoggedRun { at: At::Stored(place), .. }) = self.runs.remove(&id) {
-                self.bury(place);
+            if let Some(LoggedRun { at: At::Stored(place), bytes, .. }) = self.runs.remove(&id) {
+                self.bury(place, bytes);
             }
         }
     }
@@ -256,13 +405,13 @@ impl Log {
                 continue;
             }
             let n = ((hi - lo) / step + 1) as u32;
-            log_run.live -= n.min(log_run.live);
-            if log_run.live == 0 {
-                emptied += 1;
-            }
             let index = log_run.index + (lo - log_run.first) as u32;
             let id = log_run.enqueue;
             let part = SeqRange { first: lo, count: n, step: range.step };
+            log_run.forget(part);
+            if log_run.live == 0 {
+                emptied += 1;
+            }
             if self.settle_in_run(id, queue.id, part, index, left, early) {
                 push_range(&mut queue.settled, part);
                 to_disk = true;
@@ -299,6 +448,10 @@ impl Log {
         let Some(run) = self.runs.get_mut(&id) else { return false };
         run.live -= n.min(run.live);
         let gone = run.live == 0;
+        // a copy that moved on is still somewhere: its publisher waits for the disk, whoever takes the other copies
+        if left == Left::Otherwise && run.targets.len() > 1 {
+            run.publisher = None;
+        }
         if left == Left::Taken
             && let Some(p) = run.publisher
         {
@@ -311,22 +464,22 @@ impl Log {
         }
         match &mut run.at {
             At::Pending(p) => {
+                let copy = run.copy;
                 if gone {
-                    let bytes: u64 = p.span.indexes().map(|i| u64::from(p.span.batch.meta(i).len)).sum();
-                    self.pending_bytes -= bytes.min(self.pending_bytes);
+                    self.pending_bytes -= run.bytes.min(self.pending_bytes);
                     self.pending_live -= 1;
                     self.runs.remove(&id);
-                } else {
+                } else if !copy {
                     p.settled.push((queue, part));
                 }
-                false
+                copy
             }
             At::Writing => true,
             At::Stored(place) => {
                 if gone {
-                    let place = *place;
+                    let (place, bytes) = (*place, run.bytes);
                     self.runs.remove(&id);
-                    self.bury(place);
+                    self.bury(place, bytes);
                 }
                 true
             }
@@ -334,19 +487,140 @@ impl Log {
     }
 
     /// A run on disk died.
-    fn bury(&mut self, place: Place) {
-        if let Some(live) = self.records.get_mut(&place.lsn) {
-            *live = live.saturating_sub(1);
-        }
-        if let Some(body) = place.body
-            && let Some(live) = self.files.get_mut(&body.file)
+    fn bury(&mut self, place: Place, bytes: u64) {
+        if let Some(record) = self.records.get_mut(&place.lsn)
+            && record.live > 0
         {
-            *live = live.saturating_sub(1);
-            if *live == 0 {
-                self.files.remove(&body.file);
+            record.live -= 1;
+            if record.live == 0 {
+                self.live_records -= 1;
+                record.runs = Vec::new();
+            }
+        }
+        let Some(body) = place.body else {
+            self.inline_live -= bytes.min(self.inline_live);
+            return;
+        };
+        if let Some(file) = self.files.get_mut(&body.file) {
+            file.live = file.live.saturating_sub(1);
+            file.live_bytes -= bytes.min(file.live_bytes);
+            if file.live == 0 {
                 self.dead_files.push(body.file);
             }
         }
+    }
+
+    /// What should be copied forward, so that the head of the log, half-dead body files and messages inside records don't
+    /// keep space that is not theirs. At most about 4 MiB at a time.
+    pub(crate) fn copy_plan(&mut self, limits: &Limits) -> CopyPlan {
+        const RUNS_MAX: usize = 256;
+        const BYTES_MAX: u64 = 4 << 20;
+        let mut plan = CopyPlan::default();
+        if self.groups_out > 0 || !self.copied_next.is_empty() {
+            return plan;
+        }
+        let mut bytes = 0;
+        let stored = |runs: &Map<EnqueueId, LoggedRun>, id: &EnqueueId| match runs.get(id) {
+            Some(LoggedRun { at: At::Stored(place), bytes, live, .. }) if *live > 0 => Some((*id, *place, *bytes)),
+            _ => None,
+        };
+        if self.records.len() > 2 * self.live_records + limits.log_records_slack as usize {
+            let head = self.records.values().filter(|r| r.live > 0).take(64).flat_map(|r| &r.runs);
+            for (id, place, n) in head.filter_map(|id| stored(&self.runs, id)).take(RUNS_MAX) {
+                if place.body.is_some() {
+                    plan.refer.push((id, place))
+                } else {
+                    plan.rewrite.push((id, place))
+                }
+                bytes += if place.body.is_some() { 0 } else { n };
+                if bytes > BYTES_MAX {
+                    break;
+                }
+            }
+            return plan;
+        }
+        if self.inline_live > limits.inline_live_bytes {
+            let runs = self.records.values().filter(|r| r.live > 0).flat_map(|r| &r.runs);
+            for (id, place, n) in runs.filter_map(|id| stored(&self.runs, id)).filter(|r| r.1.body.is_none()) {
+                plan.rewrite.push((id, place));
+                bytes += n;
+                if bytes > BYTES_MAX || plan.rewrite.len() >= 4096 {
+                    break;
+                }
+            }
+            return plan;
+        }
+        // a file still being filled is the newest one
+        let newest = self.newest_file;
+        let half_dead = self.files.iter().find(|(f, s)| **f < newest && s.live_bytes * 2 < s.total_bytes);
+        if let Some((_, file)) = half_dead {
+            for (id, place, n) in file.runs.iter().filter_map(|id| stored(&self.runs, id)) {
+                plan.rewrite.push((id, place));
+                bytes += n;
+                if bytes > BYTES_MAX {
+                    break;
+                }
+            }
+        }
+        plan
+    }
+
+    /// Moves the unsettled messages of a run on disk to new runs: by reference, or with their bodies in `batch`.
+    pub(crate) fn copy_forward(
+        &mut self,
+        id: EnqueueId,
+        from: Place,
+        batch: Option<&Arc<Batch>>,
+        queues: &mut Map<QueueId, Queue>,
+    ) {
+        let Some(run) = self.runs.get(&id) else { return };
+        if !matches!(&run.at, At::Stored(place) if *place == from) {
+            return;
+        }
+        let (targets, bytes, of, meta) = (run.targets.clone(), run.bytes, run.count.max(1), run.meta);
+        for target in targets {
+            let Some(queue) = queues.get_mut(&target.queue) else { continue };
+            for k in queue.log_runs_of(id, target.first_seq, target.first_seq + u64::from(of)) {
+                let Some(old) = queue.logged.get(k).cloned() else { continue };
+                let mut fresh = Vec::new();
+                for (first, count, index) in old.stretches() {
+                    self.last_enqueue = self.last_enqueue.next();
+                    let copy = self.last_enqueue;
+                    let target = Target { queue: target.queue, first_seq: first };
+                    let part = bytes * u64::from(count) / u64::from(of);
+                    let at = match batch {
+                        Some(batch) => {
+                            let span = Span { batch: Arc::clone(batch), from: index, count, step: 1 };
+                            self.pending.push(PendingOp::Run(copy));
+                            self.pending_bytes += part;
+                            At::Pending(Box::new(Pending { span, settled: Vec::new() }))
+                        }
+                        None => {
+                            let targets = vec![target];
+                            self.pending.push(PendingOp::Op(StoreOp::Refer {
+                                id: copy,
+                                targets,
+                                meta,
+                                place: from,
+                                from: index,
+                                count,
+                            }));
+                            At::Writing
+                        }
+                    };
+                    self.pending_live += 1;
+                    let targets = vec![target];
+                    let run =
+                        LoggedRun { live: count, count, bytes: part, at, meta, targets, publisher: None, copy: true };
+                    self.runs.insert(copy, run);
+                    fresh.push(LogRun::new(first, count, copy, 0));
+                }
+                queue.replace_log_run(k, fresh);
+            }
+        }
+        self.touch();
+        self.runs.remove(&id);
+        self.copied_next.push((from, bytes));
     }
 
     /// Whether there is something that must not wait for company.
@@ -381,11 +655,13 @@ impl Log {
                     // a run that is gone was cancelled by its own acknowledgements
                     let Some(run) = self.runs.get_mut(&id) else { continue };
                     let At::Pending(p) = std::mem::replace(&mut run.at, At::Writing) else { continue };
-                    let Pending { mut span, meta, settled } = *p;
-                    if !settled.is_empty() {
+                    let Pending { mut span, settled } = *p;
+                    let meta = run.meta;
+                    if !settled.is_empty() && !run.copy {
                         if let [target] = &mut run.targets[..] {
-                            let front = trim_settled(target, &mut span, &settled, queues.get_mut(&target.queue));
+                            let front = trim_settled(id, target, &mut span, &settled, queues.get_mut(&target.queue));
                             run.count = span.count;
+                            run.bytes = span_bytes(&span);
                             if let Some(p) = &mut run.publisher {
                                 p.first_tag += u64::from(front);
                             }
@@ -420,12 +696,22 @@ impl Log {
         // records go from the head only: what a record settles concerns older ones, which are gone before it
         while group.remove_records.len() < REMOVE_MAX
             && let Some(entry) = self.records.first_entry()
-            && *entry.get() == 0
+            && entry.get().live == 0
         {
             group.remove_records.push(*entry.key());
             entry.remove();
         }
-        group.remove_files = std::mem::take(&mut self.dead_files);
+        for file in std::mem::take(&mut self.dead_files) {
+            // the newest file may be taking the messages of a group under way: it goes once a newer one is known
+            match self.files.get(&file) {
+                Some(state) if state.live > 0 => {}
+                _ if file >= self.newest_file => self.dead_files.push(file),
+                _ => {
+                    self.files.remove(&file);
+                    group.remove_files.push(file);
+                }
+            }
+        }
         if group.is_empty() {
             // all of it cancelled in memory
             if self.groups_out == 0 {
@@ -434,6 +720,7 @@ impl Log {
             }
         }
         self.groups_out += 1;
+        self.copied.push_back(std::mem::take(&mut self.copied_next));
         Some(group)
     }
 
@@ -446,23 +733,26 @@ impl Log {
             self.records.entry(committed.lsn).or_default();
         }
         for (id, place) in committed.places {
-            *self.records.entry(place.lsn).or_default() += 1;
-            if let Some(body) = place.body {
-                *self.files.entry(body.file).or_default() += 1;
-            }
             let Some(run) = self.runs.get_mut(&id) else {
-                self.bury(place);
+                // settled while it was written
+                self.settle_down(id, place, 0);
+                self.bury(place, 0);
                 continue;
             };
             run.publisher = None;
-            if run.live == 0 {
-                self.runs.remove(&id);
-                self.bury(place);
-                continue;
-            }
+            run.copy = false;
+            let (bytes, dead) = (run.bytes, run.live == 0);
             run.at = At::Stored(place);
             let count = u64::from(run.count);
-            touched.extend(std::mem::take(&mut run.targets).iter().map(|t| (t.queue, t.first_seq + count)));
+            touched.extend(run.targets.iter().map(|t| (t.queue, t.first_seq + count)));
+            self.settle_down(id, place, bytes);
+            if dead {
+                self.runs.remove(&id);
+                self.bury(place, bytes);
+            }
+        }
+        for (place, bytes) in self.copied.pop_front().unwrap_or_default() {
+            self.bury(place, bytes);
         }
     }
 
@@ -504,15 +794,17 @@ impl Log {
     pub(crate) fn current(&self) -> CommitSeq {
         self.commit
     }
-    /// Runs known, for figures.
-    pub(crate) fn run_count(&self) -> usize {
-        self.runs.len()
-    }
+}
+
+/// Octets of the frames of a span.
+fn span_bytes(span: &Span) -> u64 {
+    span.indexes().map(|i| u64::from(span.batch.meta(i).len)).sum()
 }
 
 /// Leaves out the settled messages at both ends of a pending run with one target; those in the middle are written and
 /// settled in the same group. Returns how many went at the front.
 fn trim_settled(
+    id: EnqueueId,
     target: &mut Target,
     span: &mut Span,
     parts: &[(QueueId, SeqRange)],
@@ -531,10 +823,11 @@ fn trim_settled(
     if front + back >= span.count || front + back == 0 {
         return 0;
     }
-    let Some(log_run) = queue.log_run_at(first) else { return 0 };
-    log_run.first += u64::from(front);
-    log_run.count -= front + back;
-    log_run.index = 0;
+    for k in queue.log_runs_of(id, first, first + u64::from(span.count)) {
+        if let Some(run) = queue.logged.get_mut(k) {
+            run.index -= front;
+        }
+    }
     target.first_seq += u64::from(front);
     span.from += front;
     span.count -= front + back;

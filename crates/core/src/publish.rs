@@ -5,8 +5,8 @@ use crate::access::{Permission, Resource};
 use crate::connection::{CachedRoute, RouteGeneration};
 use crate::log::{LogRun, Publisher};
 use crate::queue::ready::Segment;
-use crate::shard::Shard;
 use crate::rng::Rng;
+use crate::shard::Shard;
 use crate::topology::{ExchangeId, RouteInput, Routed, Topology};
 use hornpipe_types::args::{Overflow, parse_expiration};
 use hornpipe_types::command::PublishRun;
@@ -211,13 +211,7 @@ impl Shard {
     }
 
     /// The checks that need the properties of one message.
-    fn inspect(
-        &mut self,
-        from: ConnectionId,
-        number: u16,
-        run: &PublishRun,
-        i: u32,
-    ) -> Result<Inspected, AmqpError> {
+    fn inspect(&mut self, from: ConnectionId, number: u16, run: &PublishRun, i: u32) -> Result<Inspected, AmqpError> {
         let properties = Properties::decode(run.batch.header(i))
             .map_err(|e| AmqpError::new(ReplyCode::SyntaxError, format!("malformed content header: {e}")))?;
         let Some((user, vhost, index)) = self.who(from) else { return Ok(Inspected::default()) };
@@ -476,7 +470,11 @@ impl Shard {
     /// Confirms or refuses publishes that wait for nothing.
     pub(crate) fn confirm_now(&mut self, p: Publisher, count: u32, ack: bool) {
         if let Some(confirms) = self.channel_mut(p.connection, p.channel).and_then(|c| c.confirms.as_mut()) {
-            if ack { confirms.ack_now(p.first_tag, count) } else { confirms.nack_now(p.first_tag, count) }
+            if ack {
+                confirms.ack_now(p.first_tag, count)
+            } else {
+                confirms.nack_now(p.first_tag, count)
+            }
             self.list_confirms(p.connection, p.channel);
         }
     }
@@ -551,8 +549,7 @@ impl Shard {
             let (id, commit) = self.log.enqueue(span.clone(), targets.clone(), meta, publisher);
             for target in targets {
                 if let Some(queue) = self.queues.get_mut(&target.queue) {
-                    let run =
-                        LogRun { first: target.first_seq, count: span.count, live: span.count, enqueue: id, index: 0 };
+                    let run = LogRun::new(target.first_seq, span.count, id, 0);
                     queue.logged.push_back(run);
                 }
             }
@@ -577,10 +574,10 @@ impl Shard {
                 if let Some(c) = self.channel_mut(connection, channel)
                     && let Some((tag, _)) = c.reply_consumer.clone()
                 {
-                    // replies are never settled: RabbitMQ shows the channel's next tag without using it up
+                    c.last_tag += 1;
                     let delivery = hornpipe_types::effect::Delivery {
                         consumer_tag: tag,
-                        first_tag: c.last_tag + 1,
+                        first_tag: c.last_tag,
                         redelivered: false,
                         span: span.clone(),
                     };

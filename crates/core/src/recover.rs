@@ -146,7 +146,7 @@ impl Shard {
                 self.recover_definition(&mut recovery, definition);
             }
             Recovered::Run { targets, meta, count, body_bytes, place } => {
-                let enqueue = self.log.recovered(place, targets.clone(), count, 0);
+                let enqueue = self.log.recovered(place, targets.clone(), meta, count, body_bytes);
                 for target in targets {
                     let run = Run { count, index: 0, enqueue, bytes: body_bytes, of: count, meta };
                     recovery.messages.entry(target.queue).or_default().add(target.first_seq, run);
@@ -332,13 +332,11 @@ impl Shard {
                 continue;
             }
             self.log.recovered_live(run.enqueue, live);
-            queue.logged.push_back(LogRun {
-                first: *first,
-                count: run.count,
-                live,
-                enqueue: run.enqueue,
-                index: run.index,
-            });
+            for (a, b) in &stretches {
+                // one log run for each live stretch: what is settled between is not the queue's any more
+                let index = run.index + (a - first) as u32;
+                queue.logged.push_back(LogRun::new(*a, (b - a) as u32, run.enqueue, index));
+            }
             for (a, b) in stretches {
                 // messages with counters of their own are segments of their own
                 let mut at = a;

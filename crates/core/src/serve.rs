@@ -3,9 +3,9 @@
 //! Dispatch is round robin per message among consumers of the highest priority that have credit [RabbitMQ "Consumer
 //! Priorities"]; a run going to several consumers is split by stride, never given whole to one.
 
+use crate::channel::unacked::Unacked;
 use crate::dead_letter::Reason;
 use crate::log::Left;
-use crate::channel::unacked::Unacked;
 use crate::queue::ready::Segment;
 use crate::shard::Shard;
 use crate::timer::TimerKey;
@@ -119,6 +119,13 @@ impl Shard {
                     self.unlist(id, key);
                     continue;
                 }
+                // a limit the channel's consumers share is spent message by message
+                if self.shares_credit(key) {
+                    if takers.is_empty() {
+                        return Some((vec![key], 1));
+                    }
+                    break;
+                }
                 position += 1;
                 takers.push(key);
                 each = each.min(credit);
@@ -131,6 +138,14 @@ impl Shard {
             }
             group += 1;
         }
+    }
+
+    /// Whether the consumer's channel has a limit for all its consumers together.
+    fn shares_credit(&self, key: u64) -> bool {
+        self.consumers.get(&key).filter(|c| !c.no_ack).is_some_and(|c| {
+            let channel = self.connections.get(&c.connection).and_then(|n| n.channels.get(&c.channel));
+            channel.is_some_and(|ch| ch.global_prefetch > 0)
+        })
     }
 
     /// How many messages a consumer may be given now.
@@ -157,9 +172,11 @@ impl Shard {
         }
         // bound what is in flight: at least one message, else as many as fit the window
         let window = self.limits.unsent_bytes - connection.unsent;
-        let mean = self.queues.get(&queue).and_then(|q| q.head()).map_or(1, |(_, head)| {
-            content_cost(head.bytes, head.count) / u64::from(head.count.max(1)) + 30
-        });
+        let mean = self
+            .queues
+            .get(&queue)
+            .and_then(|q| q.head())
+            .map_or(1, |(_, head)| content_cost(head.bytes, head.count) / u64::from(head.count.max(1)) + 30);
         credit.min((window / mean.max(1)).max(1).min(u64::from(u32::MAX)) as u32)
     }
 

@@ -13,13 +13,15 @@ use hornpipe_types::command::{ChannelCommand, Command};
 use hornpipe_types::definition::{Definition, VhostDefinition};
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Load, Loaded, Outbox};
 use hornpipe_types::error::{AmqpError, Scope};
-use hornpipe_types::ids::{CommitSeq, ConnectionId, LoadId, QueueId, RequestId, VhostId};
+use hornpipe_types::ids::{CommitSeq, ConnectionId, EnqueueId, LoadId, QueueId, RequestId, VhostId};
 use hornpipe_types::limits::Limits;
+use hornpipe_types::message::Batch;
 use hornpipe_types::names::ShortStr;
-use hornpipe_types::op::{Committed, Group, StoreOp};
+use hornpipe_types::op::{Committed, Group, Place, StoreOp};
 use hornpipe_types::stats::{Answer, BrokerStats, MessageStats, Request};
 use hornpipe_types::time::{Instant, Now};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// What a shard is configured with.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +30,15 @@ pub struct CoreConfig {
     pub limits: Limits,
     /// Seed of all randomness (generated names, random exchanges).
     pub seed: u64,
+}
+
+/// Who wants bodies back from disk.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum LoadFor {
+    /// A queue, to serve its head.
+    Queue(QueueId),
+    /// The log, to write a run again.
+    Rewrite(EnqueueId, Place),
 }
 
 /// A vhost.
@@ -71,7 +82,10 @@ pub struct Shard {
     /// Ids below these are persisted as used.
     pub(crate) reserved_queue: QueueId,
     pub(crate) next_load: LoadId,
-    pub(crate) loads: Map<LoadId, QueueId>,
+    pub(crate) loads: Map<LoadId, LoadFor>,
+    /// Reads for copying forward that are under way, and what they brought.
+    rewriting: usize,
+    rewrites: Vec<(EnqueueId, Place, Arc<Batch>)>,
 
     /// Queues to serve at the end of the turn.
     pub(crate) dirty_queues: Vec<QueueId>,
@@ -121,6 +135,8 @@ impl Shard {
             reserved_queue: QueueId(1),
             next_load: LoadId(1),
             loads: Map::default(),
+            rewriting: 0,
+            rewrites: Vec::new(),
             dirty_queues: Vec::new(),
             dirty_connections: Vec::new(),
             dirty_confirms: Vec::new(),
@@ -250,8 +266,13 @@ impl Shard {
                 queue.stored_upto = queue.stored_upto.max(stored);
             }
             self.page_out(id);
+            // a head whose place was not known yet can be read now
+            if self.queues.get(&id).is_some_and(|q| q.head().is_some_and(|(_, head)| head.batch.is_none())) {
+                self.mark_dirty(id);
+            }
         }
         self.release_waiters();
+        self.copy_forward();
         let _ = now;
     }
 
@@ -442,8 +463,11 @@ impl Shard {
         let mut ready = Vec::new();
         self.log.ready_confirms(|commit, id, number| ready.push((commit, id, number)));
         for (commit, id, number) in ready {
-            if let Some(confirms) =
-                self.connections.get_mut(&id).and_then(|c| c.channels.get_mut(&number)).and_then(|c| c.confirms.as_mut())
+            if let Some(confirms) = self
+                .connections
+                .get_mut(&id)
+                .and_then(|c| c.channels.get_mut(&number))
+                .and_then(|c| c.confirms.as_mut())
             {
                 confirms.durable(commit);
                 self.list_confirms(id, number);
@@ -453,9 +477,11 @@ impl Shard {
 
     /// A consumer whose consume-ok was held may be served.
     fn release_consumer(&mut self, id: ConnectionId, number: u16, tag: ShortStr) {
-        let key = self.connections.get(&id).and_then(|c| c.channels.get(&number)).and_then(|c| {
-            c.consumers.iter().find(|(t, _)| *t == tag).map(|(_, key)| *key)
-        });
+        let key = self
+            .connections
+            .get(&id)
+            .and_then(|c| c.channels.get(&number))
+            .and_then(|c| c.consumers.iter().find(|(t, _)| *t == tag).map(|(_, key)| *key));
         if let Some(key) = key
             && let Some(consumer) = self.consumers.get_mut(&key)
         {
@@ -477,8 +503,11 @@ impl Shard {
 
     pub(crate) fn send_confirms(&mut self) {
         for (id, number, tags) in std::mem::take(&mut self.early) {
-            if let Some(confirms) =
-                self.connections.get_mut(&id).and_then(|c| c.channels.get_mut(&number)).and_then(|c| c.confirms.as_mut())
+            if let Some(confirms) = self
+                .connections
+                .get_mut(&id)
+                .and_then(|c| c.channels.get_mut(&number))
+                .and_then(|c| c.confirms.as_mut())
             {
                 confirms.ack_early(tags.first, tags.count, tags.step);
                 self.list_confirms(id, number);
@@ -564,13 +593,49 @@ impl Shard {
             let load = self.next_load;
             self.next_load = load.next();
             queue.loading.insert(load, first);
-            self.loads.insert(load, id);
+            self.loads.insert(load, LoadFor::Queue(id));
             self.out.loads.push(Load { id: load, enqueue, place });
         }
     }
 
+    /// Writes again what keeps dead space from going.
+    fn copy_forward(&mut self) {
+        if self.rewriting > 0 || self.stopping {
+            return;
+        }
+        let plan = self.log.copy_plan(&self.limits);
+        if plan.refer.is_empty() && plan.rewrite.is_empty() {
+            return;
+        }
+        self.log.begin_command();
+        for (id, place) in plan.refer {
+            self.log.copy_forward(id, place, None, &mut self.queues);
+        }
+        for (id, place) in plan.rewrite {
+            let load = self.next_load;
+            self.next_load = load.next();
+            self.loads.insert(load, LoadFor::Rewrite(id, place));
+            self.rewriting += 1;
+            self.out.loads.push(Load { id: load, enqueue: id, place });
+        }
+    }
+
     fn on_loaded(&mut self, now: Now, loaded: Loaded) {
-        let Some(id) = self.loads.remove(&loaded.id) else { return };
+        let id = match self.loads.remove(&loaded.id) {
+            Some(LoadFor::Queue(id)) => id,
+            Some(LoadFor::Rewrite(enqueue, place)) => {
+                self.rewriting -= 1;
+                // a run that can't be read stays where it is: its queue tells when it is wanted
+                self.rewrites.extend(loaded.batch.ok().map(|batch| (enqueue, place, batch)));
+                if self.rewriting == 0 {
+                    for (enqueue, place, batch) in std::mem::take(&mut self.rewrites) {
+                        self.log.copy_forward(enqueue, place, Some(&batch), &mut self.queues);
+                    }
+                }
+                return;
+            }
+            None => return,
+        };
         let Some(queue) = self.queues.get_mut(&id) else { return };
         let Some(first) = queue.loading.remove(&loaded.id) else { return };
         match loaded.batch {
@@ -599,8 +664,8 @@ impl Shard {
 
 /// Class and method id a command stands for, for error replies.
 fn method_of(command: &ChannelCommand) -> (u16, u16) {
-    use hornpipe_types::command::Settle;
     use ChannelCommand as C;
+    use hornpipe_types::command::Settle;
     match command {
         C::Open => (20, 10),
         C::Close => (20, 40),

@@ -27,6 +27,11 @@ pub struct Limits {
     pub group_messages: u64,
     /// A group of settlements alone waits this long for company, milliseconds.
     pub settle_delay_ms: u64,
+    /// Log records without live messages that may pile up behind the oldest live one, beside as many as there are live
+    /// ones twice over, before the head is copied forward.
+    pub log_records_slack: u64,
+    /// Octets of waiting messages inside log records above which they are rewritten to body files.
+    pub inline_live_bytes: u64,
     /// Resident body octets of all queues together above which queues page out what is in the log.
     pub resident_bytes: u64,
     /// Resident body octets a queue may always keep.
@@ -64,6 +69,8 @@ impl Default for Limits {
             group_bytes: 4 * 1024 * 1024,
             group_messages: 4096,
             settle_delay_ms: 50,
+            log_records_slack: 512,
+            inline_live_bytes: 32 * 1024 * 1024,
             resident_bytes: 64 * 1024 * 1024,
             resident_bytes_per_queue: 256 * 1024,
             consumers_per_channel: 0,

@@ -54,38 +54,111 @@ pub enum GetMode {
 #[allow(missing_docs)]
 pub enum Operation {
     /// Adds or changes a vhost; the caller gets full permissions on a new one, as in RabbitMQ.
-    PutVhost { name: ShortStr, settings: VhostSettings },
+    PutVhost {
+        name: ShortStr,
+        settings: VhostSettings,
+    },
     /// Removes a vhost with all in it; its connections are closed.
-    DeleteVhost { name: ShortStr },
+    DeleteVhost {
+        name: ShortStr,
+    },
     /// Adds or replaces a user; limits of an existing one stay.
-    PutUser { user: UserDefinition, password: Password },
-    DeleteUser { name: ShortStr },
+    PutUser {
+        user: UserDefinition,
+        password: Password,
+    },
+    DeleteUser {
+        name: ShortStr,
+    },
     PutPermission(PermissionDefinition),
-    DeletePermission { vhost: ShortStr, user: ShortStr },
+    DeletePermission {
+        vhost: ShortStr,
+        user: ShortStr,
+    },
     PutTopicPermission(TopicPermissionDefinition),
     /// Without an exchange: those on all.
-    DeleteTopicPermission { vhost: ShortStr, user: ShortStr, exchange: Option<ShortStr> },
+    DeleteTopicPermission {
+        vhost: ShortStr,
+        user: ShortStr,
+        exchange: Option<ShortStr>,
+    },
     PutPolicy(PolicyDefinition),
-    DeletePolicy { vhost: ShortStr, operator: bool, name: ShortStr },
+    DeletePolicy {
+        vhost: ShortStr,
+        operator: bool,
+        name: ShortStr,
+    },
     /// Sets (`Some`) or clears a limit of a vhost.
-    LimitVhost { vhost: ShortStr, limit: ShortStr, value: Option<i64> },
+    LimitVhost {
+        vhost: ShortStr,
+        limit: ShortStr,
+        value: Option<i64>,
+    },
     /// Sets (`Some`) or clears a limit of a user.
-    LimitUser { user: ShortStr, limit: ShortStr, value: Option<i64> },
+    LimitUser {
+        user: ShortStr,
+        limit: ShortStr,
+        value: Option<i64>,
+    },
     PutParameter(ParameterDefinition),
-    DeleteParameter { vhost: Option<ShortStr>, component: ShortStr, name: ShortStr },
-    DeclareQueue { vhost: ShortStr, declare: QueueDeclare },
-    DeleteQueue { vhost: ShortStr, queue: ShortStr, if_unused: bool, if_empty: bool },
-    PurgeQueue { vhost: ShortStr, queue: ShortStr },
-    DeclareExchange { vhost: ShortStr, declare: ExchangeDeclare },
-    DeleteExchange { vhost: ShortStr, exchange: ShortStr, if_unused: bool },
-    Bind { vhost: ShortStr, to_queue: bool, bind: Bind },
-    Unbind { vhost: ShortStr, to_queue: bool, bind: Bind },
+    DeleteParameter {
+        vhost: Option<ShortStr>,
+        component: ShortStr,
+        name: ShortStr,
+    },
+    DeclareQueue {
+        vhost: ShortStr,
+        declare: QueueDeclare,
+    },
+    DeleteQueue {
+        vhost: ShortStr,
+        queue: ShortStr,
+        if_unused: bool,
+        if_empty: bool,
+    },
+    PurgeQueue {
+        vhost: ShortStr,
+        queue: ShortStr,
+    },
+    DeclareExchange {
+        vhost: ShortStr,
+        declare: ExchangeDeclare,
+    },
+    DeleteExchange {
+        vhost: ShortStr,
+        exchange: ShortStr,
+        if_unused: bool,
+    },
+    Bind {
+        vhost: ShortStr,
+        to_queue: bool,
+        bind: Bind,
+    },
+    Unbind {
+        vhost: ShortStr,
+        to_queue: bool,
+        bind: Bind,
+    },
     /// Publishes one message and waits for its confirm.
-    Publish { vhost: ShortStr, exchange: ShortStr, routing_key: ShortStr, properties: Box<Properties>, body: Vec<u8> },
+    Publish {
+        vhost: ShortStr,
+        exchange: ShortStr,
+        routing_key: ShortStr,
+        properties: Box<Properties>,
+        body: Vec<u8>,
+    },
     /// Takes up to `count` messages.
-    Get { vhost: ShortStr, queue: ShortStr, count: u32, mode: GetMode },
+    Get {
+        vhost: ShortStr,
+        queue: ShortStr,
+        count: u32,
+        mode: GetMode,
+    },
     /// Closes a connection with 320 and this reason.
-    CloseConnection { connection: ConnectionId, reason: String },
+    CloseConnection {
+        connection: ConnectionId,
+        reason: String,
+    },
     /// Adds a queue, exchange or binding of a definitions file: no permission is asked, what is there is left as it is.
     Import(Box<Definition>),
 }

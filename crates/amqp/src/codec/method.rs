@@ -62,7 +62,7 @@ fn parse(payload: &[u8]) -> Result<AMQPClass, AmqpError> {
 
 /// Decodes a method received on channel 0. The error has the method's ids.
 pub(crate) fn on_connection(id: (u16, u16), payload: &[u8]) -> Result<ConnectionMethod, AmqpError> {
-    decode_connection(id, payload).map_err(|e| e.in_method(id.0, id.1))
+    decode_connection(id, payload).map_err(|e| located(e, id))
 }
 
 fn decode_connection(id: (u16, u16), payload: &[u8]) -> Result<ConnectionMethod, AmqpError> {
@@ -109,9 +109,9 @@ pub(crate) fn on_channel(id: (u16, u16), payload: &[u8]) -> Result<ChannelMethod
         (50, 50) => bind(payload, false).map(ChannelCommand::QueueUnbind),
         (60, 10) => qos(payload),
         (60, 20) => consume(payload),
-        _ => return decode_plain(id, payload).map_err(|e| e.in_method(id.0, id.1)),
+        _ => return decode_plain(id, payload).map_err(|e| located(e, id)),
     };
-    method.map(ChannelMethod::Command).map_err(|e| e.in_method(id.0, id.1))
+    method.map(ChannelMethod::Command).map_err(|e| located(e, id))
 }
 
 fn decode_plain(id: (u16, u16), payload: &[u8]) -> Result<ChannelMethod, AmqpError> {
@@ -251,4 +251,8 @@ pub(crate) fn put_start(out: &mut BytesMut, properties: &FieldTable, mechanisms:
         payload.extend_from_slice(text.as_bytes());
     }
     put(out, METHOD, 0, &payload);
+}
+/// Names the method an error is about. RabbitMQ finds text that is not UTF-8 before it knows the method.
+fn located(error: AmqpError, id: (u16, u16)) -> AmqpError {
+    if error == super::fields::not_utf8() { error } else { error.in_method(id.0, id.1) }
 }

@@ -90,9 +90,13 @@ impl Connection {
             }
             (State::Opening, ConnectionMethod::Open { vhost }) => self.on_open(vhost),
             (state, _) => {
-                let name = if matches!(state, State::Tune) { "tuning" } else { "opening" };
-                let text = format!("unexpected method in connection state {name}");
-                self.fail_handshake(now, AmqpError::new(ReplyCode::ChannelError, text), false);
+                // before connection.open is due RabbitMQ says nothing and lets go of the socket
+                if !matches!(state, State::Opening) {
+                    return self.drop_silently(now, CloseReason::Handshake("unexpected method during the handshake"));
+                }
+                let text = "unexpected method in connection state opening";
+                let error = AmqpError::new(ReplyCode::ChannelError, text).in_method(id.0, id.1);
+                self.fail_handshake(now, error, false);
             }
         }
     }
@@ -189,7 +193,7 @@ impl Connection {
 
 /// tune-ok is refused, never clamped; 0 means no limit, for client and server.
 fn negotiated(field: &str, value: u32, min: u32, max: u32) -> Result<(), AmqpError> {
-    let detail = if value == 0 { " (no limit)" } else { "" };
+    let detail = if value == 0 && field == "channel_max" { " (no limit)" } else { "" };
     let text = if value != 0 && value < min {
         format!("negotiated {field} = {value}{detail} is lower than the minimum allowed value ({min})")
     } else if max != 0 && (value == 0 || value > max) {

@@ -353,7 +353,7 @@ impl Connection {
     fn channel_method(&mut self, frame: Frame<'_>, id: (u16, u16)) -> Result<(), AmqpError> {
         if id == PUBLISH {
             let publish = hot::publish(frame.payload).map_err(|e| match e {
-                PublishError::NotUtf8 => not_utf8().in_method(id.0, id.1),
+                PublishError::NotUtf8 => not_utf8(),
                 PublishError::Malformed => cannot_decode(&frame.payload[4..]).in_method(id.0, id.1),
             })?;
             if publish.immediate {

@@ -355,7 +355,7 @@ proptest! {
                 method(1, AMQPClass::Basic(if ack {
                     basic::AMQPMethod::Ack(basic::Ack { delivery_tag, multiple })
                 } else {
-                    basic::AMQPMethod::Nack(basic::Nack { delivery_tag, multiple, requeue: false })
+                    basic::AMQPMethod::Nack(basic::Nack { delivery_tag, multiple, requeue: true })
                 }))
             })
             .collect();

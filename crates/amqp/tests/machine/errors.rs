@@ -98,20 +98,20 @@ fn methods() {
     let declare = queue::AMQPMethod::Declare(queue::Declare::default());
     check(
         &method(0, AMQPClass::Queue(declare)),
-        "504 CHANNEL_ERROR - unexpected method in connection state running (0,0)",
+        "504 CHANNEL_ERROR - unexpected method in connection state running (50,10)",
     );
-    check(&open("/"), "504 CHANNEL_ERROR - unexpected method in connection state running (0,0)");
-    check(&close_ok(), "504 CHANNEL_ERROR - unexpected method in connection state running (0,0)");
+    check(&open("/"), "504 CHANNEL_ERROR - unexpected method in connection state running (10,40)");
+    check(&close_ok(), "504 CHANNEL_ERROR - unexpected method in connection state running (10,51)");
 }
 
 #[test]
 fn arguments_that_do_not_decode() {
     check(&raw(1, 1, &[0, 60, 0, 80, 1]), "501 FRAME_ERROR - cannot decode <<1>> (60,80)");
     check(&raw(1, 1, &[0, 60, 0, 40, 0, 0, 0, 9, 1]), "501 FRAME_ERROR - cannot decode <<0,0,0,9,1>> (60,40)");
-    check(&raw(1, 1, &[0, 60, 0, 40, 0, 0, 0, 1, 0xFF, 0]), "501 FRAME_ERROR - Malformed UTF-8 in shortstr (60,40)");
+    check(&raw(1, 1, &[0, 60, 0, 40, 0, 0, 0, 1, 0xFF, 0]), "501 FRAME_ERROR - Malformed UTF-8 in shortstr (0,0)");
     check(
         &raw(1, 1, &[0, 50, 0, 10, 0, 0, 1, 0xFF, 0, 0, 0, 0, 0]),
-        "501 FRAME_ERROR - Malformed UTF-8 in shortstr (50,10)",
+        "501 FRAME_ERROR - Malformed UTF-8 in shortstr (0,0)",
     );
     // one octet too many
     check(&raw(1, 1, &[0, 90, 0, 10, 7]), "501 FRAME_ERROR - cannot decode <<7>> (90,10)");

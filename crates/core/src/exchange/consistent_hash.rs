@@ -199,7 +199,7 @@ mod tests {
             ("007", Ok(())),
             ("0", zero()),
             ("-5", zero()),
-            ("", not_int("")),
+            ("", Err("The binding key must be an integer: <<>>".into())),
             ("a", not_int("a")),
             ("1.5", not_int("1.5")),
             ("1000000", Ok(())),

@@ -345,7 +345,7 @@ pub(crate) enum BindTo<'a> {
 /// Octets in the way Erlang prints a binary in error texts.
 pub(crate) fn erlang_binary(octets: &[u8]) -> String {
     match std::str::from_utf8(octets) {
-        Ok(text) if !text.chars().any(char::is_control) => format!("<<\"{text}\">>"),
+        Ok(text) if !text.is_empty() && !text.chars().any(char::is_control) => format!("<<\"{text}\">>"),
         _ => {
             let list: Vec<String> = octets.iter().map(u8::to_string).collect();
             format!("<<{}>>", list.join(","))

@@ -50,7 +50,13 @@ impl Shard {
         Ok(())
     }
 
-    pub(crate) fn on_consume(&mut self, now: Now, from: ConnectionId, number: u16, c: Consume) -> Result<(), AmqpError> {
+    pub(crate) fn on_consume(
+        &mut self,
+        now: Now,
+        from: ConnectionId,
+        number: u16,
+        c: Consume,
+    ) -> Result<(), AmqpError> {
         let Some((user, vhost, _)) = self.who(from) else { return Ok(()) };
         if c.queue == REPLY_TO {
             return self.consume_reply_to(from, number, &c);
@@ -153,11 +159,8 @@ impl Shard {
             return;
         }
         let consumers = &self.consumers;
-        let next = queue
-            .consumers
-            .iter()
-            .copied()
-            .min_by_key(|key| (consumers.get(key).map_or(0, |c| -c.priority), *key));
+        let next =
+            queue.consumers.iter().copied().min_by_key(|key| (consumers.get(key).map_or(0, |c| -c.priority), *key));
         queue.single_active = next;
         if let Some(key) = next {
             if let Some(consumer) = self.consumers.get_mut(&key) {
@@ -272,6 +275,10 @@ impl Shard {
     /// Answers basic.gets, in order, as far as the head is resident.
     pub(crate) fn serve_waiting_gets(&mut self, now: Now, id: QueueId) {
         loop {
+            // while a get waited for the disk the head may have expired
+            if self.queues.get(&id).is_none_or(|q| q.waiting_gets.is_empty()) || !self.expire_head(now, id, now.wall.0) {
+                return;
+            }
             let Some(queue) = self.queues.get_mut(&id) else { return };
             let Some(get) = queue.waiting_gets.front() else { return };
             let (from, number, no_ack) = (get.connection, get.channel, get.no_ack);

@@ -1,8 +1,8 @@
 //! Class exchange [spec §1.6; RabbitMQ "Exchange to Exchange Bindings", "Alternate Exchanges"].
 
 use crate::access::{Permission, Resource};
-use crate::shard::Shard;
 use crate::publish::Entry;
+use crate::shard::Shard;
 use crate::topology::{Changes, Destination, ExchangeId, QueueTraits, RemovedExchange};
 use hornpipe_types::args::alternate_exchange_argument;
 use hornpipe_types::command::{Bind, ExchangeDeclare};
@@ -135,20 +135,20 @@ impl Shard {
     }
 
     /// Topic read permission where the source is a topic exchange.
-    pub(crate) fn check_topic_read(
-        &self,
-        user: &str,
-        vhost: &str,
-        source: &str,
-        key: &str,
-    ) -> Result<(), AmqpError> {
+    pub(crate) fn check_topic_read(&self, user: &str, vhost: &str, source: &str, key: &str) -> Result<(), AmqpError> {
         let topic = self.vhost_names.get(vhost).and_then(|i| self.vhosts.get(*i)).is_some_and(|v| {
             v.topology.find(source).is_some_and(|id| v.topology.exchange(id).definition.kind == "topic")
         });
         if topic { self.access.check_topic(user, vhost, Permission::Read, source, key) } else { Ok(()) }
     }
 
-    pub(crate) fn on_exchange_bind(&mut self, now: Now, from: ConnectionId, number: u16, b: Bind) -> Result<(), AmqpError> {
+    pub(crate) fn on_exchange_bind(
+        &mut self,
+        now: Now,
+        from: ConnectionId,
+        number: u16,
+        b: Bind,
+    ) -> Result<(), AmqpError> {
         let nowait = b.nowait;
         let Some(binding) = self.check_exchange_bind(from, &b)? else { return Ok(()) };
         let mut commit = None;

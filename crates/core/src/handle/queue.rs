@@ -323,7 +323,13 @@ impl Shard {
         }))
     }
 
-    pub(crate) fn on_queue_bind(&mut self, now: Now, from: ConnectionId, number: u16, b: Bind) -> Result<(), AmqpError> {
+    pub(crate) fn on_queue_bind(
+        &mut self,
+        now: Now,
+        from: ConnectionId,
+        number: u16,
+        b: Bind,
+    ) -> Result<(), AmqpError> {
         let nowait = b.nowait;
         let Some(binding) = self.queue_binding(from, number, &b)? else { return Ok(()) };
         let Some((_, vhost, index)) = self.who(from) else { return Ok(()) };
@@ -472,6 +478,10 @@ impl Shard {
         if let Some(queue) = self.queues.remove(&id) {
             self.resident -= queue.resident.min(self.resident);
             self.stats.queues_deleted += 1;
+            // gets that wait for the disk are answered all the same
+            for get in &queue.waiting_gets {
+                self.reply(get.connection, get.channel, ChannelEffect::GetEmpty, None);
+            }
             if let Some(v) = self.vhosts.get_mut(index) {
                 v.queues.remove(&queue.definition.name);
                 v.queues_generation += 1;

@@ -48,7 +48,9 @@ impl Bench {
     fn turn(&mut self) {
         let mut out = Outbox::default();
         self.shard.poll_effects(self.now, &mut out);
-        self.writing.extend(self.shard.poll_group(self.now));
+        // settlements wait for company: so much later they do no more
+        let later = Now { mono: self.now.mono.plus_ms(60_000), wall: self.now.wall };
+        self.writing.extend(self.shard.poll_group(later));
         self.shard.poll_effects(self.now, &mut out);
         self.outcomes.append(&mut out.outcomes);
         self.effects.extend(out.connections.into_iter().flat_map(|(id, e)| e.into_iter().map(move |e| (id, e))));
@@ -301,12 +303,8 @@ fn a_vhost_goes_with_all_that_is_in_it() {
         arguments: FieldTable::default(),
     };
     assert_eq!(bench.run(Operation::Bind { vhost: "v".into(), to_queue: true, bind }), "Created");
-    let parameter = ParameterDefinition {
-        vhost: Some("v".into()),
-        component: "c".into(),
-        name: "n".into(),
-        value: "1".to_owned(),
-    };
+    let parameter =
+        ParameterDefinition { vhost: Some("v".into()), component: "c".into(), name: "n".into(), value: "1".to_owned() };
     assert_eq!(bench.run(Operation::PutParameter(parameter)), "Created");
     bench.open(1, "guest", "v");
     bench.open(2, "guest", "/");
@@ -315,7 +313,8 @@ fn a_vhost_goes_with_all_that_is_in_it() {
     assert!(matches!(bench.told(id), Some(Outcome::Done)));
     assert_eq!(bench.closes(1), ["CONNECTION_FORCED - vhost 'v' is deleted"]);
     assert!(bench.closes(2).is_empty() && bench.shard.connections.len() == 1);
-    let deleted: Vec<String> = ops.iter().filter(|op| matches!(op, StoreOp::Delete(_))).map(|op| format!("{op:?}")).collect();
+    let deleted: Vec<String> =
+        ops.iter().filter(|op| matches!(op, StoreOp::Delete(_))).map(|op| format!("{op:?}")).collect();
     for kind in ["Queue", "Exchange", "Binding", "Permission", "Parameter", "Vhost"] {
         assert!(deleted.iter().any(|op| op.starts_with(&format!("Delete({kind}"))), "{kind} in {deleted:?}");
     }
@@ -347,7 +346,10 @@ fn users_come_and_go() {
     assert!(bench.run(permission("nobody")).starts_with("Invalid"));
     bench.open(1, "u", "/");
     bench.open(2, "u", "/");
-    assert_eq!(bench.closes(2), ["NOT_ALLOWED - connection refused for user 'u': user connection limit (1) is reached"]);
+    assert_eq!(
+        bench.closes(2),
+        ["NOT_ALLOWED - connection refused for user 'u': user connection limit (1) is reached"]
+    );
     assert_eq!(bench.run(Operation::DeleteUser { name: "u".into() }), "Done");
     assert_eq!(bench.closes(1), ["CONNECTION_FORCED - user 'u' is deleted"]);
     assert!(!bench.ask(Request::Permissions).contains("\"u\""));

@@ -7,8 +7,8 @@ use crate::log::LogRun;
 use crate::policy::{Effective, QueueSettings};
 use hornpipe_types::Map;
 use hornpipe_types::args::{QueueArgs, QueueKind};
-use hornpipe_types::ids::{ConnectionId, LoadId, QueueId, Seq};
 use hornpipe_types::definition::QueueDefinition;
+use hornpipe_types::ids::{ConnectionId, EnqueueId, LoadId, QueueId, Seq};
 use hornpipe_types::message::Batch;
 use hornpipe_types::range::SeqRange;
 use hornpipe_types::stats::MessageStats;
@@ -214,15 +214,26 @@ impl Queue {
         freed
     }
 
-    /// The log run that begins at `first`.
-    pub(crate) fn log_run_at(&mut self, first: Seq) -> Option<&mut LogRun> {
-        let k = self.logged.partition_point(|r| r.first < first);
-        self.logged.get_mut(k).filter(|r| r.first == first)
+    /// Indexes of the log runs of one logged run, whose messages have seqs `first .. end` here; last first, so that each may
+    /// be replaced by several.
+    pub(crate) fn log_runs_of(&self, id: EnqueueId, first: Seq, end: Seq) -> Vec<usize> {
+        let k = self.logged.partition_point(|r| r.end() <= first);
+        let among = self.logged.iter().enumerate().skip(k).take_while(|(_, r)| r.first < end);
+        let mut found: Vec<usize> = among.filter(|(_, r)| r.enqueue == id && r.live > 0).map(|(i, _)| i).collect();
+        found.reverse();
+        found
     }
-    /// The log run that holds `seq`.
-    pub(crate) fn log_run_of(&self, seq: Seq) -> Option<&LogRun> {
-        let k = self.logged.partition_point(|r| r.first + u64::from(r.count) <= seq);
-        self.logged.get(k).filter(|r| r.first <= seq)
+    /// Puts others in the place of a log run.
+    pub(crate) fn replace_log_run(&mut self, k: usize, fresh: Vec<LogRun>) {
+        let mut fresh = fresh.into_iter();
+        match (fresh.next(), self.logged.get_mut(k)) {
+            (Some(first), Some(slot)) => *slot = first,
+            (None, Some(slot)) => slot.live = 0,
+            _ => return,
+        }
+        for (i, run) in fresh.enumerate() {
+            self.logged.insert(k + 1 + i, run);
+        }
     }
     /// Log runs from the one that holds `seq` on.
     pub(crate) fn log_runs_from(&self, seq: Seq) -> impl Iterator<Item = &LogRun> {
