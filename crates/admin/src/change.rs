@@ -69,11 +69,9 @@ async fn change(app: &App, request: &Request, path: &[&str]) -> Result<Reply, Re
             let operator = *kind == "operator-policies";
             Operation::DeletePolicy { vhost: short(vhost)?, operator, name: short(name)? }
         }
-        ("PUT", ["vhost-limits", vhost, limit]) => Operation::LimitVhost {
-            vhost: short(vhost)?,
-            limit: short(limit)?,
-            value: Some(limit_value(&body()?)?),
-        },
+        ("PUT", ["vhost-limits", vhost, limit]) => {
+            Operation::LimitVhost { vhost: short(vhost)?, limit: short(limit)?, value: Some(limit_value(&body()?)?) }
+        }
         ("DELETE", ["vhost-limits", vhost, limit]) => {
             Operation::LimitVhost { vhost: short(vhost)?, limit: short(limit)?, value: None }
         }
@@ -96,19 +94,11 @@ async fn change(app: &App, request: &Request, path: &[&str]) -> Result<Reply, Re
         }
         ("DELETE", ["parameters", component, vhost, name]) => {
             access::vhost(app, user, vhost).await?;
-            Operation::DeleteParameter {
-                vhost: Some(short(vhost)?),
-                component: short(component)?,
-                name: short(name)?,
-            }
+            Operation::DeleteParameter { vhost: Some(short(vhost)?), component: short(component)?, name: short(name)? }
         }
         ("PUT", ["global-parameters", name]) => {
             let value = body()?.required("value")?.to_string();
-            Operation::PutParameter(ParameterDefinition {
-                name: short(name)?,
-                value,
-                ..ParameterDefinition::default()
-            })
+            Operation::PutParameter(ParameterDefinition { name: short(name)?, value, ..ParameterDefinition::default() })
         }
         ("DELETE", ["global-parameters", name]) => {
             Operation::DeleteParameter { vhost: None, component: short("")?, name: short(name)? }
@@ -174,9 +164,8 @@ pub(crate) fn put_vhost(name: &str, body: &Body) -> Result<Operation, Reply> {
         Some(Value::Object(map)) => Body(map.clone()),
         _ => Body::default(),
     };
-    let text = |key: &str| -> Result<Option<String>, Reply> {
-        Ok(body.text(key)?.or(metadata.text(key)?).map(str::to_owned))
-    };
+    let text =
+        |key: &str| -> Result<Option<String>, Reply> { Ok(body.text(key)?.or(metadata.text(key)?).map(str::to_owned)) };
     let default_queue_type = text("default_queue_type")?.or(text("defaultqueuetype")?);
     let settings = VhostSettings {
         description: text("description")?,

@@ -40,7 +40,8 @@ pub(crate) async fn export(
     let mut put = |key: &str, items: Vec<Value>| out.insert(key.to_owned(), Value::Array(items));
     let parameters = snapshot::parameters(app).await?;
     let policies = snapshot::policies(app).await?;
-    let mut of_vhosts: Vec<Value> = parameters.iter().filter(|p| p.vhost.as_ref().is_some_and(here)).map(parameter).collect();
+    let mut of_vhosts: Vec<Value> =
+        parameters.iter().filter(|p| p.vhost.as_ref().is_some_and(here)).map(parameter).collect();
     for policy in policies.iter().filter(|p| p.operator && here(&p.vhost)) {
         let value = json!({
             "pattern": policy.pattern,
@@ -112,7 +113,8 @@ pub(crate) async fn export(
     };
     let bindings = snapshot::bindings(app, vhost).await?;
     let bindings = bindings.iter().filter(|b| {
-        let to = if b.destination_is_queue { kept(&b.vhost, &b.destination) } else { lasting(&b.vhost, &b.destination) };
+        let to =
+            if b.destination_is_queue { kept(&b.vhost, &b.destination) } else { lasting(&b.vhost, &b.destination) };
         !b.source.is_empty() && to && lasting(&b.vhost, &b.source)
     });
     let bindings = bindings.map(|b| {
@@ -313,11 +315,7 @@ fn parameter_operations(out: &mut Vec<(String, Operation)>, vhost: &str, item: &
     Ok(())
 }
 
-fn limit_vhost(
-    out: &mut Vec<(String, Operation)>,
-    vhost: &str,
-    limits: &Map<String, Value>,
-) -> Result<(), Reply> {
+fn limit_vhost(out: &mut Vec<(String, Operation)>, vhost: &str, limits: &Map<String, Value>) -> Result<(), Reply> {
     for (key, value) in limits {
         let value = value.as_i64().ok_or_else(|| Reply::bad_request("limits must be integers"))?;
         let operation = Operation::LimitVhost { vhost: short(vhost)?, limit: short(key)?, value: Some(value) };

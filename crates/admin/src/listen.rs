@@ -4,7 +4,7 @@ use crate::App;
 use crate::http::{Reply, Request};
 use crate::{access, metrics, routes};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -130,15 +130,17 @@ async fn read_body(app: &App, request: hyper::Request<Incoming>, asked: &mut Req
         return Ok(());
     }
     access::login(app, asked, access::Need::Management).await?;
+    let too_long = || Reply::bad_request("Exceeded HTTP request body size limit").with("connection", "close");
+    if request.body().size_hint().lower() > BODY_MAX as u64 {
+        return Err(too_long());
+    }
     let body = Limited::new(request.into_body(), BODY_MAX).collect();
     match tokio::time::timeout(HEAD_TIMEOUT, body).await {
         Ok(Ok(body)) => {
             asked.body = body.to_bytes().to_vec();
             Ok(())
         }
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Reply::bad_request("Exceeded HTTP request body size limit").with("connection", "close"))
-        }
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_long()),
         Ok(Err(_)) => Err(Reply::bad_request("the request body ended early")),
         Err(_) => Err(Reply::error(408, "request_timeout", "the request body did not come in time")),
     }

@@ -79,7 +79,11 @@ pub(crate) async fn get(app: &App, user: &AdminUser, vhost: &str, queue: &str, b
         Some("ack_requeue_true" | "reject_requeue_true") => GetMode::Requeue,
         Some("ack_requeue_false") => GetMode::Ack,
         Some("reject_requeue_false") => GetMode::Reject,
-        Some(_) => return Err(Reply::bad_request("ackmode must be one of ack_requeue_true, ack_requeue_false, reject_requeue_true, reject_requeue_false")),
+        Some(_) => {
+            return Err(Reply::bad_request(
+                "ackmode must be one of ack_requeue_true, ack_requeue_false, reject_requeue_true, reject_requeue_false",
+            ));
+        }
         // before 3.7
         None if body.get("requeue").is_none() => return Err(Reply::bad_request("{key_missing,ackmode}")),
         None if body.flag("requeue")? => GetMode::Requeue,

@@ -6,8 +6,8 @@ use crate::{App, definitions, json, list, snapshot};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hornpipe_types::definition::{
-    BindingDefinition, DefinitionKey, PermissionDefinition, PolicyDefinition, TopicPermissionDefinition, UserDefinition,
-    VhostDefinition,
+    BindingDefinition, DefinitionKey, PermissionDefinition, PolicyDefinition, TopicPermissionDefinition,
+    UserDefinition, VhostDefinition,
 };
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::stats::{AdminUser, ExchangeStats};

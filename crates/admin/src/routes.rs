@@ -119,9 +119,7 @@ async fn get(app: &App, request: &Request, path: &[&str]) -> Result<Reply, Reply
         ["permissions"] => objects::permissions(app, request, None, None).await,
         ["permissions", vhost, name] => objects::one_permission(app, request, vhost, name).await,
         ["topic-permissions"] => objects::topic_permissions(app, request, None, None).await,
-        ["topic-permissions", vhost, name] => {
-            objects::topic_permissions(app, request, Some(name), Some(vhost)).await
-        }
+        ["topic-permissions", vhost, name] => objects::topic_permissions(app, request, Some(name), Some(vhost)).await,
         ["users", name, "topic-permissions"] => objects::topic_permissions(app, request, Some(name), None).await,
         ["vhosts", vhost, "topic-permissions"] => objects::topic_permissions(app, request, None, Some(vhost)).await,
         ["parameters"] => objects::parameters(app, request, user, None, None, None).await,

@@ -2,6 +2,7 @@
 
 mod api;
 mod autoscalers;
+mod changes;
 mod fake;
 mod prometheus;
 
@@ -81,8 +82,12 @@ impl World {
 }
 
 pub(super) fn send(addr: SocketAddr, method: &str, path: &str, headers: &str) -> Got {
+    send_body(addr, method, path, headers, "")
+}
+
+pub(super) fn send_body(addr: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> Got {
     let mut stream = TcpStream::connect(addr).unwrap();
-    write!(stream, "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{headers}\r\n").unwrap();
+    write!(stream, "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{headers}\r\n{body}").unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
