@@ -11,6 +11,7 @@ use hornpipe_types::definition::{
     ParameterDefinition, PermissionDefinition, PolicyDefinition, TopicPermissionDefinition, UserDefinition,
 };
 use hornpipe_types::error::{AmqpError, ReplyCode};
+use hornpipe_types::names::ShortStr;
 use hornpipe_types::operate::{Operation, Outcome, Password, VhostSettings};
 use hornpipe_types::stats::AdminUser;
 use serde_json::Value;
@@ -21,20 +22,19 @@ pub(crate) async fn answer(app: &App, request: &Request, path: &[&str]) -> Reply
 }
 
 /// Who may: the tags a change needs.
-fn need(method: &str, path: &[&str]) -> Need {
+fn need(path: &[&str]) -> Need {
     match path {
         ["vhosts" | "users" | "permissions" | "topic-permissions" | "vhost-limits" | "user-limits", ..] => {
             Need::Administrator
         }
         ["operator-policies" | "definitions", ..] => Need::Administrator,
         ["policies" | "parameters" | "global-parameters", ..] => Need::Policymaker,
-        _ if method == "OPTIONS" => Need::Management,
         _ => Need::Management,
     }
 }
 
 async fn change(app: &App, request: &Request, path: &[&str]) -> Result<Reply, Reply> {
-    let user = &access::login(app, request, need(&request.method, path)).await?;
+    let user = &access::login(app, request, need(path)).await?;
     let body = || Body::read(&request.body);
     let operation = match (request.method.as_str(), path) {
         ("PUT", ["vhosts", name]) => put_vhost(name, &body()?)?,
@@ -212,18 +212,14 @@ async fn delete_users(app: &App, user: &AdminUser, body: &Body) -> Result<Reply,
     Ok(Reply::empty(204))
 }
 
-pub(crate) fn permission(
-    vhost: hornpipe_types::names::ShortStr,
-    user: hornpipe_types::names::ShortStr,
-    body: &Body,
-) -> Result<PermissionDefinition, Reply> {
+pub(crate) fn permission(vhost: ShortStr, user: ShortStr, body: &Body) -> Result<PermissionDefinition, Reply> {
     let text = |key: &str| body.required_text(key).map(str::to_owned);
     Ok(PermissionDefinition { user, vhost, configure: text("configure")?, write: text("write")?, read: text("read")? })
 }
 
 pub(crate) fn topic_permission(
-    vhost: hornpipe_types::names::ShortStr,
-    user: hornpipe_types::names::ShortStr,
+    vhost: ShortStr,
+    user: ShortStr,
     body: &Body,
 ) -> Result<TopicPermissionDefinition, Reply> {
     let text = |key: &str| body.required_text(key).map(str::to_owned);
@@ -231,12 +227,7 @@ pub(crate) fn topic_permission(
     Ok(TopicPermissionDefinition { user, vhost, exchange, write: text("write")?, read: text("read")? })
 }
 
-pub(crate) fn policy(
-    vhost: hornpipe_types::names::ShortStr,
-    operator: bool,
-    name: hornpipe_types::names::ShortStr,
-    body: &Body,
-) -> Result<PolicyDefinition, Reply> {
+pub(crate) fn policy(vhost: ShortStr, operator: bool, name: ShortStr, body: &Body) -> Result<PolicyDefinition, Reply> {
     body.required("definition")?;
     Ok(PolicyDefinition {
         vhost,
