@@ -16,15 +16,23 @@ if [ "$(id -u)" != 0 ]; then
     exit 0
 fi
 
+chroot=$(PATH=$PATH:/usr/sbin:/sbin command -v chroot)
+
 inside() { # the image's user and environment, with ports that are free here
     env -i HORNPIPE_DATA_DIR=/var/lib/rabbitmq HORNPIPE_LOOPBACK_USERS= \
         HORNPIPE_AMQP=127.0.0.1:0 HORNPIPE_HTTP=127.0.0.1:0 HORNPIPE_METRICS=127.0.0.1:0 \
-        chroot --userspec=999:999 "$tree" /usr/bin/hornpipe "$@"
+        "$chroot" --userspec=999:999 "$tree" /usr/bin/hornpipe "$@"
 }
+
+# What every engine puts into a container; the image itself has no /dev. A static program asks these files for randomness.
+mkdir -p "$tree/dev"
+mknod -m 666 "$tree/dev/null" c 1 3
+mknod -m 666 "$tree/dev/random" c 1 8
+mknod -m 666 "$tree/dev/urandom" c 1 9
 
 inside >"$out/broker.log" 2>&1 &
 pid=$!
-trap 'kill -KILL $pid 2>/dev/null || true' EXIT
+trap 'kill -KILL $pid 2>/dev/null || true; rm -rf "$tree/dev"' EXIT
 ports=$tree/var/lib/rabbitmq/ports.json
 for _ in $(seq 600); do
     [ -s "$ports" ] && break
@@ -43,6 +51,6 @@ broker=$(pgrep -P $pid -x hornpipe || echo $pid)
 kill -TERM "$broker"
 code=0
 wait $pid || code=$?
-trap - EXIT
+trap 'rm -rf "$tree/dev"' EXIT
 [ $code = 0 ] || { cat "$out/broker.log"; echo "image tree: FAILED, exit code $code"; exit 1; }
 echo "image tree: ok"

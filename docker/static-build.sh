@@ -5,6 +5,8 @@ cd "$(dirname "$0")/.."
 out=$1
 # Naming the target, even though it is the host's, keeps the flag away from build scripts and procedural macros.
 target=$(rustc -vV | sed -n 's/^host: //p')
+# Names of functions stay for backtraces; lines, which are most of the size, go.
+export CARGO_PROFILE_RELEASE_STRIP=debuginfo
 RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked -p hornpipe --target "$target"
 mkdir -p "$(dirname "$out")"
 cp "${CARGO_TARGET_DIR:-target}/$target/release/hornpipe" "$out"
