@@ -9,7 +9,7 @@ use hornpipe_types::ids::{CommitSeq, ConnectionId, QueueId, Tag};
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::stats::MessageStats;
 use hornpipe_types::table::FieldTable;
-use hornpipe_types::time::UnixMillis;
+use hornpipe_types::time::{Instant, UnixMillis};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -105,5 +105,7 @@ pub(crate) struct Consumer {
     pub(crate) held: bool,
     /// `x-consumer-timeout` of a quorum queue's consumer, ms.
     pub(crate) timeout_ms: Option<u64>,
+    /// When its oldest delivery is looked at next.
+    pub(crate) timer: Option<Instant>,
     pub(crate) arguments: FieldTable,
 }

@@ -11,6 +11,7 @@ pub mod access;
 mod apply;
 mod channel;
 mod connection;
+mod consumer_timeout;
 mod dead_letter;
 mod delayed;
 pub mod exchange;

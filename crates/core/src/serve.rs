@@ -27,19 +27,13 @@ enum Stop {
 impl Shard {
     /// Hands out what can be handed out, drops what must go.
     pub(crate) fn serve(&mut self, now: Now, id: QueueId) {
-        loop {
-            // a deadline of this very moment still lets a waiting consumer have the message (TTL 0)
-            if !self.expire_head(now, id, now.wall.0) {
-                return;
-            }
-            match self.dispatch(now, id) {
-                Stop::NoMessage => break,
-                Stop::NotResident => {
-                    self.load_head(id);
-                    break;
-                }
-                Stop::NoConsumer => break,
-            }
+        // a deadline of this very moment still lets a waiting consumer have the message (TTL 0)
+        if !self.expire_head(now, id, now.wall.0) {
+            return;
+        }
+        match self.dispatch(now, id) {
+            Stop::NoMessage | Stop::NoConsumer => {}
+            Stop::NotResident => self.load_head(id),
         }
         self.expire_head(now, id, now.wall.0 + 1);
         self.enforce_length(now, id);
@@ -267,6 +261,7 @@ impl Shard {
         if queue.args.kind == QueueKind::Quorum && (segment.delivery_count > 0 || segment.acquired > 0) {
             span = crate::dead_letter::with_counts(&span, segment.delivery_count, segment.acquired);
         }
+        let queue_is_quorum = queue.args.kind == QueueKind::Quorum;
         let octets: u64 = span.indexes().map(|i| u64::from(span.batch.meta(i).len)).sum();
         connection.unsent += content_cost(octets, count);
         if consumer.no_ack {
@@ -298,8 +293,11 @@ impl Shard {
         }
         let delivery =
             Delivery { consumer_tag: consumer.tag.clone(), first_tag, redelivered: segment.redelivered, span };
-        let (connection, channel) = (consumer.connection, consumer.channel);
+        let (connection, channel, watched) = (consumer.connection, consumer.channel, consumer.timer.is_some());
         self.tell(connection, channel, ChannelEffect::Deliver(delivery));
+        if !watched && queue_is_quorum {
+            self.watch_consumer(now, key);
+        }
     }
 
     /// Removes messages from the head whose deadline lies before `before`. Returns false when the head must be read from
@@ -399,6 +397,7 @@ impl Shard {
                 }
             }
             TimerKey::QueueExpiry(id) => self.on_queue_expiry(now, id),
+            TimerKey::ConsumerTimeout(key) => self.on_consumer_timeout(now, key),
             TimerKey::Delayed(id) => self.on_delayed_due(now, id),
         }
     }

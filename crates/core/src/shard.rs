@@ -199,6 +199,8 @@ impl Shard {
         let hot = matches!(command, ChannelCommand::Publish(_) | ChannelCommand::Settle { .. });
         if !hot {
             self.flush(now);
+            // what the flush changed is not this command's: its reply waits for its own commit
+            self.log.begin_command();
         }
         let (class, method) = method_of(&command);
         if let Err(error) = self.on_method(now, from, number, command) {
@@ -269,11 +271,11 @@ impl Shard {
             // a head whose place was not known yet can be read now
             if self.queues.get(&id).is_some_and(|q| q.head().is_some_and(|(_, head)| head.batch.is_none())) {
                 self.mark_dirty(id);
+                self.serve_waiting_gets(now, id);
             }
         }
         self.release_waiters();
         self.copy_forward();
-        let _ = now;
     }
 
     /// Bodies came back from disk.

@@ -11,6 +11,8 @@ pub(crate) enum TimerKey {
     MessageTtl(QueueId),
     /// The lease of a queue with `x-expires` ends.
     QueueExpiry(QueueId),
+    /// A consumer's oldest delivery has waited too long for its acknowledgement.
+    ConsumerTimeout(u64),
     /// A delayed message of an exchange's hidden queue is due.
     Delayed(QueueId),
 }

@@ -268,9 +268,19 @@ impl UnackedList {
         self.runs = all.into();
     }
 
-    /// The delivery waiting longest.
-    pub(crate) fn oldest(&self) -> Option<&Unacked> {
-        self.runs.front()
+    /// Since when the oldest outstanding delivery of a consumer waits.
+    pub(crate) fn oldest_of(&self, consumer: u64) -> Option<Instant> {
+        self.runs.iter().find(|r| r.consumer == Some(consumer)).map(|r| r.since)
+    }
+
+    /// Takes everything a consumer has, in tag order.
+    pub(crate) fn take_of(&mut self, consumer: u64, out: &mut Vec<Unacked>) {
+        let (theirs, others): (Vec<_>, Vec<_>) = self.runs.drain(..).partition(|r| r.consumer == Some(consumer));
+        self.runs = others.into();
+        for run in theirs {
+            self.live -= u64::from(run.live());
+            if run.holes.is_none() { out.push(run) } else { run.live_pieces(run.count, out) }
+        }
     }
 }
 

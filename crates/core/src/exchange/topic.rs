@@ -87,7 +87,7 @@ impl Default for Topic {
 impl Topic {
     pub(crate) fn insert(&mut self, b: BindingRef<'_>) -> Place {
         let mut at = ROOT;
-        for word in words_of(&b.key) {
+        for word in words_of(b.key) {
             at = match word {
                 "*" => self.wildcard_child(at, Edge::Star),
                 "#" => self.wildcard_child(at, Edge::Hash),

@@ -109,6 +109,7 @@ impl Shard {
             active: false,
             held: !c.nowait && self.is_held(from, number),
             timeout_ms: args.consumer_timeout_ms,
+            timer: None,
             arguments: c.arguments,
         };
         self.consumers.insert(key, consumer);
@@ -276,7 +277,8 @@ impl Shard {
     pub(crate) fn serve_waiting_gets(&mut self, now: Now, id: QueueId) {
         loop {
             // while a get waited for the disk the head may have expired
-            if self.queues.get(&id).is_none_or(|q| q.waiting_gets.is_empty()) || !self.expire_head(now, id, now.wall.0) {
+            if self.queues.get(&id).is_none_or(|q| q.waiting_gets.is_empty()) || !self.expire_head(now, id, now.wall.0)
+            {
                 return;
             }
             let Some(queue) = self.queues.get_mut(&id) else { return };
