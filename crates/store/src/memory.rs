@@ -150,6 +150,8 @@ impl Medium for Memory {
         let f = s.files.get_mut(&file).ok_or_else(|| no_file(file))?;
         f.bytes.truncate(size as usize);
         f.bytes.shrink_to_fit();
+        f.written = f.written.min(f.bytes.len());
+        f.durable = f.durable.min(f.bytes.len());
         Ok(())
     }
     fn remove_file(&mut self, file: u64) -> Result<(), StoreError> {
