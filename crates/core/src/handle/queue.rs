@@ -469,8 +469,9 @@ impl Shard {
         self.purge(now, id);
         let delay = self.limits.settle_delay_ms;
         if let Some(queue) = self.queues.get_mut(&id) {
-            let rest: Vec<SeqRange> =
-                queue.logged.iter().filter(|r| r.live > 0).map(|r| SeqRange::dense(r.first, r.count)).collect();
+            // only what is live: a copy counted off twice would take those of other queues from the disk
+            let live = queue.logged.iter().filter(|r| r.live > 0).flat_map(|r| r.stretches());
+            let rest: Vec<SeqRange> = live.map(|(first, count, _)| SeqRange::dense(first, count)).collect();
             for range in rest {
                 self.log.settle(now, delay, queue, range, Left::Taken, &mut self.early);
             }
