@@ -16,6 +16,7 @@ WITH_BIN := HORNPIPE_BIN=$(abspath $(BIN))
 ROUNDS ?= 12
 LONG_ROUNDS ?= 60
 CUTS ?= 8
+SEEDS ?= 2000
 DATA ?= data
 
 RUN_PY := $(WITH_BIN) PYTHONDONTWRITEBYTECODE=1 $(CACHE)/python
@@ -90,10 +91,19 @@ test-deps: $(CACHE)/python tests/node/node_modules/.installed ## what the client
 test-rust: ## unit, property, simulation and conformance tests
 	$(CARGO) test --workspace --locked
 
+.PHONY: sim
+sim: ## the simulation: SEEDS=2000 seeds, or only SEED=n
+	$(CARGO) run -q --locked -p hornpipe-sim -- --seeds $(if $(SEED),1,$(SEEDS)) $(if $(SEED),--seed $(SEED) --verbose)
+
 .PHONY: clients
 clients: build test-deps ## Python and Node clients against the release binary
 	$(RUN_PY) -m pytest tests/python
 	cd tests/node && $(WITH_BIN) npm test --silent
+
+.PHONY: golden
+golden: build test-deps ## frames against RabbitMQ's kept transcripts, and what autoscalers ask
+	$(WITH_BIN) tests/run/with_broker.sh sh -c '$(CACHE)/python tests/differential/run.py --broker "$$AMQP_URL" \
+		--admin "$$ADMIN_URL" --golden tests/differential/golden --compare --jobs 4 && cd tests/autoscaler && $(abspath $(CACHE))/python -m pytest -q'
 
 .PHONY: crash-loop
 crash-loop: build test-deps ## ROUNDS=12 kills under load
@@ -102,6 +112,7 @@ crash-loop: build test-deps ## ROUNDS=12 kills under load
 .PHONY: test
 test: test-deps test-rust tidy ## everything but the long ones, on the release binary
 	$(MAKE) clients
+	$(MAKE) golden
 	$(MAKE) crash-loop
 	@echo "make test: ok"
 
