@@ -5,7 +5,8 @@
 set -euo pipefail
 bin=${HORNPIPE_BIN:-$(dirname "$0")/../../target/release/hornpipe}
 dir=$(mktemp -d)
-"$bin" --data-dir "$dir/data" --amqp 127.0.0.1:0 --http 127.0.0.1:0 --metrics 127.0.0.1:0 --log-level warn >"$dir/log" 2>&1 &
+# every HORNPIPE_ variable is a setting to the broker
+env -u HORNPIPE_BIN "$bin" --data-dir "$dir/data" --amqp 127.0.0.1:0 --http 127.0.0.1:0 --metrics 127.0.0.1:0 --log-level warn >"$dir/log" 2>&1 &
 pid=$!
 finish() {
     kill "$pid" 2>/dev/null || true

@@ -581,7 +581,7 @@ impl Shard {
     /// Asks for the run that holds `first`, and some behind it.
     pub(crate) fn load_from(&mut self, id: QueueId, first: u64) {
         const AHEAD: usize = 4;
-        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let Some(queue) = self.queues.get_mut(&id).filter(|q| !q.unreadable) else { return };
         let mut wanted = Vec::new();
         for run in queue.log_runs_from(first).filter(|r| r.live > 0).take(AHEAD) {
             if let Some((place, _)) = self.log.place(run.enqueue) {
@@ -652,7 +652,9 @@ impl Shard {
                 self.serve_waiting_gets(now, id);
             }
             Err(_) => {
-                // the driver has reported it; the messages stay where they are and are never served wrong
+                // the driver has reported it; the messages stay where they are, are never served wrong and not asked for
+                // again: a disk that lost them once will not bring them back
+                queue.unreadable = true;
             }
         }
     }

@@ -385,6 +385,7 @@ impl Shard {
         let delay = self.limits.settle_delay_ms;
         let Some(queue) = self.queues.get_mut(&id) else { return 0 };
         let messages = u32::try_from(queue.ready).unwrap_or(u32::MAX);
+        queue.unreadable = false;
         for level in 0..queue.levels.len() {
             let Some(all) = queue.levels.get_mut(level).map(|l| l.take_all()) else { continue };
             for segment in all {

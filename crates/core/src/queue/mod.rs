@@ -66,6 +66,8 @@ pub(crate) struct Queue {
     pub(crate) stored_upto: Seq,
     /// Reads under way: the load and the seq of its first message.
     pub(crate) loading: Map<LoadId, Seq>,
+    /// A body could not be read back: the queue waits for an operator (purge, delete, restore).
+    pub(crate) unreadable: bool,
     pub(crate) waiting_gets: VecDeque<WaitingGet>,
     /// Set in the hidden queue of a delayed-message exchange.
     pub(crate) delayed: Option<Box<crate::delayed::Delayed>>,
@@ -119,6 +121,7 @@ impl Queue {
             settle_listed: false,
             stored_upto: 0,
             loading: Map::default(),
+            unreadable: false,
             waiting_gets: VecDeque::new(),
             delayed: None,
             consumers: Vec::new(),
