@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// An AMQP 0-9-1 broker that RabbitMQ clients talk to unchanged.
 ///
-/// Each key of the configuration file can also be given as HORNPIPE_<KEY> in the environment or as --set key=value.
+/// Each key of the configuration file can also be given as `HORNPIPE_<KEY>` in the environment or as --set key=value.
 #[derive(Debug, Parser)]
 #[command(name = "hornpipe", version)]
 pub(crate) struct Cli {

@@ -118,7 +118,7 @@ pub struct VhostDefinition {
     pub limits: Vec<(ShortStr, i64)>,
 }
 
-/// A user. `password_hash` is base64(salt[4] ‖ H(salt ‖ password)), empty = no password login.
+/// A user. `password_hash` is base64(salt\[4\] ‖ H(salt ‖ password)), empty = no password login.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct UserDefinition {
