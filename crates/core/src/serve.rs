@@ -31,12 +31,20 @@ impl Shard {
         if !self.expire_head(now, id, now.wall.0) {
             return;
         }
-        match self.dispatch(now, id) {
-            Stop::NoMessage | Stop::NoConsumer => {}
-            Stop::NotResident => self.load_head(id),
+        loop {
+            let waits = matches!(self.dispatch(now, id), Stop::NotResident);
+            let head = |shard: &Self| shard.queues.get(&id).and_then(|q| q.head()).map(|(_, head)| head.first);
+            let awaited = head(self);
+            if waits {
+                self.load_head(id);
+            }
+            self.expire_head(now, id, now.wall.0 + 1);
+            self.enforce_length(now, id);
+            // the message that has to be read may have gone now: the next one need not wait for it
+            if !waits || head(self) == awaited {
+                break;
+            }
         }
-        self.expire_head(now, id, now.wall.0 + 1);
-        self.enforce_length(now, id);
         self.arm_ttl(now, id);
         self.page_out(id);
     }
@@ -365,6 +373,9 @@ impl Shard {
         if let Some(span) = segment.span() {
             let death = crate::dead_letter::Death::of(queue, span, reason);
             self.deaths.extend(death);
+        } else {
+            // nobody gets them, so they were not read from disk
+            reason.count(&mut self.totals, segment.count);
         }
         if segment.logged {
             let range = SeqRange::dense(segment.first, segment.count);

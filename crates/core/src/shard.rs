@@ -36,7 +36,7 @@ pub struct CoreConfig {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum LoadFor {
     /// A queue, to serve its head.
-    Queue(QueueId),
+    Queue(QueueId, EnqueueId, Place),
     /// The log, to write a run again.
     Rewrite(EnqueueId, Place),
 }
@@ -566,6 +566,8 @@ impl Shard {
         }
         if let Some(queue) = self.queues.get_mut(&id)
             && queue.resident > self.limits.resident_bytes_per_queue
+            // what is transient only can't leave memory: don't walk it
+            && !queue.logged.is_empty()
         {
             let freed = queue.page_out(self.limits.resident_bytes_per_queue);
             self.resident -= freed.min(self.resident);
@@ -595,7 +597,7 @@ impl Shard {
             let load = self.next_load;
             self.next_load = load.next();
             queue.loading.insert(load, first);
-            self.loads.insert(load, LoadFor::Queue(id));
+            self.loads.insert(load, LoadFor::Queue(id, enqueue, place));
             self.out.loads.push(Load { id: load, enqueue, place });
         }
     }
@@ -623,8 +625,8 @@ impl Shard {
     }
 
     fn on_loaded(&mut self, now: Now, loaded: Loaded) {
-        let id = match self.loads.remove(&loaded.id) {
-            Some(LoadFor::Queue(id)) => id,
+        let (id, enqueue, place) = match self.loads.remove(&loaded.id) {
+            Some(LoadFor::Queue(id, enqueue, place)) => (id, enqueue, place),
             Some(LoadFor::Rewrite(enqueue, place)) => {
                 self.rewriting -= 1;
                 // a run that can't be read stays where it is: its queue tells when it is wanted
@@ -648,6 +650,15 @@ impl Shard {
                     return;
                 }
                 self.resident += queue.attach(first, &batch);
+                self.mark_dirty(id);
+                self.serve_waiting_gets(now, id);
+            }
+            // it died or was written elsewhere while the read waited: its old place may be gone
+            Err(_) if self.log.place(enqueue).is_none_or(|(at, _)| at != place) => {
+                if queue.delayed.is_some() {
+                    self.on_delayed_due(now, id);
+                    return;
+                }
                 self.mark_dirty(id);
                 self.serve_waiting_gets(now, id);
             }
