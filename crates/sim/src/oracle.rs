@@ -1,0 +1,915 @@
+//! The books: what must be true, rebuilt from commands and effects alone.
+//!
+//! Every queue a message was routed to holds one *copy*, which is in one place at a time: it moves on when it is
+//! dead-lettered, and ends when it is acknowledged, purged or dropped. What happens without a client's doing (expiry, the
+//! length limit) isn't seen, so a copy is somewhere in its *reach*: the queues it can get to by itself. A turn is the unit
+//! of durability: a group handed to the store after turn n holds everything up to it, so that after a crash the books can
+//! be wound back to the turn of the last group that was kept.
+
+use crate::invariants::{
+    Violation, confirms, durability, ensure, once, order, prefetch, provenance, redelivered, settled, ttl,
+};
+use crate::workload::Plan;
+use hornpipe_types::command::Settle;
+use hornpipe_types::effect::{ChannelEffect, ConnectionEffect};
+use hornpipe_types::header::Properties;
+use hornpipe_types::ids::{ConnectionId, Tag};
+use hornpipe_types::message::Span;
+use hornpipe_types::table::Value;
+use hornpipe_types::time::Now;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+
+/// What a publisher was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Nothing yet; or it never asked.
+    Pending,
+    /// Confirmed, or its transaction committed.
+    Acked,
+    Refused,
+    /// The channel ended first.
+    Unknown,
+}
+
+/// A published message; its number is its index, and what its body begins with.
+#[derive(Debug)]
+pub(crate) struct Message {
+    /// Position among the publishes of its channel, from 1.
+    pub(crate) index: u64,
+    pub(crate) publisher: (ConnectionId, u16),
+    pub(crate) persistent: bool,
+    pub(crate) priority: u8,
+    pub(crate) expiration: Option<u64>,
+    pub(crate) turn: u64,
+    pub(crate) outcome: Outcome,
+    pub(crate) copies: Vec<usize>,
+    targets: Vec<usize>,
+    returns: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// In its queue, or on its way by itself.
+    Ready,
+    /// Delivered, not settled.
+    Out,
+    /// Settled, or lost with good reason.
+    Done,
+}
+
+/// A change of a copy that the log knows too.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) turn: u64,
+    at: usize,
+    deaths: u64,
+    deadline: Option<u64>,
+    done: bool,
+    /// Ended by a purge or with its queue, not by a consumer.
+    pub(crate) swept: bool,
+    /// By a deletion.
+    dropped: bool,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Copy {
+    pub(crate) message: usize,
+    /// The queue it was routed to.
+    pub(crate) origin: usize,
+    /// Where it was seen last.
+    pub(crate) at: usize,
+    pub(crate) phase: Phase,
+    /// Times it was dead-lettered, as far as is known.
+    pub(crate) deaths: u64,
+    /// Wall clock, milliseconds, when it may be delivered last, if that is known.
+    pub(crate) deadline: Option<u64>,
+    pub(crate) history: Vec<Entry>,
+    /// Losing it is no fault.
+    lost_ok: bool,
+    /// It was dead-lettered by time or length at least once.
+    died_alone: bool,
+    /// Its end was answered: no crash may undo it.
+    ended: bool,
+    /// Queue and deaths at its last delivery.
+    pub(crate) last: Option<(usize, u64)>,
+    /// It went through a crash.
+    pub(crate) unclean: bool,
+    /// Nothing can be said of its redelivered flag.
+    pub(crate) flag_unknown: bool,
+    /// Incarnation it was delivered in last.
+    seen: u64,
+}
+
+/// A consumer.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    pub(crate) queue: usize,
+    pub(crate) prefetch: u16,
+    pub(crate) no_ack: bool,
+    pub(crate) unacked: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Confirms {
+    next: Tag,
+    /// Publishes that were not confirmed, by tag.
+    pub(crate) open: BTreeMap<Tag, usize>,
+}
+
+#[derive(Debug, Default)]
+struct Tx {
+    publishes: Vec<usize>,
+    settles: Vec<(Settle, Vec<Tag>)>,
+}
+
+/// A reply that is awaited.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    kind: &'static str,
+    /// Copies whose end it answers.
+    ends: Vec<usize>,
+    /// Messages it makes certain.
+    messages: Vec<usize>,
+}
+
+/// A channel.
+#[derive(Debug, Default)]
+pub(crate) struct Channel {
+    pub(crate) consumers: BTreeMap<String, Consumer>,
+    pub(crate) confirms: Option<Confirms>,
+    pub(crate) global: u16,
+    pub(crate) replies: VecDeque<Reply>,
+    /// Outstanding deliveries: the copy, the consumer.
+    outstanding: BTreeMap<Tag, (usize, Option<String>)>,
+    last_tag: Tag,
+    published: u64,
+    tx: Option<Tx>,
+    /// basic.gets under way: queue, no-ack.
+    gets: VecDeque<(usize, bool)>,
+    returns: VecDeque<usize>,
+}
+
+impl Channel {
+    /// Tags a client may settle now.
+    pub(crate) fn settleable(&self) -> Vec<Tag> {
+        let held = |t: &Tag| self.tx.as_ref().is_some_and(|tx| tx.settles.iter().any(|(_, tags)| tags.contains(t)));
+        self.outstanding.keys().copied().filter(|t| !held(t)).collect()
+    }
+    /// Outstanding deliveries of all its consumers, those that were cancelled included; gets don't count.
+    pub(crate) fn unacked(&self) -> u64 {
+        self.outstanding.values().filter(|(_, consumer)| consumer.is_some()).count() as u64
+    }
+    pub(crate) fn unconfirmed(&self) -> u64 {
+        self.confirms.as_ref().map_or(0, |c| c.open.len() as u64)
+    }
+    /// Whether a transaction holds something.
+    pub(crate) fn in_tx(&self) -> bool {
+        self.tx.as_ref().is_some_and(|tx| !tx.publishes.is_empty() || !tx.settles.is_empty())
+    }
+    pub(crate) fn waiting_gets(&self) -> usize {
+        self.gets.len()
+    }
+    fn awaits(&mut self, kind: &'static str) {
+        self.replies.push_back(Reply { kind, ends: Vec::new(), messages: Vec::new() });
+    }
+}
+
+/// Whose order is checked where.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct OrderKey {
+    to: (ConnectionId, u16),
+    pub(crate) queue: usize,
+    publisher: (ConnectionId, u16),
+    priority: u8,
+}
+
+/// A message to be published.
+#[derive(Debug, Clone)]
+pub(crate) struct Publish {
+    pub(crate) targets: Vec<usize>,
+    pub(crate) mandatory: bool,
+    pub(crate) persistent: bool,
+    pub(crate) priority: u8,
+    pub(crate) expiration: Option<u64>,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Oracle {
+    pub(crate) plan: Rc<Plan>,
+    pub(crate) turn: u64,
+    pub(crate) now: Now,
+    pub(crate) messages: Vec<Message>,
+    pub(crate) copies: Vec<Copy>,
+    /// Copies that have not ended.
+    pub(crate) live: BTreeSet<usize>,
+    pub(crate) channels: BTreeMap<(ConnectionId, u16), Channel>,
+    pub(crate) order: BTreeMap<OrderKey, u64>,
+    incarnation: u64,
+    /// When a queue was deleted last, and how many copies there were then.
+    dropped: BTreeMap<usize, (u64, usize)>,
+    /// Messages confirmed or refused in this turn.
+    to_check: Vec<(usize, bool)>,
+    /// For the summary.
+    pub(crate) delivered: u64,
+    pub(crate) confirmed: u64,
+}
+
+impl Oracle {
+    pub(crate) fn new(plan: Rc<Plan>, now: Now) -> Self {
+        Self {
+            plan,
+            turn: 1,
+            now,
+            messages: Vec::new(),
+            copies: Vec::new(),
+            live: BTreeSet::new(),
+            channels: BTreeMap::new(),
+            order: BTreeMap::new(),
+            incarnation: 1,
+            dropped: BTreeMap::new(),
+            to_check: Vec::new(),
+            delivered: 0,
+            confirmed: 0,
+        }
+    }
+
+    /// All copies, for one who looks for the cause of a failure.
+    pub(crate) fn dump(&self) {
+        for copy in &self.copies {
+            let m = &self.messages[copy.message];
+            eprintln!("{copy:?} persistent {} {:?}", m.persistent, m.outcome);
+        }
+    }
+
+    // ---- what may be ------------------------------------------------------------------------------------------------
+
+    /// Where a copy may be, and whether it may have ended by itself.
+    pub(crate) fn reach(&self, copy: &Copy) -> (Vec<usize>, bool) {
+        if copy.phase == Phase::Out {
+            return (vec![copy.at], false);
+        }
+        let expires = copy.deaths == 0 && self.messages[copy.message].expiration.is_some();
+        self.plan.reach(copy.at, expires)
+    }
+
+    /// Whether a copy may have ended without anybody's fault.
+    pub(crate) fn may_be_gone(&self, copy: &Copy) -> bool {
+        let refusable = self.plan.queues[copy.origin].refuses
+            && copy.last.is_none()
+            && copy.deaths == 0
+            && self.messages[copy.message].outcome != Outcome::Acked;
+        let (reach, cut) = self.reach(copy);
+        // who has died by himself and may do so again may be going round
+        copy.lost_ok || refusable || cut || (copy.died_alone && reach.len() > 1)
+    }
+
+    // ---- what clients do --------------------------------------------------------------------------------------------
+
+    pub(crate) fn channel(&self, at: (ConnectionId, u16)) -> Option<&Channel> {
+        self.channels.get(&at)
+    }
+    pub(crate) fn channel_opened(&mut self, at: (ConnectionId, u16)) {
+        let mut channel = Channel::default();
+        channel.awaits("open");
+        self.channels.insert(at, channel);
+    }
+    /// A method that is answered by this reply was sent.
+    pub(crate) fn awaits(&mut self, at: (ConnectionId, u16), kind: &'static str) {
+        if let Some(channel) = self.channels.get_mut(&at) {
+            channel.awaits(kind);
+        }
+    }
+    pub(crate) fn confirm_selected(&mut self, at: (ConnectionId, u16)) {
+        if let Some(channel) = self.channels.get_mut(&at) {
+            channel.awaits("confirm-select");
+            channel.confirms = Some(Confirms { next: 1, open: BTreeMap::new() });
+        }
+    }
+    pub(crate) fn tx_selected(&mut self, at: (ConnectionId, u16)) {
+        if let Some(channel) = self.channels.get_mut(&at) {
+            channel.awaits("tx-select");
+            channel.tx = Some(Tx::default());
+        }
+    }
+    pub(crate) fn consumed(&mut self, at: (ConnectionId, u16), tag: &str, consumer: Consumer, global: u16) {
+        if let Some(channel) = self.channels.get_mut(&at) {
+            channel.awaits("consume");
+            channel.global = global;
+            channel.consumers.insert(tag.to_owned(), consumer);
+        }
+    }
+    pub(crate) fn cancelled(&mut self, at: (ConnectionId, u16), tag: &str) {
+        if let Some(channel) = self.channels.get_mut(&at) {
+            channel.awaits("cancel");
+            channel.consumers.remove(tag);
+        }
+    }
+    pub(crate) fn got(&mut self, at: (ConnectionId, u16), queue: usize, no_ack: bool) {
+        if let Some(channel) = self.channels.get_mut(&at) {
+            channel.awaits("get");
+            channel.gets.push_back((queue, no_ack));
+        }
+    }
+
+    /// Notes a publish; returns its number, which its body must begin with.
+    pub(crate) fn published(&mut self, at: (ConnectionId, u16), publish: Publish) -> usize {
+        let number = self.messages.len();
+        let Some(channel) = self.channels.get_mut(&at) else { return number };
+        channel.published += 1;
+        self.messages.push(Message {
+            index: channel.published,
+            publisher: at,
+            persistent: publish.persistent,
+            priority: publish.priority,
+            expiration: publish.expiration,
+            turn: self.turn,
+            outcome: Outcome::Pending,
+            copies: Vec::new(),
+            returns: publish.mandatory && publish.targets.is_empty(),
+            targets: publish.targets,
+        });
+        if let Some(confirms) = &mut channel.confirms {
+            confirms.open.insert(confirms.next, number);
+            confirms.next += 1;
+        }
+        match &mut channel.tx {
+            Some(tx) => tx.publishes.push(number),
+            None => self.routed(at, number),
+        }
+        number
+    }
+
+    /// A message enters its queues, or comes back.
+    fn routed(&mut self, at: (ConnectionId, u16), number: usize) {
+        let wall = self.now.wall.0;
+        let message = &mut self.messages[number];
+        message.turn = self.turn;
+        if message.returns
+            && let Some(channel) = self.channels.get_mut(&at)
+        {
+            channel.returns.push_back(number);
+        }
+        for origin in message.targets.clone() {
+            let queue = &self.plan.queues[origin];
+            let life = match (queue.ttl_ms, message.expiration) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+            let deadline = life.map(|ms| wall + ms);
+            let entry =
+                Entry { turn: self.turn, at: origin, deaths: 0, deadline, done: false, swept: false, dropped: false };
+            let id = self.copies.len();
+            self.live.insert(id);
+            message.copies.push(id);
+            self.copies.push(Copy {
+                message: number,
+                origin,
+                at: origin,
+                phase: Phase::Ready,
+                deaths: 0,
+                deadline,
+                history: vec![entry],
+                lost_ok: false,
+                died_alone: false,
+                ended: false,
+                last: None,
+                unclean: false,
+                flag_unknown: false,
+                seen: 0,
+            });
+        }
+    }
+
+    /// A client settles these tags, all outstanding on its channel.
+    pub(crate) fn settled(&mut self, at: (ConnectionId, u16), how: Settle, tags: Vec<Tag>) {
+        let Some(channel) = self.channels.get_mut(&at) else { return };
+        if let Some(tx) = &mut channel.tx {
+            tx.settles.push((how, tags));
+            return;
+        }
+        self.settle_now(at, how, &tags);
+    }
+
+    /// basic.recover: everything outstanding goes back at once, in a transaction too.
+    pub(crate) fn recovers(&mut self, at: (ConnectionId, u16)) {
+        let tags = self.channels.get(&at).map(Channel::settleable).unwrap_or_default();
+        self.settle_now(at, Settle::Nack { requeue: true }, &tags);
+        self.awaits(at, "recover");
+    }
+
+    fn settle_now(&mut self, at: (ConnectionId, u16), how: Settle, tags: &[Tag]) -> Vec<usize> {
+        let mut ended = Vec::new();
+        for tag in tags {
+            let Some(channel) = self.channels.get_mut(&at) else { break };
+            let Some((id, consumer)) = channel.outstanding.remove(tag) else { continue };
+            if let Some(consumer) = consumer.and_then(|c| channel.consumers.get_mut(&c)) {
+                consumer.unacked -= 1;
+            }
+            if self.copies[id].phase != Phase::Out {
+                continue;
+            }
+            match how {
+                Settle::Nack { requeue: true } | Settle::Reject { requeue: true } => {
+                    self.copies[id].phase = Phase::Ready;
+                }
+                Settle::Ack => {
+                    self.end(id, false, false);
+                    ended.push(id);
+                }
+                Settle::Nack { requeue: false } | Settle::Reject { requeue: false } => self.discard(id),
+            }
+        }
+        ended
+    }
+
+    /// Rejected for good: on to where the dead go.
+    fn discard(&mut self, id: usize) {
+        let copy = &mut self.copies[id];
+        let Some((to, _)) = self.plan.queues[copy.at].dead_to else { return self.end(id, false, false) };
+        copy.at = to;
+        copy.deaths += 1;
+        copy.phase = Phase::Ready;
+        copy.deadline = self.plan.queues[to].ttl_ms.map(|ttl| self.now.wall.0 + ttl);
+        let (at, deaths, deadline) = (copy.at, copy.deaths, copy.deadline);
+        copy.history.push(Entry { turn: self.turn, at, deaths, deadline, done: false, swept: false, dropped: false });
+    }
+
+    fn end(&mut self, id: usize, swept: bool, dropped: bool) {
+        let copy = &mut self.copies[id];
+        copy.phase = Phase::Done;
+        let (at, deaths, deadline) = (copy.at, copy.deaths, copy.deadline);
+        copy.history.push(Entry { turn: self.turn, at, deaths, deadline, done: true, swept, dropped });
+        self.live.remove(&id);
+    }
+
+    /// A queue is purged, or (`dropped`) deleted and declared again.
+    pub(crate) fn swept(&mut self, at: (ConnectionId, u16), queue: usize, dropped: bool) {
+        let mut ends = Vec::new();
+        for id in self.live.clone() {
+            let copy = &self.copies[id];
+            let (reach, _) = self.reach(copy);
+            let taken = copy.phase == Phase::Ready || dropped;
+            if !taken || !reach.contains(&queue) {
+                continue;
+            }
+            if reach.len() == 1 {
+                // what had ended by itself before is not answered by this
+                if !self.may_be_gone(copy) {
+                    ends.push(id);
+                }
+                self.end(id, true, dropped);
+            } else {
+                self.copies[id].lost_ok = true;
+            }
+        }
+        if dropped {
+            self.dropped.insert(queue, (self.turn, self.copies.len()));
+            for channel in self.channels.values_mut() {
+                channel.consumers.retain(|_, c| c.queue != queue);
+            }
+        }
+        if let Some(channel) = self.channels.get_mut(&at) {
+            let kind = if dropped { "delete" } else { "purge" };
+            channel.replies.push_back(Reply { kind, ends, messages: Vec::new() });
+        }
+    }
+
+    pub(crate) fn tx_ended(&mut self, at: (ConnectionId, u16), commit: bool) {
+        let Some(channel) = self.channels.get_mut(&at) else { return };
+        let Some(tx) = channel.tx.replace(Tx::default()) else { return };
+        let (mut ends, mut messages) = (Vec::new(), Vec::new());
+        if commit {
+            for number in tx.publishes {
+                self.routed(at, number);
+                messages.push(number);
+            }
+            for (how, tags) in tx.settles {
+                ends.extend(self.settle_now(at, how, &tags));
+            }
+        }
+        if let Some(channel) = self.channels.get_mut(&at) {
+            let kind = if commit { "tx-commit" } else { "tx-rollback" };
+            channel.replies.push_back(Reply { kind, ends, messages });
+        }
+    }
+
+    /// A channel is gone: what it held goes back.
+    pub(crate) fn channel_gone(&mut self, at: (ConnectionId, u16)) {
+        let Some(channel) = self.channels.remove(&at) else { return };
+        for (id, _) in channel.outstanding.into_values() {
+            if self.copies[id].phase == Phase::Out {
+                self.copies[id].phase = Phase::Ready;
+            }
+        }
+        let unknown = channel.confirms.into_iter().flat_map(|c| c.open.into_values());
+        let pending = channel.replies.into_iter().flat_map(|r| r.messages);
+        for number in unknown.chain(pending) {
+            self.messages[number].outcome = Outcome::Unknown;
+        }
+        // the answer of a get may have been on its way and was never seen
+        for (queue, no_ack) in channel.gets {
+            for id in self.live.clone() {
+                if self.reach(&self.copies[id]).0.contains(&queue) {
+                    self.copies[id].flag_unknown = true;
+                    self.copies[id].lost_ok |= no_ack;
+                }
+            }
+        }
+    }
+
+    /// A socket is gone.
+    pub(crate) fn connection_gone(&mut self, connection: ConnectionId) {
+        let channels: Vec<_> = self.channels.keys().copied().filter(|c| c.0 == connection).collect();
+        for at in channels {
+            self.channel_gone(at);
+        }
+    }
+
+    // ---- what the broker does ---------------------------------------------------------------------------------------
+
+    /// All effects of a turn. What went to channels that are gone by now comes first: it has been returned already.
+    pub(crate) fn effects(
+        &mut self,
+        all: &[(ConnectionId, Vec<ConnectionEffect>)],
+        durable: u64,
+    ) -> Result<(), Violation> {
+        for (connection, effects) in all {
+            for effect in effects {
+                if let ConnectionEffect::Channel(number, effect) = effect
+                    && !self.channels.contains_key(&(*connection, *number))
+                {
+                    self.channel_effect((*connection, *number), effect)?;
+                }
+            }
+        }
+        let known: BTreeSet<_> = self.channels.keys().copied().collect();
+        let closes = |effects: &[ConnectionEffect]| {
+            effects.iter().any(|e| {
+                matches!(e, ConnectionEffect::Close(_) | ConnectionEffect::Channel(_, ChannelEffect::Close(_)))
+            })
+        };
+        let recovers = |effects: &[ConnectionEffect]| {
+            effects.iter().any(|e| matches!(e, ConnectionEffect::Channel(_, ChannelEffect::RecoverOk)))
+        };
+        // what returns something comes before what hands it out again
+        let mut order: Vec<_> = all.iter().collect();
+        order.sort_by_key(|(_, effects)| if closes(effects) { 0 } else { 2 - u8::from(recovers(effects)) });
+        for (connection, effects) in order {
+            for effect in effects {
+                match effect {
+                    ConnectionEffect::Channel(number, effect) if known.contains(&(*connection, *number)) => {
+                        self.channel_effect((*connection, *number), effect)?;
+                    }
+                    ConnectionEffect::Close(error) => {
+                        ensure(error.code.number() == 320, "protocol", || {
+                            format!("a connection is closed: {error:?}")
+                        })?;
+                        self.connection_gone(*connection);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        // a delivery without acknowledgement, to whomever, may be what a confirm rests on
+        for (message, ack) in std::mem::take(&mut self.to_check) {
+            confirms::on_confirm(self, message, ack, durable)?;
+        }
+        Ok(())
+    }
+
+    fn channel_effect(&mut self, at: (ConnectionId, u16), effect: &ChannelEffect) -> Result<(), Violation> {
+        use ChannelEffect as E;
+        let kind = match effect {
+            E::OpenOk => "open",
+            E::CloseOk => return Ok(()),
+            E::ExchangeDeclareOk => "exchange-declare",
+            E::QueueDeclareOk { .. } => "declare",
+            E::QueueBindOk => "bind",
+            E::QueuePurgeOk { .. } => "purge",
+            E::QueueDeleteOk { .. } => "delete",
+            E::QosOk => "qos",
+            E::ConsumeOk { .. } => "consume",
+            E::CancelOk { .. } => "cancel",
+            E::ConfirmSelectOk => "confirm-select",
+            E::TxSelectOk => "tx-select",
+            E::TxCommitOk => "tx-commit",
+            E::TxRollbackOk => "tx-rollback",
+            E::RecoverOk => "recover",
+            E::GetOk { .. } | E::GetEmpty => "get",
+            E::Deliver(d) => {
+                let (queue, no_ack) = read_tag(&d.consumer_tag).unwrap_or((0, false));
+                return self.delivered(at, queue, d.first_tag, d.redelivered, &d.span, no_ack, Some(&d.consumer_tag));
+            }
+            E::Return { span, .. } => return self.returned(at, span),
+            E::Confirm { tag, count, multiple, ack } => {
+                return self.confirmed(at, *tag, *count, *multiple, *ack);
+            }
+            E::Cancel { consumer_tag } => {
+                if let Some(channel) = self.channels.get_mut(&at) {
+                    channel.consumers.remove(consumer_tag.as_str());
+                }
+                return Ok(());
+            }
+            E::Close(error) => {
+                let partial = error.text.contains("partial tx") && self.plan.queues.iter().any(|q| q.refuses);
+                ensure(partial, "protocol", || format!("a channel is closed: {error:?}"))?;
+                self.channel_gone(at);
+                return Ok(());
+            }
+            other => return Err(Violation::new("protocol", format!("an effect that nothing asks for: {other:?}"))),
+        };
+        let mut get = None;
+        if let Some(channel) = self.channels.get_mut(&at) {
+            let reply = channel.replies.pop_front();
+            ensure(reply.as_ref().is_some_and(|r| r.kind == kind), "protocol", || {
+                format!("{kind}-ok comes, awaited is {reply:?}")
+            })?;
+            if let Some(reply) = reply {
+                for id in reply.ends {
+                    // where it was dead-lettered from, its departure is nobody's promise
+                    let copy = &mut self.copies[id];
+                    copy.ended = copy.phase == Phase::Done && copy.deaths == 0;
+                }
+                if kind == "tx-commit" {
+                    for number in reply.messages {
+                        self.messages[number].outcome = Outcome::Acked;
+                    }
+                }
+            }
+            if kind == "recover" {
+                // what was delivered in this turn before the recover went back with the rest
+                let tags = channel.settleable();
+                self.settle_now(at, Settle::Nack { requeue: true }, &tags);
+                return Ok(());
+            }
+            if kind == "get" {
+                get = channel.gets.pop_front();
+            }
+        }
+        if let E::GetOk { tag, redelivered, span, .. } = effect {
+            // an answer to a channel that is gone went to nobody: the channel's end has taken care of it
+            if let Some((queue, no_ack)) = get {
+                self.delivered(at, queue, *tag, *redelivered, span, no_ack, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn returned(&mut self, at: (ConnectionId, u16), span: &Span) -> Result<(), Violation> {
+        let Some(channel) = self.channels.get_mut(&at) else { return Ok(()) };
+        for i in span.indexes() {
+            let body: Vec<u8> = span.batch.body(i).flatten().copied().collect();
+            let message = provenance::read_body(&body, self.messages.len())?;
+            let awaited = channel.returns.pop_front();
+            ensure(awaited == Some(message), "protocol", || {
+                format!("message {message} is returned, awaited is {awaited:?}")
+            })?;
+        }
+        Ok(())
+    }
+
+    fn confirmed(
+        &mut self,
+        at: (ConnectionId, u16),
+        tag: Tag,
+        count: u32,
+        multiple: bool,
+        ack: bool,
+    ) -> Result<(), Violation> {
+        let Some(channel) = self.channels.get_mut(&at) else { return Ok(()) };
+        let Some(confirms) = &mut channel.confirms else {
+            return Err(Violation::new("confirms", "a confirm on a channel that wants none"));
+        };
+        let tags: Vec<Tag> = if multiple {
+            confirms.open.range(..=tag).map(|(t, _)| *t).collect()
+        } else {
+            (tag..tag + u64::from(count)).collect()
+        };
+        let mut messages = Vec::new();
+        for t in &tags {
+            let message = confirms.open.remove(t);
+            messages.extend(message);
+            ensure(message.is_some(), "confirms", || format!("publish {t} is confirmed twice or was never made"))?;
+        }
+        ensure(!tags.is_empty(), "confirms", || format!("a confirm up to {tag} that confirms nothing"))?;
+        for message in messages {
+            self.messages[message].outcome = if ack { Outcome::Acked } else { Outcome::Refused };
+            self.confirmed += 1;
+            self.to_check.push((message, ack));
+            if !ack {
+                for id in self.messages[message].copies.clone() {
+                    self.copies[id].lost_ok = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn delivered(
+        &mut self,
+        at: (ConnectionId, u16),
+        queue: usize,
+        first_tag: Tag,
+        redelivered: bool,
+        span: &Span,
+        no_ack: bool,
+        consumer: Option<&str>,
+    ) -> Result<(), Violation> {
+        for (tag, i) in (first_tag..).zip(span.indexes()) {
+            self.delivered += 1;
+            let body: Vec<u8> = span.batch.body(i).flatten().copied().collect();
+            let message = provenance::read_body(&body, self.messages.len())?;
+            let (deaths, first_death) = self.deaths(span.batch.header(i))?;
+            let origin = first_death.unwrap_or(queue);
+            let found = self.messages[message].copies.iter().copied().find(|c| self.copies[*c].origin == origin);
+            let Some(id) = found else { return Err(provenance::not_routed(self, message, queue)) };
+            let copy = &self.copies[id];
+            settled::on_delivery(self, copy, queue)?;
+            provenance::on_delivery(self, copy, queue, deaths)?;
+            redelivered::on_delivery(self, copy, queue, deaths, redelivered)?;
+            let first_of_life = deaths == 0 && copy.seen != self.incarnation;
+            if deaths == copy.deaths {
+                ttl::on_delivery(self, copy, queue)?;
+            }
+            let is_open = self.channels.contains_key(&at);
+            if is_open {
+                once::on_delivery(self, copy, queue)?;
+            }
+            if first_of_life && is_open && consumer.is_some() {
+                let m = &self.messages[message];
+                let key = OrderKey { to: at, queue, publisher: m.publisher, priority: m.priority };
+                order::on_delivery(self, copy, &key)?;
+                self.order.insert(key, m.index);
+            }
+            self.enter_delivery(id, queue, deaths);
+            // delivered, and then dropped with its queue in the same turn
+            let drop = self.dropped.get(&queue);
+            if drop.is_some_and(|d| d.0 == self.turn && id < d.1) && self.copies[id].phase != Phase::Done {
+                self.end(id, true, true);
+            }
+            let copy = &mut self.copies[id];
+            let Some(channel) = self.channels.get_mut(&at) else {
+                // handed to a channel that ended in this turn: back already, or gone with it
+                if no_ack && copy.phase != Phase::Done {
+                    self.end(id, false, false);
+                }
+                continue;
+            };
+            ensure(tag == channel.last_tag + 1, "protocol", || {
+                format!("delivery tag {tag} follows {}", channel.last_tag)
+            })?;
+            channel.last_tag = tag;
+            if no_ack {
+                if copy.phase != Phase::Done {
+                    self.end(id, false, false);
+                }
+                continue;
+            }
+            if copy.phase != Phase::Done {
+                copy.phase = Phase::Out;
+            }
+            channel.outstanding.insert(tag, (id, consumer.map(str::to_owned)));
+            if let Some(tag) = consumer {
+                if let Some(consumer) = channel.consumers.get_mut(tag) {
+                    consumer.unacked += 1;
+                }
+                prefetch::on_delivery(channel, tag)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A delivery tells where a copy is.
+    fn enter_delivery(&mut self, id: usize, queue: usize, deaths: u64) {
+        let (turn, incarnation) = (self.turn, self.incarnation);
+        let copy = &mut self.copies[id];
+        // what a purge of this turn seemed to take had been delivered before it
+        if copy.phase == Phase::Done && copy.history.last().is_some_and(|h| h.swept && !h.dropped) {
+            copy.history.pop();
+            copy.phase = Phase::Ready;
+            copy.lost_ok = true;
+            self.live.insert(id);
+        }
+        if deaths > copy.deaths {
+            copy.at = queue;
+            copy.deaths = deaths;
+            copy.died_alone = true;
+            copy.deadline = None;
+            copy.history.push(Entry {
+                turn,
+                at: queue,
+                deaths,
+                deadline: None,
+                done: false,
+                swept: false,
+                dropped: false,
+            });
+        }
+        copy.last = Some((queue, deaths));
+        copy.flag_unknown = false;
+        copy.seen = incarnation;
+    }
+
+    /// How often a message died, and in which queue first.
+    fn deaths(&self, header: &[u8]) -> Result<(u64, Option<usize>), Violation> {
+        let broken =
+            |e: &dyn std::fmt::Debug| Violation::new("provenance", format!("a content header is broken: {e:?}"));
+        let properties = Properties::decode(header).map_err(|e| broken(&e))?;
+        let Some(headers) = properties.headers else { return Ok((0, None)) };
+        let mut deaths = 0;
+        if let Some(Value::Array(list)) = headers.get("x-death") {
+            for entry in list {
+                if let Value::Table(t) = entry {
+                    deaths += t.get("count").and_then(Value::as_int).unwrap_or(0) as u64;
+                }
+            }
+        }
+        let first = headers.get("x-first-death-queue").and_then(Value::as_str);
+        let first = first.and_then(|name| self.plan.queues.iter().position(|q| q.name == name));
+        Ok((deaths, first))
+    }
+
+    // ---- the end of a process ---------------------------------------------------------------------------------------
+
+    /// The broker starts again from what the disk held at the end of turn `durable`; after a stop in order that is
+    /// everything.
+    pub(crate) fn restarted(&mut self, durable: u64, clean: bool) -> Result<(), Violation> {
+        let was_out: BTreeSet<usize> =
+            self.copies.iter().enumerate().filter(|(_, c)| c.phase == Phase::Out).map(|(i, _)| i).collect();
+        let channels: Vec<_> = self.channels.keys().copied().collect();
+        for at in channels {
+            self.channel_gone(at);
+        }
+        self.order.clear();
+        self.incarnation += 1;
+        let durable = if clean { u64::MAX } else { durable };
+        for id in 0..self.copies.len() {
+            self.rewind(id, durable, clean, was_out.contains(&id))?;
+        }
+        Ok(())
+    }
+
+    /// Takes a copy back to the end of turn `durable` and asks whether it survives the process.
+    fn rewind(&mut self, id: usize, durable: u64, clean: bool, was_out: bool) -> Result<(), Violation> {
+        let copy = &self.copies[id];
+        if copy.ended {
+            return Ok(());
+        }
+        if copy.history.first().is_some_and(|h| h.turn > durable) {
+            durability::on_cut_off(self, copy, durable)?;
+            let copy = &mut self.copies[id];
+            (copy.phase, copy.ended) = (Phase::Done, true);
+            self.live.remove(&id);
+            return Ok(());
+        }
+        let persistent = self.messages[copy.message].persistent;
+        let copy = &mut self.copies[id];
+        let was_done = copy.phase == Phase::Done;
+        let kept = copy.history.iter().take_while(|h| h.turn <= durable).count();
+        let undone = kept < copy.history.len();
+        copy.history.truncate(kept);
+        let Some(last) = copy.history.last().copied() else { return Ok(()) };
+        (copy.at, copy.deaths, copy.deadline) = (last.at, last.deaths, last.deadline);
+        // it never got to where it was delivered from
+        copy.last = copy.last.filter(|(_, deaths)| *deaths <= last.deaths);
+        // what it lost in an earlier process does not come back
+        if was_done && !undone {
+            return Ok(());
+        }
+        copy.lost_ok |= was_done;
+        copy.phase = if last.done { Phase::Done } else { Phase::Ready };
+        let (reach, _) = self.reach(&self.copies[id]);
+        let logged = reach.iter().filter(|q| self.plan.queues[**q].logs(persistent)).count();
+        let copy = &mut self.copies[id];
+        if logged == 0 {
+            (copy.phase, copy.ended) = (Phase::Done, true);
+        }
+        // a queue that is gone until it is declared again takes no dead letters either
+        copy.lost_ok |= reach.iter().any(|q| !self.plan.queues[*q].durable) || logged < reach.len();
+        if !clean {
+            copy.unclean = true;
+        } else if !was_out && (copy.last.is_some() || copy.unclean) {
+            copy.flag_unknown = true;
+        }
+        if copy.phase == Phase::Done {
+            self.live.remove(&id);
+        } else {
+            self.live.insert(id);
+        }
+        Ok(())
+    }
+}
+
+/// Consumer tags say which queue they are for and whether they acknowledge: `QUEUE/a/…` or `QUEUE/n/…`.
+pub(crate) fn make_tag(queue: usize, no_ack: bool, number: u64) -> String {
+    format!("{queue}/{}/{number}", if no_ack { 'n' } else { 'a' })
+}
+
+fn read_tag(tag: &str) -> Option<(usize, bool)> {
+    let mut parts = tag.split('/');
+    Some((parts.next()?.parse().ok()?, parts.next()? == "n"))
+}
