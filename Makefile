@@ -105,6 +105,10 @@ golden: build test-deps ## frames against RabbitMQ's kept transcripts, and what 
 	$(WITH_BIN) tests/run/with_broker.sh sh -c '$(CACHE)/python tests/differential/run.py --broker "$$AMQP_URL" \
 		--admin "$$ADMIN_URL" --golden tests/differential/golden --compare --jobs 4 && cd tests/autoscaler && $(abspath $(CACHE))/python -m pytest -q'
 
+.PHONY: clients-more
+clients-more: build ## clients in other languages and the tools people use beside them
+	$(WITH_BIN) tests/clients/run.sh
+
 .PHONY: crash-loop
 crash-loop: build test-deps ## ROUNDS=12 kills under load
 	$(RUN_PY) tests/run/crash_loop.py --rounds $(ROUNDS)
