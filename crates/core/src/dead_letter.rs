@@ -8,6 +8,7 @@ use hornpipe_types::header::Properties;
 use hornpipe_types::ids::QueueId;
 use hornpipe_types::message::{BatchBuilder, DEAD_LETTERED, MessageMeta, PERSISTENT, Span};
 use hornpipe_types::names::ShortStr;
+use hornpipe_types::stats::MessageStats;
 use hornpipe_types::table::{FieldTable, Value};
 use hornpipe_types::time::Now;
 use std::sync::Arc;
@@ -33,6 +34,16 @@ impl Reason {
             Self::MaxLen => "maxlen",
             Self::DeliveryLimit => "delivery_limit",
         }
+    }
+    /// Counts `n` messages that died of it.
+    pub(crate) fn count(self, totals: &mut MessageStats, n: u32) {
+        let counter = match self {
+            Self::Rejected => &mut totals.dead_lettered_rejected,
+            Self::Expired => &mut totals.dead_lettered_expired,
+            Self::MaxLen => &mut totals.dead_lettered_maxlen,
+            Self::DeliveryLimit => &mut totals.dead_lettered_delivery_limit,
+        };
+        *counter += u64::from(n);
     }
 }
 
@@ -175,14 +186,7 @@ impl Shard {
     /// Routes on everything that died in this turn. A command's deaths and its own changes share one commit.
     pub(crate) fn work_off_deaths(&mut self, now: Now) {
         while let Some(death) = self.deaths.pop_front() {
-            let n = u64::from(death.span.count);
-            let counter = match death.reason {
-                Reason::Rejected => &mut self.totals.dead_lettered_rejected,
-                Reason::Expired => &mut self.totals.dead_lettered_expired,
-                Reason::MaxLen => &mut self.totals.dead_lettered_maxlen,
-                Reason::DeliveryLimit => &mut self.totals.dead_lettered_delivery_limit,
-            };
-            *counter += n;
+            death.reason.count(&mut self.totals, death.span.count);
             self.route_dead(now, &death);
         }
     }

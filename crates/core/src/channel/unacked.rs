@@ -176,13 +176,13 @@ impl UnackedList {
     /// Takes `count` deliveries from `tag` on, each on its own account. Stops at the first tag that is not outstanding
     /// and names it.
     pub(crate) fn take(&mut self, tag: Tag, count: u32, out: &mut Vec<Unacked>) -> Result<(), Tag> {
-        let mut tag = tag;
-        let end = tag + u64::from(count);
-        while tag < end {
+        // a client may name any tag: nothing is added to one before it is found
+        let (mut tag, mut left) = (tag, count);
+        while left > 0 {
             let (k, offset) = self.find(tag).ok_or(tag)?;
             let Some(run) = self.runs.get_mut(k) else { return Err(tag) };
             if run.holes.is_none() {
-                let n = (u64::from(run.count - offset)).min(end - tag) as u32;
+                let n = (run.count - offset).min(left);
                 if offset == 0 {
                     out.push(run.piece(0, n));
                     run.advance(n);
@@ -191,6 +191,7 @@ impl UnackedList {
                     }
                     self.live -= u64::from(n);
                     tag += u64::from(n);
+                    left -= n;
                     continue;
                 }
                 if offset + n == run.count {
@@ -198,6 +199,7 @@ impl UnackedList {
                     run.count -= n;
                     self.live -= u64::from(n);
                     tag += u64::from(n);
+                    left -= n;
                     continue;
                 }
                 run.holes = Some(Box::new(Holes { bits: vec![0; run.count as usize / 64 + 1], live: run.count }));
@@ -208,6 +210,7 @@ impl UnackedList {
             }
             self.live -= 1;
             tag += 1;
+            left -= 1;
             if run.live() == 0 {
                 self.runs.remove(k);
             }
