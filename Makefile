@@ -141,6 +141,14 @@ test-tests: test-deps ## the client tests themselves, against a private RabbitMQ
 differential: build test-deps ## the same frames to us and to RabbitMQ, answers compared
 	$(WITH_BIN) tests/differential/run.sh
 
+FUZZ_SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZ_SECONDS=60, on nightly Rust with cargo-fuzz
+	for target in frame connection record commands; do \
+		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 || exit 1; \
+	done
+
 # ------------------------------------------------------------------ speed
 
 BENCH_CASES ?= a,b,c,h,e,f,g,d,i,j,m,k,l

@@ -104,6 +104,9 @@ pub struct Shard {
     pub(crate) stats: BrokerStats,
     /// Totals of queues that are gone are kept here: broker-wide counters never fall.
     pub(crate) totals: MessageStats,
+    /// The channel whose queue.delete is under way, and its own consumers that end with it.
+    pub(crate) deleting: Option<(ConnectionId, u16)>,
+    pub(crate) cancelled: Vec<ShortStr>,
     /// A rejected publish was part of the transaction being committed.
     pub(crate) tx_rejected: bool,
     /// Connections are being closed for good: what was outstanding is remembered.
@@ -149,6 +152,8 @@ impl Shard {
             disk_alarm: false,
             stats: BrokerStats::default(),
             totals: MessageStats::default(),
+            deleting: None,
+            cancelled: Vec::new(),
             tx_rejected: false,
             stopping: false,
             operations: crate::operate::Operations::default(),
@@ -586,11 +591,11 @@ impl Shard {
         let Some(queue) = self.queues.get_mut(&id).filter(|q| !q.unreadable) else { return };
         let mut wanted = Vec::new();
         for run in queue.log_runs_from(first).filter(|r| r.live > 0).take(AHEAD) {
-            if let Some((place, _)) = self.log.place(run.enqueue) {
-                let first = run.first - u64::from(run.index);
-                if !queue.loading.values().any(|f| *f == first) {
-                    wanted.push((first, run.enqueue, place));
-                }
+            // on its way to the disk: its commit brings us back, those behind it would only be read over and over till then
+            let Some((place, _)) = self.log.place(run.enqueue) else { break };
+            let first = run.first - u64::from(run.index);
+            if !queue.loading.values().any(|f| *f == first) {
+                wanted.push((first, run.enqueue, place));
             }
         }
         for (first, enqueue, place) in wanted {

@@ -1,0 +1,128 @@
+//! A disk that keeps in maps what the store would keep in files, and knows what recovery would find.
+
+use hornpipe_types::effect::{Load, Loaded};
+use hornpipe_types::ids::{QueueId, Seq};
+use hornpipe_types::message::{Batch, BatchBuilder, Span};
+use hornpipe_types::op::{BodyPlace, Committed, Group, Place, StoreOp, Target};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Groups that were handed over, and what those on disk hold.
+#[derive(Debug, Default)]
+pub struct Disk {
+    /// Messages lie in body files, three groups to a file, instead of in the records.
+    pub in_files: bool,
+    waiting: VecDeque<Group>,
+    last_lsn: u64,
+    runs: BTreeMap<Place, Arc<Batch>>,
+    /// Unsettled messages and where they lie: what a restart would bring back.
+    live: BTreeMap<(QueueId, Seq), (Place, u32)>,
+}
+
+/// The messages of a span as a batch of their own.
+fn copied(span: &Span) -> Arc<Batch> {
+    let mut b = BatchBuilder::default();
+    for i in span.indexes() {
+        let route = b.push_route_bytes(span.batch.route_bytes(i));
+        b.push_copy(&span.batch, i, route);
+    }
+    b.finish()
+}
+
+impl Disk {
+    /// Takes a group to be written.
+    pub fn hand_over(&mut self, group: Group) {
+        self.waiting.push_back(group);
+    }
+    /// Groups not on disk yet.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Writes the oldest group.
+    pub fn commit(&mut self) -> Option<Committed> {
+        let group = self.waiting.pop_front()?;
+        let logs = group.ops.iter().any(|op| !matches!(op, StoreOp::Put(_) | StoreOp::Delete(_)));
+        let mut committed = Committed { upto: group.upto, ..Committed::default() };
+        if logs {
+            self.last_lsn += 1;
+            committed.lsn = self.last_lsn;
+        }
+        for (index, op) in group.ops.into_iter().enumerate() {
+            let at = Place { lsn: self.last_lsn, part: 0, index: index as u16, body: None };
+            match op {
+                StoreOp::Enqueue(e) => {
+                    let batch = copied(&e.span);
+                    let len: usize = (0..batch.len()).map(|i| batch.frames(i).len()).sum();
+                    let body = self.in_files.then(|| BodyPlace {
+                        file: self.last_lsn / 3 + 1,
+                        offset: (self.last_lsn % 3) << 32 | index as u64,
+                        len: len as u32,
+                        crc: 0,
+                    });
+                    let place = Place { body, ..at };
+                    self.put(place, batch, &e.targets);
+                    committed.places.push((e.id, place));
+                }
+                StoreOp::Refer { id, targets, place, from, count, .. } => {
+                    let there = self.runs.get(&place);
+                    let there = Arc::clone(there.unwrap_or_else(|| panic!("reference to {place:?}, which is gone")));
+                    let batch = copied(&Span { batch: there, from, count, step: 1 });
+                    let place = Place { body: place.body, ..at };
+                    self.put(place, batch, &targets);
+                    committed.places.push((id, place));
+                }
+                StoreOp::Settled { queue, ranges } => {
+                    for seq in ranges.iter().flat_map(|r| r.iter()) {
+                        self.live.remove(&(queue, seq));
+                    }
+                }
+                StoreOp::Purge { queue, upto, except } => {
+                    let stays: Vec<Seq> = except.iter().flat_map(|r| r.iter()).collect();
+                    self.live.retain(|(q, seq), _| *q != queue || *seq > upto || stays.contains(seq));
+                }
+                StoreOp::DropQueue(queue) => self.live.retain(|(q, _), _| *q != queue),
+                StoreOp::State { .. } | StoreOp::Put(_) | StoreOp::Delete(_) => {}
+            }
+        }
+        self.runs.retain(|place, _| {
+            !group.remove_records.contains(&place.lsn)
+                && !place.body.is_some_and(|b| group.remove_files.contains(&b.file))
+        });
+        for (at, (place, _)) in &self.live {
+            assert!(self.runs.contains_key(place), "the message {at:?} is live, but its run at {place:?} was removed");
+        }
+        Some(committed)
+    }
+
+    fn put(&mut self, place: Place, batch: Arc<Batch>, targets: &[Target]) {
+        for target in targets {
+            for i in 0..batch.len() {
+                self.live.insert((target.queue, target.first_seq + u64::from(i)), (place, i));
+            }
+        }
+        self.runs.insert(place, batch);
+    }
+
+    /// Reads a run.
+    pub fn read(&self, load: &Load) -> Loaded {
+        let batch = self.runs.get(&load.place).cloned();
+        Loaded { id: load.id, batch: batch.ok_or_else(|| format!("{:?} is gone", load.place)) }
+    }
+
+    /// Whether a run is there.
+    pub fn has(&self, place: &Place) -> bool {
+        self.runs.contains_key(place)
+    }
+
+    /// What a restart would find of a queue: each message's batch and index, in order.
+    pub fn messages(&self, queue: QueueId) -> Vec<(Arc<Batch>, u32)> {
+        let range = (queue, 0)..=(queue, Seq::MAX);
+        let found = self.live.range(range).filter_map(|(_, (place, i))| Some((Arc::clone(self.runs.get(place)?), *i)));
+        found.collect()
+    }
+    /// Unsettled messages of all queues.
+    pub fn live(&self) -> usize {
+        self.live.len()
+    }
+}
