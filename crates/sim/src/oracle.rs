@@ -100,6 +100,8 @@ pub(crate) struct Copy {
     pub(crate) flag_unknown: bool,
     /// Incarnation it was delivered in last.
     seen: u64,
+    /// Turn it came, or came back, to its queue.
+    pub(crate) ready_since: u64,
 }
 
 /// A consumer.
@@ -210,6 +212,8 @@ pub(crate) struct Oracle {
     incarnation: u64,
     /// When a queue was deleted last, and how many copies there were then.
     dropped: BTreeMap<usize, (u64, usize)>,
+    /// What was delivered in this turn of each queue, channel and priority: the highest index.
+    pub(crate) furthest: BTreeMap<(usize, (ConnectionId, u16), u8), u64>,
     /// Messages confirmed or refused in this turn.
     to_check: Vec<(usize, bool)>,
     /// For the summary.
@@ -230,6 +234,7 @@ impl Oracle {
             order: BTreeMap::new(),
             incarnation: 1,
             dropped: BTreeMap::new(),
+            furthest: BTreeMap::new(),
             to_check: Vec::new(),
             delivered: 0,
             confirmed: 0,
@@ -379,6 +384,7 @@ impl Oracle {
                 unclean: false,
                 flag_unknown: false,
                 seen: 0,
+                ready_since: self.turn,
             });
         }
     }
@@ -412,9 +418,7 @@ impl Oracle {
                 continue;
             }
             match how {
-                Settle::Nack { requeue: true } | Settle::Reject { requeue: true } => {
-                    self.copies[id].phase = Phase::Ready;
-                }
+                Settle::Nack { requeue: true } | Settle::Reject { requeue: true } => self.back(id),
                 Settle::Ack => {
                     self.end(id, false, false);
                     ended.push(id);
@@ -423,6 +427,11 @@ impl Oracle {
             }
         }
         ended
+    }
+
+    /// Back to its place in its queue.
+    fn back(&mut self, id: usize) {
+        (self.copies[id].phase, self.copies[id].ready_since) = (Phase::Ready, self.turn);
     }
 
     /// Rejected for good: on to where the dead go.
@@ -501,7 +510,7 @@ impl Oracle {
         let Some(channel) = self.channels.remove(&at) else { return };
         for (id, _) in channel.outstanding.into_values() {
             if self.copies[id].phase == Phase::Out {
-                self.copies[id].phase = Phase::Ready;
+                self.back(id);
             }
         }
         let unknown = channel.confirms.into_iter().flat_map(|c| c.open.into_values());
@@ -573,6 +582,8 @@ impl Oracle {
                 }
             }
         }
+        order::at_turn_end(self)?;
+        self.furthest.clear();
         // a delivery without acknowledgement, to whomever, may be what a confirm rests on
         for (message, ack) in std::mem::take(&mut self.to_check) {
             confirms::on_confirm(self, message, ack, durable)?;
@@ -811,7 +822,12 @@ impl Oracle {
         }
         copy.last = Some((queue, deaths));
         copy.flag_unknown = false;
-        copy.seen = incarnation;
+        (copy.seen, copy.ready_since) = (incarnation, turn);
+        if copy.deaths == 0 {
+            let m = &self.messages[copy.message];
+            let furthest = self.furthest.entry((queue, m.publisher, m.priority)).or_default();
+            *furthest = m.index.max(*furthest);
+        }
     }
 
     /// How often a message died, and in which queue first.
