@@ -9,6 +9,7 @@ use crate::log::Left;
 use crate::queue::ready::Segment;
 use crate::shard::Shard;
 use crate::timer::TimerKey;
+use hornpipe_types::Set;
 use hornpipe_types::args::{Overflow, QueueKind};
 use hornpipe_types::effect::{ChannelEffect, Delivery, content_cost};
 use hornpipe_types::ids::{ConnectionId, QueueId};
@@ -45,7 +46,8 @@ impl Shard {
                 break;
             }
         }
-        self.arm_ttl(now, id);
+        // the head may be another one now; arms the timer for it
+        self.expire_head(now, id, now.wall.0 + 1);
         self.page_out(id);
     }
 
@@ -109,6 +111,7 @@ impl Shard {
                 queue.groups.get(group)?.active.len()
             };
             let mut takers: Vec<u64> = Vec::new();
+            let mut channels = Set::default();
             let mut each = u32::MAX;
             let mut position = 0;
             for _ in 0..listed {
@@ -126,6 +129,13 @@ impl Shard {
                     if takers.is_empty() {
                         return Some((vec![key], 1));
                     }
+                    break;
+                }
+                // a channel gets its deliveries in the queue's order, whichever of its consumers they are for [spec §4.7]:
+                // those who share one take turns message by message
+                let channel = self.consumers.get(&key).map(|c| (c.connection, c.channel));
+                if listed > 1 && !channels.insert(channel) {
+                    each = 1;
                     break;
                 }
                 position += 1;
@@ -315,7 +325,11 @@ impl Shard {
             let Some(queue) = self.queues.get_mut(&id) else { return true };
             // of a priority queue only the very next message is looked at, as RabbitMQ does
             let due = queue.head().filter(|(_, s)| s.deadline != 0 && s.deadline < before).map(|(level, _)| level);
-            let Some(level) = due else { return true };
+            let Some(level) = due else {
+                // a get changes the head without serving the queue
+                self.arm_ttl(now, id);
+                return true;
+            };
             let dead_lettered = queue.settings.dead_letter_exchange.is_some();
             let resident = queue.levels.get(level).and_then(|r| r.front()).is_some_and(|s| s.batch.is_some());
             if dead_lettered && !resident {

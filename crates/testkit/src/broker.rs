@@ -10,7 +10,7 @@ use hornpipe_types::limits::Limits;
 use hornpipe_types::op::Recovered;
 use hornpipe_types::stats::{Answer, BrokerStats, ConnectionStats, QueueStats, Request};
 use hornpipe_types::table::FieldTable;
-use hornpipe_types::time::Now;
+use hornpipe_types::time::{Now, UnixMillis};
 use std::collections::BTreeMap;
 
 /// The vhost that exists.
@@ -40,7 +40,8 @@ impl Broker {
     /// A broker with an empty data folder.
     pub fn new(limits: Limits, seed: u64) -> Self {
         let mut shard = Shard::new(CoreConfig { limits, seed });
-        let now = Now::default();
+        // any day will do, but zero milliseconds since 1970 means none
+        let now = Now { wall: UnixMillis(1_000_000), ..Now::default() };
         shard.handle_recovered(Recovered::End { clean: true, orphan_files: Vec::new() });
         let user = UserDefinition { name: USER.into(), ..UserDefinition::default() };
         shard.finish_recovery(now, &Bootstrap { vhost: VHOST.into(), user });
