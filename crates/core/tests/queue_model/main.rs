@@ -502,8 +502,8 @@ impl World {
 
     /// After everything was written.
     fn check_disk(&mut self) {
-        for q in 0..2 {
-            assert_eq!(self.on_disk(q), self.model.durable(q), "on disk in {}", NAMES[q]);
+        for (q, name) in NAMES.iter().enumerate() {
+            assert_eq!(self.on_disk(q), self.model.durable(q), "on disk in {name}");
         }
         let open: Vec<_> = self.tags.values().filter(|t| !self.answered.contains_key(t)).collect();
         assert!(open.is_empty(), "not confirmed: {open:?}");
