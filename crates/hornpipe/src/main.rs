@@ -39,7 +39,6 @@ fn main() -> ExitCode {
         Some(Command::Healthcheck { url, timeout }) => healthcheck(&resolved.config, url, timeout),
         None if cli.settings.print_config => say(resolved.to_toml().trim_end()),
         None => {
-            allocator::settle();
             return serve(resolved.config);
         }
     };
