@@ -164,5 +164,6 @@ fn shown(p: &Properties) -> Value {
     if let Some(headers) = &p.headers {
         out.insert("headers".to_owned(), json::table(headers));
     }
-    Value::Object(out)
+    // RabbitMQ shows none as an empty list, and its command-line tool counts on that
+    if out.is_empty() { json!([]) } else { Value::Object(out) }
 }

@@ -160,6 +160,8 @@ impl Shard {
             }
             Recovered::State { queue, seq, delivery_count, acquired_count, .. } => {
                 let messages = recovery.messages.entry(queue).or_default();
+                // its message may have vanished before it was logged: nobody else may get its position and its counters
+                messages.highest = messages.highest.max(seq);
                 messages.states.insert(seq, (delivery_count, acquired_count));
             }
             Recovered::Purge { queue, upto, except } => {

@@ -140,7 +140,6 @@ impl Shard {
         let mut by_place: BTreeMap<(QueueId, u8), Vec<Segment>> = BTreeMap::new();
         for run in runs {
             self.release_credit(from, number, &run);
-            let stopping = self.stopping;
             let Some(queue) = self.queues.get_mut(&run.queue) else { continue };
             let quorum = queue.args.kind == QueueKind::Quorum;
             let (mut delivery_count, mut acquired) = (run.delivery_count, run.acquired);
@@ -154,8 +153,8 @@ impl Shard {
                     continue;
                 }
             }
-            if run.logged && (quorum || stopping) {
-                // a clean stop remembers what was outstanding; quorum queues remember every count
+            if run.logged && quorum {
+                // quorum queues remember every count
                 for seq in run.range().iter() {
                     self.log.op(StoreOp::State {
                         queue: run.queue,

@@ -19,7 +19,7 @@ use hornpipe_types::message::Batch;
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::op::{Committed, Group, Place, StoreOp};
 use hornpipe_types::stats::{Answer, BrokerStats, MessageStats, Request};
-use hornpipe_types::time::{Instant, Now};
+use hornpipe_types::time::{Instant, Now, UnixMillis};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -303,6 +303,9 @@ impl Shard {
         if (self.memory_alarm, self.disk_alarm) == (memory, disk) {
             return;
         }
+        if memory && !self.memory_alarm {
+            self.page_out_all();
+        }
         let was = self.memory_alarm || self.disk_alarm;
         (self.memory_alarm, self.disk_alarm) = (memory, disk);
         let is = memory || disk;
@@ -354,6 +357,31 @@ impl Shard {
             self.log.begin_command();
             let error = AmqpError::new(hornpipe_types::error::ReplyCode::ConnectionForced, text);
             self.fail_connection(now, id, error);
+        }
+        self.remember_redelivered();
+    }
+
+    /// A clean stop keeps the mark of messages that were handed out before and are back in their queue; at most so many,
+    /// because the mark is a courtesy and the stop has a deadline.
+    fn remember_redelivered(&mut self) {
+        const MOST: u32 = 100_000;
+        let mut left = MOST;
+        let mut ids: Vec<QueueId> = self.queues.values().filter(|q| q.is_logged()).map(|q| q.id).collect();
+        ids.sort_unstable();
+        for id in ids {
+            let Some(queue) = self.queues.get(&id) else { continue };
+            for s in queue.levels.iter().flat_map(|l| l.iter()).filter(|s| s.redelivered && s.logged) {
+                for seq in s.first..s.first + u64::from(s.count.min(left)) {
+                    self.log.op(StoreOp::State {
+                        queue: id,
+                        seq,
+                        delivery_count: s.delivery_count,
+                        acquired_count: s.acquired.max(1),
+                        hold_until: UnixMillis(0),
+                    });
+                }
+                left -= s.count.min(left);
+            }
         }
     }
 
@@ -564,9 +592,19 @@ impl Shard {
         }
     }
 
+    /// Memory is short: every body that is on disk leaves it.
+    fn page_out_all(&mut self) {
+        let mut freed = 0;
+        for queue in self.queues.values_mut().filter(|q| !q.logged.is_empty()) {
+            freed += queue.page_out(0);
+        }
+        self.resident -= freed.min(self.resident);
+    }
+
     /// Forgets bodies of a queue that are on disk when memory is short.
     pub(crate) fn page_out(&mut self, id: QueueId) {
-        if self.resident <= self.limits.resident_bytes {
+        // under an alarm nothing that is on disk stays beyond what the next deliveries need
+        if self.resident <= self.limits.resident_bytes && !self.memory_alarm {
             return;
         }
         if let Some(queue) = self.queues.get_mut(&id)

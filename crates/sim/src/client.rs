@@ -200,7 +200,7 @@ impl Client {
         }
         // a get may wait for the disk: nobody asks for something else before its answer
         let waits = oracle.channel(at).is_some_and(|c| c.waiting_gets() > 0);
-        let awaits = oracle.channel(at).is_some_and(|c| !c.replies.is_empty());
+        let awaits = oracle.recovered == oracle.turn || oracle.channel(at).is_some_and(|c| !c.replies.is_empty());
         let recovering = !calm && !c.plain && !awaits && rng.chance(2);
         if recovering {
             commands.push(on(ChannelCommand::Recover { requeue: true, nowait: false }));

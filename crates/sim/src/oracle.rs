@@ -212,6 +212,10 @@ pub(crate) struct Oracle {
     incarnation: u64,
     /// When a queue was deleted last, and how many copies there were then.
     dropped: BTreeMap<usize, (u64, usize)>,
+    /// Turn of the last basic.recover. Two in one turn could not be told from their effects.
+    pub(crate) recovered: u64,
+    /// Copies that were outstanding when a stop in order began.
+    out_at_stop: BTreeSet<usize>,
     /// What was delivered in this turn of each queue, channel and priority: the highest index.
     pub(crate) furthest: BTreeMap<(usize, (ConnectionId, u16), u8), u64>,
     /// Messages confirmed or refused in this turn.
@@ -234,6 +238,8 @@ impl Oracle {
             order: BTreeMap::new(),
             incarnation: 1,
             dropped: BTreeMap::new(),
+            recovered: 0,
+            out_at_stop: BTreeSet::new(),
             furthest: BTreeMap::new(),
             to_check: Vec::new(),
             delivered: 0,
@@ -401,6 +407,7 @@ impl Oracle {
 
     /// basic.recover: everything outstanding goes back at once, in a transaction too.
     pub(crate) fn recovers(&mut self, at: (ConnectionId, u16)) {
+        self.recovered = self.turn;
         let tags = self.channels.get(&at).map(Channel::settleable).unwrap_or_default();
         self.settle_now(at, Settle::Nack { requeue: true }, &tags);
         self.awaits(at, "recover");
@@ -851,11 +858,16 @@ impl Oracle {
 
     // ---- the end of a process ---------------------------------------------------------------------------------------
 
+    /// A stop in order begins: what is outstanding now is remembered.
+    pub(crate) fn stops(&mut self) {
+        let out = self.live.iter().filter(|id| self.copies[**id].phase == Phase::Out);
+        self.out_at_stop = out.copied().collect();
+    }
+
     /// The broker starts again from what the disk held at the end of turn `durable`; after a stop in order that is
     /// everything.
     pub(crate) fn restarted(&mut self, durable: u64, clean: bool) -> Result<(), Violation> {
-        let was_out: BTreeSet<usize> =
-            self.copies.iter().enumerate().filter(|(_, c)| c.phase == Phase::Out).map(|(i, _)| i).collect();
+        let was_out = std::mem::take(&mut self.out_at_stop);
         let channels: Vec<_> = self.channels.keys().copied().collect();
         for at in channels {
             self.channel_gone(at);

@@ -14,6 +14,7 @@ use hornpipe_types::definition::UserDefinition;
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Load, Outbox, span_cost};
 use hornpipe_types::ids::{ConnectionId, QueueId, RequestId};
 use hornpipe_types::message::Span;
+use hornpipe_types::op::{Group, StoreOp};
 use hornpipe_types::stats::{Answer, QueueStats, Request};
 use hornpipe_types::time::Now;
 use std::collections::BTreeMap;
@@ -333,10 +334,10 @@ impl World {
                 self.drain_effects(now)?;
                 break;
             };
+            self.trace(|| format!("  {}", brief_group(&group)));
             if let Some(disk) = &mut self.disk {
                 disk.hand_over(self.oracle.turn, group);
             }
-            self.trace(|| "  group".to_owned());
             let delay = self.rng.between(10, self.plan.slow_us / 2);
             self.schedule(delay, Event::Write);
         }
@@ -469,6 +470,7 @@ impl World {
         self.summary.stops += 1;
         self.trace(|| "stop".to_owned());
         let now = self.clock.now();
+        self.oracle.stops();
         self.shard.handle_shutdown(now, "broker forced connection closure with reason 'shutdown'");
         self.drain_effects(now)?;
         let later = Now { mono: now.mono.plus_ms(AFTER_ALL_MS), wall: now.wall };
@@ -482,7 +484,10 @@ impl World {
             }
             self.drain_effects(now)?;
             match self.shard.poll_group(later) {
-                Some(group) => disk.hand_over(self.oracle.turn, group),
+                Some(group) => {
+                    self.trace(|| format!("  {}", brief_group(&group)));
+                    disk.hand_over(self.oracle.turn, group);
+                }
                 None => break,
             }
         }
@@ -552,4 +557,13 @@ fn brief_effect(effect: &ConnectionEffect) -> String {
         ConnectionEffect::Channel(_, other) => format!("{other:?}"),
         other => format!("{other:?}"),
     }
+}
+
+fn brief_group(group: &Group) -> String {
+    let op = |op: &StoreOp| match op {
+        StoreOp::Enqueue(e) => format!("{:?} to {:?}", numbers(&e.span), e.targets),
+        other => format!("{other:?}"),
+    };
+    let ops: Vec<String> = group.ops.iter().map(op).collect();
+    format!("group {} without {:?} {:?}: {}", group.upto, group.remove_records, group.remove_files, ops.join("; "))
 }

@@ -235,7 +235,9 @@ impl Shard {
         if let Some(channel) = connection.channels.get_mut(&number) {
             channel.consumers.retain(|(_, k)| *k != key);
         }
-        if notify {
+        if notify && self.deleting == Some((from, number)) {
+            self.cancelled.push(consumer.tag);
+        } else if notify {
             self.tell(from, number, ChannelEffect::Cancel { consumer_tag: consumer.tag });
         }
     }

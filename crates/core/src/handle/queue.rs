@@ -434,13 +434,19 @@ impl Shard {
                         return Err(AmqpError::precondition(format!("queue '{name}' in vhost '{vhost}' not empty")));
                     }
                 }
+                self.deleting = Some((from, number));
                 (messages, commit) = self.delete_queue(now, id);
+                self.deleting = None;
             }
             Err(error) if error.code == ReplyCode::NotFound => {}
             Err(error) => return Err(error),
         }
         if !nowait {
             self.reply(from, number, ChannelEffect::QueueDeleteOk { messages }, commit);
+        }
+        // a channel that deletes a queue it consumes from is answered first, told second: clients rely on it
+        for consumer_tag in std::mem::take(&mut self.cancelled) {
+            self.reply(from, number, ChannelEffect::Cancel { consumer_tag }, None);
         }
         Ok(())
     }
