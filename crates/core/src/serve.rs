@@ -49,6 +49,8 @@ impl Shard {
         // the head may be another one now; arms the timer for it
         self.expire_head(now, id, now.wall.0 + 1);
         self.page_out(id);
+        // what a get waits for may have been returned, taken or dropped
+        self.serve_waiting_gets(now, id);
     }
 
     /// Dispatches until messages or credit run out.

@@ -399,6 +399,8 @@ impl Shard {
                 }
             }
         }
+        // gets that wait for a body have nothing to wait for
+        self.mark_dirty(id);
         messages
     }
 
