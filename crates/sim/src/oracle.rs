@@ -214,8 +214,6 @@ pub(crate) struct Oracle {
     dropped: BTreeMap<usize, (u64, usize)>,
     /// Turn of the last basic.recover. Two in one turn could not be told from their effects.
     pub(crate) recovered: u64,
-    /// Copies that were outstanding when a stop in order began.
-    out_at_stop: BTreeSet<usize>,
     /// What was delivered in this turn of each queue, channel and priority: the highest index.
     pub(crate) furthest: BTreeMap<(usize, (ConnectionId, u16), u8), u64>,
     /// Messages confirmed or refused in this turn.
@@ -239,7 +237,6 @@ impl Oracle {
             incarnation: 1,
             dropped: BTreeMap::new(),
             recovered: 0,
-            out_at_stop: BTreeSet::new(),
             furthest: BTreeMap::new(),
             to_check: Vec::new(),
             delivered: 0,
@@ -858,16 +855,9 @@ impl Oracle {
 
     // ---- the end of a process ---------------------------------------------------------------------------------------
 
-    /// A stop in order begins: what is outstanding now is remembered.
-    pub(crate) fn stops(&mut self) {
-        let out = self.live.iter().filter(|id| self.copies[**id].phase == Phase::Out);
-        self.out_at_stop = out.copied().collect();
-    }
-
     /// The broker starts again from what the disk held at the end of turn `durable`; after a stop in order that is
     /// everything.
     pub(crate) fn restarted(&mut self, durable: u64, clean: bool) -> Result<(), Violation> {
-        let was_out = std::mem::take(&mut self.out_at_stop);
         let channels: Vec<_> = self.channels.keys().copied().collect();
         for at in channels {
             self.channel_gone(at);
@@ -876,13 +866,13 @@ impl Oracle {
         self.incarnation += 1;
         let durable = if clean { u64::MAX } else { durable };
         for id in 0..self.copies.len() {
-            self.rewind(id, durable, clean, was_out.contains(&id))?;
+            self.rewind(id, durable, clean)?;
         }
         Ok(())
     }
 
     /// Takes a copy back to the end of turn `durable` and asks whether it survives the process.
-    fn rewind(&mut self, id: usize, durable: u64, clean: bool, was_out: bool) -> Result<(), Violation> {
+    fn rewind(&mut self, id: usize, durable: u64, clean: bool) -> Result<(), Violation> {
         let copy = &self.copies[id];
         if copy.ended {
             return Ok(());
@@ -920,8 +910,6 @@ impl Oracle {
         copy.lost_ok |= reach.iter().any(|q| !self.plan.queues[*q].durable) || logged < reach.len();
         if !clean {
             copy.unclean = true;
-        } else if !was_out && (copy.last.is_some() || copy.unclean) {
-            copy.flag_unknown = true;
         }
         if copy.phase == Phase::Done {
             self.live.remove(&id);

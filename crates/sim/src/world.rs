@@ -470,7 +470,6 @@ impl World {
         self.summary.stops += 1;
         self.trace(|| "stop".to_owned());
         let now = self.clock.now();
-        self.oracle.stops();
         self.shard.handle_shutdown(now, "broker forced connection closure with reason 'shutdown'");
         self.drain_effects(now)?;
         let later = Now { mono: now.mono.plus_ms(AFTER_ALL_MS), wall: now.wall };

@@ -1,8 +1,5 @@
 //! `redelivered` is set on what was handed out before, and on everything an unclean stop may have handed out; it is not
-//! set on what certainly was not.
-//!
-//! After a stop in order only what was outstanding then must carry it: a message that had been returned before is plain
-//! again.
+//! set on what certainly was not. A stop in order forgets none of that.
 
 use super::{Violation, ensure};
 use crate::oracle::{Copy, Oracle};
