@@ -7,16 +7,16 @@
 //! **Invariant:** the ops of one command never split over two groups, because a group takes all that is pending and is
 //! taken between commands.
 
+mod copy;
+
 use crate::queue::Queue;
 use hornpipe_types::Map;
 use hornpipe_types::ids::{CommitSeq, ConnectionId, EnqueueId, QueueId, Seq};
-use hornpipe_types::limits::Limits;
-use hornpipe_types::message::{Batch, Span};
+use hornpipe_types::message::Span;
 use hornpipe_types::op::{Committed, Enqueue, Group, Place, RunMeta, StoreOp, Target};
 use hornpipe_types::range::{SeqRange, push_range};
 use hornpipe_types::time::{Instant, Now};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 /// Most records removed with one group.
 const REMOVE_MAX: usize = 64;
@@ -168,15 +168,6 @@ struct FileState {
     runs: Vec<EnqueueId>,
 }
 
-/// Runs to be written again, so that dead space can go.
-#[derive(Debug, Default)]
-pub(crate) struct CopyPlan {
-    /// By reference: their bodies stay where they are.
-    pub(crate) refer: Vec<(EnqueueId, Place)>,
-    /// With their bodies, which are to be read first.
-    pub(crate) rewrite: Vec<(EnqueueId, Place)>,
-}
-
 /// How a message left its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Left {
@@ -225,6 +216,8 @@ pub(crate) struct Log {
     dead_files: Vec<u64>,
     /// Highest number of a body file seen; the store still writes to this one or to newer ones.
     newest_file: u64,
+    /// Queues with many short runs on disk.
+    crowded: VecDeque<QueueId>,
     /// Channels whose confirms wait, in commit order.
     confirm_waiters: VecDeque<(CommitSeq, ConnectionId, u16)>,
     /// Channels with replies that wait, in commit order.
@@ -510,119 +503,6 @@ impl Log {
         }
     }
 
-    /// What should be copied forward, so that the head of the log, half-dead body files and messages inside records don't
-    /// keep space that is not theirs. At most about 4 MiB at a time.
-    pub(crate) fn copy_plan(&mut self, limits: &Limits) -> CopyPlan {
-        const RUNS_MAX: usize = 256;
-        const BYTES_MAX: u64 = 4 << 20;
-        let mut plan = CopyPlan::default();
-        if self.groups_out > 0 || !self.copied_next.is_empty() {
-            return plan;
-        }
-        let mut bytes = 0;
-        let stored = |runs: &Map<EnqueueId, LoggedRun>, id: &EnqueueId| match runs.get(id) {
-            Some(LoggedRun { at: At::Stored(place), bytes, live, .. }) if *live > 0 => Some((*id, *place, *bytes)),
-            _ => None,
-        };
-        if self.records.len() > 2 * self.live_records + limits.log_records_slack as usize {
-            let head = self.records.values().filter(|r| r.live > 0).take(64).flat_map(|r| &r.runs);
-            for (id, place, n) in head.filter_map(|id| stored(&self.runs, id)).take(RUNS_MAX) {
-                if place.body.is_some() {
-                    plan.refer.push((id, place))
-                } else {
-                    plan.rewrite.push((id, place))
-                }
-                bytes += if place.body.is_some() { 0 } else { n };
-                if bytes > BYTES_MAX {
-                    break;
-                }
-            }
-            return plan;
-        }
-        if self.inline_live > limits.inline_live_bytes {
-            let runs = self.records.values().filter(|r| r.live > 0).flat_map(|r| &r.runs);
-            for (id, place, n) in runs.filter_map(|id| stored(&self.runs, id)).filter(|r| r.1.body.is_none()) {
-                plan.rewrite.push((id, place));
-                bytes += n;
-                if bytes > BYTES_MAX || plan.rewrite.len() >= 4096 {
-                    break;
-                }
-            }
-            return plan;
-        }
-        // a file still being filled is the newest one
-        let newest = self.newest_file;
-        let half_dead = self.files.iter().find(|(f, s)| **f < newest && s.live_bytes * 2 < s.total_bytes);
-        if let Some((_, file)) = half_dead {
-            for (id, place, n) in file.runs.iter().filter_map(|id| stored(&self.runs, id)) {
-                plan.rewrite.push((id, place));
-                bytes += n;
-                if bytes > BYTES_MAX {
-                    break;
-                }
-            }
-        }
-        plan
-    }
-
-    /// Moves the unsettled messages of a run on disk to new runs: by reference, or with their bodies in `batch`.
-    pub(crate) fn copy_forward(
-        &mut self,
-        id: EnqueueId,
-        from: Place,
-        batch: Option<&Arc<Batch>>,
-        queues: &mut Map<QueueId, Queue>,
-    ) {
-        let Some(run) = self.runs.get(&id) else { return };
-        if !matches!(&run.at, At::Stored(place) if *place == from) {
-            return;
-        }
-        let (targets, bytes, of, meta) = (run.targets.clone(), run.bytes, run.count.max(1), run.meta);
-        for target in targets {
-            let Some(queue) = queues.get_mut(&target.queue) else { continue };
-            for k in queue.log_runs_of(id, target.first_seq, target.first_seq + u64::from(of)) {
-                let Some(old) = queue.logged.get(k).cloned() else { continue };
-                let mut fresh = Vec::new();
-                for (first, count, index) in old.stretches() {
-                    self.last_enqueue = self.last_enqueue.next();
-                    let copy = self.last_enqueue;
-                    let target = Target { queue: target.queue, first_seq: first };
-                    let part = bytes * u64::from(count) / u64::from(of);
-                    let at = match batch {
-                        Some(batch) => {
-                            let span = Span { batch: Arc::clone(batch), from: index, count, step: 1 };
-                            self.pending.push(PendingOp::Run(copy));
-                            self.pending_bytes += part;
-                            At::Pending(Box::new(Pending { span, settled: Vec::new() }))
-                        }
-                        None => {
-                            let targets = vec![target];
-                            self.pending.push(PendingOp::Op(StoreOp::Refer {
-                                id: copy,
-                                targets,
-                                meta,
-                                place: from,
-                                from: index,
-                                count,
-                            }));
-                            At::Writing
-                        }
-                    };
-                    self.pending_live += 1;
-                    let targets = vec![target];
-                    let run =
-                        LoggedRun { live: count, count, bytes: part, at, meta, targets, publisher: None, copy: true };
-                    self.runs.insert(copy, run);
-                    fresh.push(LogRun::new(first, count, copy, 0));
-                }
-                queue.replace_log_run(k, fresh);
-            }
-        }
-        self.touch();
-        self.runs.remove(&id);
-        self.copied_next.push((from, bytes));
-    }
-
     /// Whether there is something that must not wait for company.
     fn is_urgent(&self) -> bool {
         self.pending_live > 0
@@ -689,6 +569,7 @@ impl Log {
                 }
             }
         }
+        self.merge_small(&mut group.ops, queues);
         self.pending_bytes = 0;
         self.pending_live = 0;
         self.pending_settles = 0;

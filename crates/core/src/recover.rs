@@ -380,6 +380,7 @@ impl Shard {
                 }
             }
         }
+        self.log.note_crowd(self.limits.short_runs, queue);
         if queue.delayed.is_some() {
             self.arm_delayed(now, id);
         } else {

@@ -271,6 +271,7 @@ impl Shard {
         for (id, stored) in touched {
             if let Some(queue) = self.queues.get_mut(&id) {
                 queue.stored_upto = queue.stored_upto.max(stored);
+                self.log.note_crowd(self.limits.short_runs, queue);
             }
             self.page_out(id);
             // a head whose place was not known yet can be read now
@@ -650,8 +651,8 @@ impl Shard {
         if self.rewriting > 0 || self.stopping {
             return;
         }
-        let plan = self.log.copy_plan(&self.limits);
-        if plan.refer.is_empty() && plan.rewrite.is_empty() {
+        let plan = self.log.copy_plan(&self.limits, &mut self.queues);
+        if plan.is_empty() {
             return;
         }
         self.log.begin_command();

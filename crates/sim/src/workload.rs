@@ -183,6 +183,8 @@ impl Plan {
         if rng.chance(40) {
             clients.push(Role::Meddler);
         }
+        // drawn aside, so that the seeds kept go on meaning what they meant
+        let mut aside = rng.clone();
         let faults = rng.pick(&[0, 10, 40, 120]);
         Self {
             bindings,
@@ -193,6 +195,8 @@ impl Plan {
                 settle_delay_ms: 50,
                 resident_bytes: rng.pick(&[0, 0, 2000, 64 << 20]),
                 resident_bytes_per_queue: rng.pick(&[0, 300, 2000]),
+                log_records_slack: aside.pick(&[512, 0, 3]),
+                short_runs: aside.pick(&[1024, 2, 5]),
                 ..Limits::default()
             },
             store: StoreConfig {

@@ -102,6 +102,7 @@ pub fn run(octets: &[u8]) -> Outcome {
         unsent_bytes: choices.pick(&[128 << 10, 1, 600]),
         settle_delay_ms: choices.pick(&[50, 0]),
         log_records_slack: choices.pick(&[512, 0, 3]),
+        short_runs: choices.pick(&[1024, 2, 5]),
         inline_live_bytes: choices.pick(&[32 << 20, 200]),
         group_messages: choices.pick(&[4096, 3]),
         tx_operations: 50,

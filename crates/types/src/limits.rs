@@ -30,6 +30,8 @@ pub struct Limits {
     /// Log records without live messages that may pile up behind the oldest live one, beside as many as there are live
     /// ones twice over, before the head is copied forward.
     pub log_records_slack: u64,
+    /// Short runs (messages logged one by one) a queue may have in the log before they are joined in the background.
+    pub short_runs: u64,
     /// Octets of waiting messages inside log records above which they are rewritten to body files.
     pub inline_live_bytes: u64,
     /// Resident body octets of all queues together above which queues page out what is in the log.
@@ -70,6 +72,7 @@ impl Default for Limits {
             group_messages: 4096,
             settle_delay_ms: 50,
             log_records_slack: 512,
+            short_runs: 1024,
             inline_live_bytes: 32 * 1024 * 1024,
             resident_bytes: 64 * 1024 * 1024,
             resident_bytes_per_queue: 256 * 1024,

@@ -279,6 +279,19 @@ impl BatchBuilder {
         let meta = MessageMeta { route, ..from.meta(i) };
         self.push_frames(from.frames(i), meta);
     }
+    /// Copies messages of another batch with their routes; a route that the message before has too is kept once.
+    pub fn append(&mut self, from: &Span) {
+        for i in from.indexes() {
+            let bytes = from.batch.route_bytes(i);
+            let route = match self.routes.last() {
+                Some(r) if self.bytes.get(r.offset as usize..r.offset as usize + usize::from(r.len)) == Some(bytes) => {
+                    self.routes.len() as u16 - 1
+                }
+                _ => self.push_route_bytes(bytes),
+            };
+            self.push_copy(&from.batch, i, route);
+        }
+    }
     /// The batch.
     pub fn finish(self) -> Arc<Batch> {
         Arc::new(Batch { bytes: self.bytes.freeze(), routes: self.routes, messages: self.messages })

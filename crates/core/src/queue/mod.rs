@@ -58,6 +58,10 @@ pub(crate) struct Queue {
 
     /// Logged stretches in seq order.
     pub(crate) logged: VecDeque<LogRun>,
+    /// Short runs below were joined, or left as they are on purpose.
+    pub(crate) joined_upto: Seq,
+    /// Listed for joining its short runs.
+    pub(crate) crowded: bool,
     dead_runs: u32,
     /// Settled since the last group.
     pub(crate) settled: Vec<SeqRange>,
@@ -116,6 +120,8 @@ impl Queue {
             unacked_bytes: 0,
             resident: 0,
             logged: VecDeque::new(),
+            joined_upto: 0,
+            crowded: false,
             dead_runs: 0,
             settled: Vec::new(),
             settle_listed: false,
@@ -226,16 +232,40 @@ impl Queue {
         found.reverse();
         found
     }
-    /// Puts others in the place of a log run.
-    pub(crate) fn replace_log_run(&mut self, k: usize, fresh: Vec<LogRun>) {
-        let mut fresh = fresh.into_iter();
-        match (fresh.next(), self.logged.get_mut(k)) {
-            (Some(first), Some(slot)) => *slot = first,
-            (None, Some(slot)) => slot.live = 0,
-            _ => return,
+    /// Puts others, in seq order, in the place of the log runs of one logged run: each lies within one of those.
+    pub(crate) fn replace_log_runs_of(&mut self, id: EnqueueId, mut fresh: Vec<LogRun>) {
+        let (Some(first), Some(end)) = (fresh.first().map(|r| r.first), fresh.last().map(LogRun::end)) else { return };
+        for k in self.log_runs_of(id, first, end) {
+            let Some(old) = self.logged.get_mut(k) else { continue };
+            let mut within = fresh.split_off(fresh.partition_point(|r| r.first < old.first)).into_iter();
+            match within.next() {
+                Some(first) => *old = first,
+                None => old.live = 0,
+            }
+            for (i, run) in within.enumerate() {
+                self.logged.insert(k + 1 + i, run);
+            }
         }
-        for (i, run) in fresh.enumerate() {
-            self.logged.insert(k + 1 + i, run);
+    }
+    /// Whether the log runs from `first` on are these, one beside the other, with nothing settled in them.
+    pub(crate) fn holds_whole_runs(&self, first: Seq, runs: &[(EnqueueId, u32)]) -> bool {
+        let k = self.logged.partition_point(|r| r.end() <= first);
+        let mut at = first;
+        let mut held = self.logged.iter().skip(k);
+        runs.iter().all(|(id, count)| {
+            let whole = held.next().is_some_and(|r| {
+                (r.enqueue, r.first, r.count, r.live, r.index) == (*id, at, *count, *count, 0) && r.holes.is_none()
+            });
+            at += u64::from(*count);
+            whole
+        })
+    }
+    /// Puts one log run in the place of the `n` from its first seq on.
+    pub(crate) fn join_log_runs(&mut self, first: Seq, n: usize, run: LogRun) {
+        let k = self.logged.partition_point(|r| r.end() <= first);
+        if let Some(slot) = self.logged.get_mut(k) {
+            *slot = run;
+            self.logged.drain(k + 1..(k + n).min(self.logged.len()));
         }
     }
     /// Log runs from the one that holds `seq` on.

@@ -43,6 +43,7 @@ pub(crate) const KEYS: &[&str] = &[
     "group_messages",
     "settle_delay_ms",
     "log_records_slack",
+    "short_runs",
     "inline_live_bytes",
     "store_cache_bytes",
     "store_inline_bytes_max",

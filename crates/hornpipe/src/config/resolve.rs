@@ -217,6 +217,7 @@ pub(crate) fn resolve(raw: &RawConfig) -> Result<Resolved, Vec<ConfigError>> {
         group_messages: r.number("group_messages", d.group_messages, 1..=1 << 24),
         settle_delay_ms: r.number("settle_delay_ms", d.settle_delay_ms, 0..=MINUTE_MS),
         log_records_slack: r.number("log_records_slack", d.log_records_slack, 0..=1 << 32),
+        short_runs: r.number("short_runs", d.short_runs, 2..=1 << 32),
         inline_live_bytes: r.size("inline_live_bytes", d.inline_live_bytes, 1 << 20..=TIB),
     };
     if limits.frame_max_min > limits.frame_max {

@@ -1,0 +1,120 @@
+//! What the log writes again, and in what shape: short runs are joined, what a fan-out shares stays shared.
+
+use hornpipe_testkit::Broker;
+use hornpipe_testkit::message;
+use hornpipe_types::command::{Bind, ChannelCommand, Command, PublishRun, QueueDeclare};
+use hornpipe_types::header::Properties;
+use hornpipe_types::ids::{ConnectionId, QueueId};
+use hornpipe_types::limits::Limits;
+use hornpipe_types::message::{Batch, BatchBuilder};
+use hornpipe_types::table::FieldTable;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+const CLIENT: ConnectionId = ConnectionId(1);
+
+fn channel(command: ChannelCommand) -> Command {
+    Command::Channel(1, command)
+}
+
+/// Durable queues bound to amq.fanout.
+fn broker(limits: Limits, queues: usize) -> Broker {
+    let mut broker = Broker::new(limits, 1);
+    broker.open(CLIENT, 1, false);
+    for n in 0..queues {
+        let declare = QueueDeclare {
+            queue: format!("q{n}").as_str().into(),
+            passive: false,
+            durable: true,
+            exclusive: false,
+            auto_delete: false,
+            nowait: true,
+            arguments: FieldTable::default(),
+        };
+        let bind = Bind {
+            destination: format!("q{n}").as_str().into(),
+            source: "amq.fanout".into(),
+            routing_key: "".into(),
+            nowait: true,
+            arguments: FieldTable::default(),
+        };
+        let commands = [ChannelCommand::QueueDeclare(Box::new(declare)), ChannelCommand::QueueBind(Box::new(bind))];
+        broker.run(CLIENT, commands.map(channel).into());
+    }
+    broker.commit_all();
+    broker
+}
+
+/// Publishes one persistent message in a read of its own.
+fn publish(broker: &mut Broker, exchange: &str, key: &str, id: u64) {
+    let mut b = BatchBuilder::default();
+    let route = b.push_route(exchange, key);
+    let properties = Properties { delivery_mode: Some(2), ..Properties::default() };
+    message::push(&mut b, route, &properties, id, 20);
+    let run = PublishRun { batch: b.finish(), from: 0, count: 1, mandatory: false };
+    broker.run(CLIENT, vec![channel(ChannelCommand::Publish(run))]);
+}
+
+fn queue_id(broker: &mut Broker, n: u64) -> QueueId {
+    // ids count up from one in the order of declaration
+    assert!(broker.queue(&format!("q{n}")).is_some());
+    QueueId(n + 1)
+}
+
+/// The ids of a queue's messages on disk, checked for their bodies, and the number of runs that hold them.
+fn on_disk(broker: &Broker, queue: QueueId) -> (Vec<u64>, usize) {
+    let found = broker.disk.messages(queue);
+    let runs: BTreeSet<*const Batch> = found.iter().map(|(batch, _)| Arc::as_ptr(batch)).collect();
+    (found.iter().map(|(batch, i)| message::id_of(batch, *i)).collect(), runs.len())
+}
+
+#[test]
+fn messages_that_wait_for_a_group_alone_are_logged_as_one_run() {
+    let mut broker = broker(Limits::default(), 1);
+    for id in 0..50 {
+        publish(&mut broker, "", "q0", id);
+    }
+    broker.commit_all();
+    let queue = queue_id(&mut broker, 0);
+    assert_eq!(on_disk(&broker, queue), ((0..50).collect(), 1));
+}
+
+#[test]
+fn runs_of_one_message_are_joined_once_there_are_many() {
+    let mut broker = broker(Limits { short_runs: 100, ..Limits::default() }, 1);
+    for id in 0..1000 {
+        publish(&mut broker, "", "q0", id);
+        // a group for each
+        broker.take_group();
+        broker.commit();
+    }
+    broker.commit_all();
+    let queue = queue_id(&mut broker, 0);
+    let (ids, runs) = on_disk(&broker, queue);
+    assert_eq!(ids, (0..1000).collect::<Vec<_>>());
+    assert!(runs < 150, "{runs} runs");
+}
+
+#[test]
+fn a_fan_out_is_one_run_for_all_queues_also_after_it_was_written_again() {
+    const QUEUES: u64 = 40;
+    // whatever lies in records is moved at once
+    let mut broker = broker(Limits { log_records_slack: 0, short_runs: 5, ..Limits::default() }, QUEUES as usize);
+    for id in 0..30 {
+        publish(&mut broker, "amq.fanout", "", id);
+        broker.take_group();
+        broker.commit();
+    }
+    broker.commit_all();
+    let mut batches: BTreeSet<*const Batch> = BTreeSet::new();
+    let mut held = Vec::new();
+    for n in 0..QUEUES {
+        let queue = queue_id(&mut broker, n);
+        let found = broker.disk.messages(queue);
+        let ids: Vec<u64> = found.iter().map(|(batch, i)| message::id_of(batch, *i)).collect();
+        assert_eq!(ids, (0..30).collect::<Vec<_>>(), "queue {n}");
+        batches.extend(found.iter().map(|(batch, _)| Arc::as_ptr(batch)));
+        held.extend(found);
+    }
+    assert!(batches.len() < 15, "{} batches hold 30 messages of {QUEUES} queues", batches.len());
+}
