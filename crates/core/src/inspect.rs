@@ -132,6 +132,7 @@ impl Shard {
             message_bytes_ready: queue.ready_bytes,
             message_bytes_unacknowledged: queue.unacked_bytes,
             messages_persistent: logged,
+            messages_dlx: queue.dying.iter().map(|d| u64::from(d.range.count)).sum(),
             message_bytes_persistent: logged_bytes,
             messages_ram: resident,
             message_bytes_ram: queue.resident,

@@ -19,6 +19,7 @@ mod handle;
 mod inspect;
 mod log;
 mod operate;
+mod paging;
 pub mod policy;
 mod publish;
 mod queue;

@@ -6,6 +6,7 @@
 use crate::channel::unacked::Unacked;
 use crate::dead_letter::Reason;
 use crate::log::Left;
+use crate::queue::Dying;
 use crate::queue::ready::Segment;
 use crate::shard::Shard;
 use crate::timer::TimerKey;
@@ -305,11 +306,20 @@ impl Shard {
             run.logged = segment.logged;
             run.level = level;
             run.since = now.mono;
-            let bytes = run.bytes();
+            let bytes = run.bytes;
+            // when memory is short, what the log has is not kept for the case that it comes back
+            if self.resident > self.limits.resident_bytes && run.logged && run.range().last() < queue.droppable_upto() {
+                run.batch = None;
+                run.from = 0;
+            } else {
+                self.resident += bytes;
+            }
             channel.unacked.push(run);
+            if channel.unacked.is_crowded() {
+                self.paging.crowded.push((consumer.connection, consumer.channel));
+            }
             queue.unacked += n;
             queue.unacked_bytes += bytes;
-            self.resident += bytes;
         }
         let delivery =
             Delivery { consumer_tag: consumer.tag.clone(), first_tag, redelivered: segment.redelivered, span };
@@ -384,19 +394,9 @@ impl Shard {
         if segment.batch.is_some() {
             self.resident -= segment.bytes.min(self.resident);
         }
-        let delay = self.limits.settle_delay_ms;
-        let Some(queue) = self.queues.get_mut(&id) else { return };
-        if let Some(span) = segment.span() {
-            let death = crate::dead_letter::Death::of(queue, span, reason);
-            self.deaths.extend(death);
-        } else {
-            // nobody gets them, so they were not read from disk
-            reason.count(&mut self.totals, segment.count);
-        }
-        if segment.logged {
-            let range = SeqRange::dense(segment.first, segment.count);
-            self.log.settle(now, delay, queue, range, Left::Otherwise, &mut self.early);
-        }
+        let range = SeqRange::dense(segment.first, segment.count);
+        let batch = segment.batch.map(|batch| (batch, segment.from));
+        self.die(now, id, Dying { range, batch, logged: segment.logged, reason });
     }
 
     /// Arms the timer for the next deadline at a head.

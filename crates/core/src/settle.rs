@@ -2,8 +2,9 @@
 //! Acknowledgements"].
 
 use crate::channel::unacked::Unacked;
-use crate::dead_letter::{Death, Reason};
+use crate::dead_letter::Reason;
 use crate::log::Left;
+use crate::queue::Dying;
 use crate::queue::ready::Segment;
 use crate::shard::Shard;
 use hornpipe_types::args::QueueKind;
@@ -11,11 +12,9 @@ use hornpipe_types::command::Settle;
 use hornpipe_types::effect::ChannelEffect;
 use hornpipe_types::error::AmqpError;
 use hornpipe_types::ids::{ConnectionId, QueueId, Tag};
-use hornpipe_types::message::Span;
 use hornpipe_types::op::StoreOp;
 use hornpipe_types::time::{Now, UnixMillis};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// Why messages go back to their queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,11 +97,14 @@ impl Shard {
     /// A delivery is settled: consumer, channel and queue count it no longer.
     fn release_credit(&mut self, from: ConnectionId, number: u16, run: &Unacked) {
         let n = u64::from(run.count);
-        let bytes = run.bytes();
-        self.resident -= bytes.min(self.resident);
+        self.resident -= run.resident().min(self.resident);
         if let Some(queue) = self.queues.get_mut(&run.queue) {
             queue.unacked -= n.min(queue.unacked);
-            queue.unacked_bytes -= bytes.min(queue.unacked_bytes);
+            queue.unacked_bytes -= run.bytes.min(queue.unacked_bytes);
+            // parts of runs without bodies are estimates
+            if queue.unacked == 0 {
+                queue.unacked_bytes = 0;
+            }
         }
         let Some(key) = run.consumer else { return };
         let mut shared = Vec::new();
@@ -125,14 +127,8 @@ impl Shard {
 
     /// Messages leave for good: dead-lettered where the queue says so.
     fn discard(&mut self, now: Now, run: &Unacked, reason: Reason) {
-        let delay = self.limits.settle_delay_ms;
-        let Some(queue) = self.queues.get_mut(&run.queue) else { return };
-        let span = Span { batch: Arc::clone(&run.batch), from: run.from, count: run.count, step: run.step };
-        let death = Death::of(queue, span, reason);
-        self.deaths.extend(death);
-        if run.logged {
-            self.log.settle(now, delay, queue, run.range(), Left::Otherwise, &mut self.early);
-        }
+        let batch = run.batch.clone().map(|batch| (batch, run.from));
+        self.die(now, run.queue, Dying { range: run.range(), batch, logged: run.logged, reason });
     }
 
     /// Puts messages back at their positions, marked as redelivered.
@@ -169,9 +165,9 @@ impl Shard {
             let piece = |offset: u32, count: u32| Segment {
                 first: run.first + u64::from(offset) * u64::from(run.step),
                 count,
-                from: run.from + offset * run.step,
-                batch: Some(Arc::clone(&run.batch)),
-                bytes: run.batch.body_bytes(run.from + offset * run.step, count, 1),
+                from: if run.batch.is_some() { run.from + offset * run.step } else { 0 },
+                batch: run.batch.clone(),
+                bytes: run.bytes_of(offset, count),
                 deadline: run.deadline,
                 delivery_count,
                 acquired,
@@ -187,7 +183,7 @@ impl Shard {
         for ((id, level), mut segments) in by_place {
             segments.sort_by_key(|s| s.first);
             if let Some(queue) = self.queues.get_mut(&id) {
-                self.resident += segments.iter().map(|s| s.bytes).sum::<u64>();
+                self.resident += segments.iter().filter(|s| s.batch.is_some()).map(|s| s.bytes).sum::<u64>();
                 queue.put_back(level, segments);
                 self.mark_dirty(id);
             }

@@ -99,6 +99,7 @@ pub struct Shard {
     pub(crate) logins_changed: bool,
     pub(crate) out: Outbox,
     pub(crate) resident: u64,
+    pub(crate) paging: crate::paging::Paging,
     pub(crate) memory_alarm: bool,
     pub(crate) disk_alarm: bool,
     pub(crate) stats: BrokerStats,
@@ -148,6 +149,7 @@ impl Shard {
             logins_changed: false,
             out: Outbox::default(),
             resident: 0,
+            paging: crate::paging::Paging::default(),
             memory_alarm: false,
             disk_alarm: false,
             stats: BrokerStats::default(),
@@ -274,7 +276,10 @@ impl Shard {
                 self.log.note_crowd(self.limits.short_runs, queue);
             }
             self.page_out(id);
-            // a head whose place was not known yet can be read now
+            // what had no place on disk yet can be read now
+            if self.queues.get(&id).is_some_and(|q| !q.dying.is_empty()) {
+                self.load_dying(id);
+            }
             if self.queues.get(&id).is_some_and(|q| q.head().is_some_and(|(_, head)| head.batch.is_none())) {
                 self.mark_dirty(id);
                 self.serve_waiting_gets(now, id);
@@ -392,6 +397,7 @@ impl Shard {
         self.log.cover_cancelled();
         self.release_waiters();
         self.send_confirms();
+        self.thin_out_channels();
         self.poll_operations(now);
         for id in self.dirty_connections.drain(..) {
             if let Some(connection) = self.connections.get_mut(&id) {
@@ -593,31 +599,6 @@ impl Shard {
         }
     }
 
-    /// Memory is short: every body that is on disk leaves it.
-    fn page_out_all(&mut self) {
-        let mut freed = 0;
-        for queue in self.queues.values_mut().filter(|q| !q.logged.is_empty()) {
-            freed += queue.page_out(0);
-        }
-        self.resident -= freed.min(self.resident);
-    }
-
-    /// Forgets bodies of a queue that are on disk when memory is short.
-    pub(crate) fn page_out(&mut self, id: QueueId) {
-        // under an alarm nothing that is on disk stays beyond what the next deliveries need
-        if self.resident <= self.limits.resident_bytes && !self.memory_alarm {
-            return;
-        }
-        if let Some(queue) = self.queues.get_mut(&id)
-            && queue.resident > self.limits.resident_bytes_per_queue
-            // what is transient only can't leave memory: don't walk it
-            && !queue.logged.is_empty()
-        {
-            let freed = queue.page_out(self.limits.resident_bytes_per_queue);
-            self.resident -= freed.min(self.resident);
-        }
-    }
-
     /// Asks for the run that holds the head of a queue, and some behind it.
     pub(crate) fn load_head(&mut self, id: QueueId) {
         let Some(first) = self.queues.get(&id).and_then(|q| q.head()).map(|(_, head)| head.first) else { return };
@@ -627,7 +608,7 @@ impl Shard {
     /// Asks for the run that holds `first`, and some behind it.
     pub(crate) fn load_from(&mut self, id: QueueId, first: u64) {
         const AHEAD: usize = 4;
-        let Some(queue) = self.queues.get_mut(&id).filter(|q| !q.unreadable) else { return };
+        let Some(queue) = self.queues.get(&id).filter(|q| !q.unreadable) else { return };
         let mut wanted = Vec::new();
         for run in queue.log_runs_from(first).filter(|r| r.live > 0).take(AHEAD) {
             // on its way to the disk: its commit brings us back, those behind it would only be read over and over till then
@@ -638,12 +619,30 @@ impl Shard {
             }
         }
         for (first, enqueue, place) in wanted {
-            let load = self.next_load;
-            self.next_load = load.next();
-            queue.loading.insert(load, first);
-            self.loads.insert(load, LoadFor::Queue(id, enqueue, place));
-            self.out.loads.push(Load { id: load, enqueue, place });
+            self.ask_for(id, first, enqueue, place);
         }
+    }
+
+    /// Asks for the run that holds `seq`, if it is on disk.
+    pub(crate) fn load_run(&mut self, id: QueueId, seq: u64) {
+        let Some(queue) = self.queues.get(&id).filter(|q| !q.unreadable) else { return };
+        let Some(run) = queue.log_runs_from(seq).next() else { return };
+        let (first, enqueue) = (run.first - u64::from(run.index), run.enqueue);
+        if let Some((place, _)) = self.log.place(enqueue)
+            && !queue.loading.values().any(|f| *f == first)
+        {
+            self.ask_for(id, first, enqueue, place);
+        }
+    }
+
+    fn ask_for(&mut self, id: QueueId, first: u64, enqueue: EnqueueId, place: Place) {
+        let load = self.next_load;
+        self.next_load = load.next();
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.loading.insert(load, first);
+        }
+        self.loads.insert(load, LoadFor::Queue(id, enqueue, place));
+        self.out.loads.push(Load { id: load, enqueue, place });
     }
 
     /// Writes again what keeps dead space from going.
@@ -694,6 +693,7 @@ impl Shard {
                     return;
                 }
                 self.resident += queue.attach(first, &batch);
+                self.bury_loaded(now, id, first, &batch);
                 self.mark_dirty(id);
                 self.serve_waiting_gets(now, id);
             }
@@ -703,6 +703,7 @@ impl Shard {
                     self.on_delayed_due(now, id);
                     return;
                 }
+                self.load_dying(id);
                 self.mark_dirty(id);
                 self.serve_waiting_gets(now, id);
             }

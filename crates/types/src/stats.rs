@@ -204,6 +204,8 @@ pub struct QueueStats {
     pub message_bytes_unacknowledged: u64,
     /// Messages in the log.
     pub messages_persistent: u64,
+    /// Messages that died and wait to be read back for their dead-letter exchange; neither ready nor unacknowledged.
+    pub messages_dlx: u64,
     pub message_bytes_persistent: u64,
     /// Messages whose bodies are in memory.
     pub messages_ram: u64,

@@ -101,6 +101,7 @@ pub(crate) fn queue(id: u64, vhost: &str, name: &str) -> QueueStats {
         message_bytes_ready: 0,
         message_bytes_unacknowledged: 0,
         messages_persistent: 0,
+        messages_dlx: 0,
         message_bytes_persistent: 0,
         messages_ram: 0,
         message_bytes_ram: 0,

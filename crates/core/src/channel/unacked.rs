@@ -1,7 +1,7 @@
 //! Deliveries a channel has not settled yet, as runs of consecutive delivery tags.
 
 use hornpipe_types::ids::{QueueId, Seq, Tag};
-use hornpipe_types::message::Batch;
+use hornpipe_types::message::{Batch, BatchBuilder, Span};
 use hornpipe_types::range::SeqRange;
 use hornpipe_types::time::Instant;
 use std::collections::VecDeque;
@@ -18,8 +18,11 @@ pub(crate) struct Unacked {
     pub(crate) first: Seq,
     /// Distance of two seqs (and of two indexes in the batch).
     pub(crate) step: u32,
-    pub(crate) batch: Arc<Batch>,
+    /// The bodies; `None` = in the log only, to be read again when they are wanted.
+    pub(crate) batch: Option<Arc<Batch>>,
     pub(crate) from: u32,
+    /// Sum of body octets of what is outstanding; an estimate for parts whose bodies are not in memory.
+    pub(crate) bytes: u64,
     pub(crate) deadline: u64,
     /// Counters as they were when handed out.
     pub(crate) delivery_count: u32,
@@ -61,6 +64,7 @@ impl Unacked {
         batch: Arc<Batch>,
         from: u32,
     ) -> Self {
+        let bytes = batch.body_bytes(from, count, step);
         Self {
             first_tag,
             count,
@@ -68,8 +72,9 @@ impl Unacked {
             consumer,
             first,
             step,
-            batch,
+            batch: Some(batch),
             from,
+            bytes,
             deadline: 0,
             delivery_count: 0,
             acquired: 0,
@@ -82,9 +87,31 @@ impl Unacked {
     pub(crate) fn range(&self) -> SeqRange {
         SeqRange { first: self.first, count: self.count, step: self.step }
     }
-    /// Sum of body octets.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.batch.body_bytes(self.from, self.count, self.step)
+    /// Body octets that are in memory.
+    pub(crate) fn resident(&self) -> u64 {
+        if self.batch.is_some() { self.bytes } else { 0 }
+    }
+    /// Body octets of deliveries `offset .. offset + count`, all outstanding.
+    pub(crate) fn bytes_of(&self, offset: u32, count: u32) -> u64 {
+        match &self.batch {
+            _ if offset == 0 && count == self.count && self.holes.is_none() => self.bytes,
+            Some(batch) => batch.body_bytes(self.from + offset * self.step, count, self.step),
+            None => self.bytes * u64::from(count) / u64::from(self.live().max(1)),
+        }
+    }
+    /// Lets go of a batch of which these messages are the smaller part.
+    fn shrink(&mut self) {
+        if let Some(batch) = &self.batch
+            && self.holes.is_none()
+            && (self.step == 1 || self.count == 1)
+            && self.count < batch.len() / 2
+        {
+            let span = Span { batch: Arc::clone(batch), from: self.from, count: self.count, step: 1 };
+            let mut builder = BatchBuilder::with_capacity(self.bytes as usize + 64 * self.count as usize);
+            builder.append(&span);
+            self.batch = Some(builder.finish());
+            self.from = 0;
+        }
     }
     fn live(&self) -> u32 {
         self.holes.as_ref().map_or(self.count, |h| h.live)
@@ -96,12 +123,15 @@ impl Unacked {
             count,
             first: self.first + u64::from(offset) * u64::from(self.step),
             from: self.from + offset * self.step,
-            batch: Arc::clone(&self.batch),
+            bytes: self.bytes_of(offset, count),
+            batch: self.batch.clone(),
             holes: None,
             ..*self
         }
     }
-    fn advance(&mut self, n: u32) {
+    /// Loses its first `n` deliveries, which have `bytes` octets.
+    fn advance(&mut self, n: u32, bytes: u64) {
+        self.bytes -= bytes.min(self.bytes);
         self.first_tag += u64::from(n);
         self.first += u64::from(n) * u64::from(self.step);
         self.from += n * self.step;
@@ -135,7 +165,13 @@ impl Unacked {
 pub(crate) struct UnackedList {
     runs: VecDeque<Unacked>,
     live: u64,
+    /// Runs that were added with their bodies since they were last looked at, and those that had to keep them then.
+    kept: usize,
+    kept_on_purpose: usize,
 }
+
+/// Runs with bodies that a channel may have before they are looked at.
+const CROWD: usize = 256;
 
 impl UnackedList {
     /// Number of outstanding deliveries.
@@ -152,15 +188,54 @@ impl UnackedList {
             && last.step == run.step
             && last.first_tag + u64::from(last.count) == run.first_tag
             && last.first + u64::from(last.count) * u64::from(last.step) == run.first
-            && last.from + last.count * last.step == run.from
-            && Arc::ptr_eq(&last.batch, &run.batch)
+            && match (&last.batch, &run.batch) {
+                (Some(a), Some(b)) => Arc::ptr_eq(a, b) && last.from + last.count * last.step == run.from,
+                (None, None) => true,
+                _ => false,
+            }
             && (last.deadline, last.delivery_count, last.acquired, last.logged, last.level)
                 == (run.deadline, run.delivery_count, run.acquired, run.logged, run.level)
         {
             last.count += run.count;
+            last.bytes += run.bytes;
             return;
         }
+        self.kept += usize::from(run.batch.is_some());
         self.runs.push_back(run);
+    }
+
+    /// Whether so many runs hold bodies that it is worth to see which can do without.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.kept >= CROWD.max(2 * self.kept_on_purpose)
+    }
+
+    /// Forgets bodies that are in the log: `stored` says up to which seq they are in each queue. Returns the octets freed.
+    ///
+    /// A run keeps its whole batch in memory, also the messages beside its own: those that stay are copied out of batches
+    /// they have little of.
+    pub(crate) fn drop_bodies(&mut self, mut stored: impl FnMut(QueueId) -> Seq) -> u64 {
+        let mut freed = 0;
+        let mut kept = 0;
+        let runs = std::mem::take(&mut self.runs);
+        let live = self.live;
+        for mut run in runs {
+            if run.batch.is_some() {
+                if run.logged && run.range().last() < stored(run.queue) {
+                    freed += run.bytes;
+                    run.batch = None;
+                    run.from = 0;
+                } else {
+                    run.shrink();
+                    kept += 1;
+                }
+            }
+            // neighbours without bodies become one; holes keep a run apart
+            if run.holes.is_some() { self.runs.push_back(run) } else { self.push(run) }
+        }
+        self.live = live;
+        self.kept = kept;
+        self.kept_on_purpose = kept;
+        freed
     }
 
     fn find(&self, tag: Tag) -> Option<(usize, u32)> {
@@ -184,8 +259,9 @@ impl UnackedList {
             if run.holes.is_none() {
                 let n = (run.count - offset).min(left);
                 if offset == 0 {
-                    out.push(run.piece(0, n));
-                    run.advance(n);
+                    let piece = run.piece(0, n);
+                    run.advance(n, piece.bytes);
+                    out.push(piece);
                     if run.count == 0 {
                         self.runs.remove(k);
                     }
@@ -195,7 +271,9 @@ impl UnackedList {
                     continue;
                 }
                 if offset + n == run.count {
-                    out.push(run.piece(offset, n));
+                    let piece = run.piece(offset, n);
+                    run.bytes -= piece.bytes.min(run.bytes);
+                    out.push(piece);
                     run.count -= n;
                     self.live -= u64::from(n);
                     tag += u64::from(n);
@@ -204,7 +282,9 @@ impl UnackedList {
                 }
                 run.holes = Some(Box::new(Holes { bits: vec![0; run.count as usize / 64 + 1], live: run.count }));
             }
-            out.push(run.piece(offset, 1));
+            let piece = run.piece(offset, 1);
+            run.bytes -= piece.bytes.min(run.bytes);
+            out.push(piece);
             if let Some(holes) = &mut run.holes {
                 holes.set(offset);
             }
@@ -233,7 +313,9 @@ impl UnackedList {
         }
         if let Some(run) = self.runs.front_mut() {
             let n = offset + 1;
+            let ours = out.len();
             run.live_pieces(n, out);
+            let bytes: u64 = out.iter().skip(ours).map(|r| r.bytes).sum();
             if n == run.count {
                 self.runs.pop_front();
             } else if let Some(holes) = &mut run.holes {
@@ -242,11 +324,12 @@ impl UnackedList {
                         holes.set(i);
                     }
                 }
+                run.bytes -= bytes.min(run.bytes);
                 if holes.live == 0 {
                     self.runs.pop_front();
                 }
             } else {
-                run.advance(n);
+                run.advance(n, bytes);
             }
         }
         self.live -= out.iter().skip(before).map(|r| u64::from(r.count)).sum::<u64>();
@@ -290,7 +373,7 @@ impl UnackedList {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hornpipe_types::message::BatchBuilder;
+    use hornpipe_types::message::MessageMeta;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
@@ -299,14 +382,21 @@ mod tests {
         #[test]
         fn behaves_as_a_set_of_tags(
             runs in prop::collection::vec(1u32..70, 1..6),
-            ops in prop::collection::vec((0u8..4, 0u64..200, 1u32..6), 1..40),
+            ops in prop::collection::vec((0u8..5, 0u64..200, 1u32..6), 1..40),
         ) {
-            let batch = BatchBuilder::default().finish();
+            let mut builder = BatchBuilder::default();
+            builder.push_route("", "");
+            for _ in 0..700 {
+                builder.push_frames(&[], MessageMeta { body: 1, ..MessageMeta::default() });
+            }
+            let batch = builder.finish();
             let mut list = UnackedList::default();
             let mut model = BTreeSet::new();
             let mut tag = 1;
             for (i, n) in runs.into_iter().enumerate() {
-                list.push(Unacked::new(tag, n, QueueId(i as u64), None, tag * 10, 10, Arc::clone(&batch), 0));
+                let mut run = Unacked::new(tag, n, QueueId(i as u64), None, tag * 10, 10, Arc::clone(&batch), 0);
+                run.logged = true;
+                list.push(run);
                 model.extend(tag..tag + u64::from(n));
                 tag += u64::from(n);
             }
@@ -330,13 +420,22 @@ mod tests {
                         }
                         prop_assert_eq!(list.take_upto(t, &mut out).is_ok(), ok);
                     }
-                    _ => {
+                    3 => {
                         list.take(t, n, &mut out).ok();
                         list.restore(std::mem::take(&mut out));
+                    }
+                    _ => {
+                        // of every other queue all is on disk
+                        let kept: u64 = list.runs.iter().map(Unacked::resident).sum();
+                        let freed = list.drop_bodies(|q| if q.0 % 2 == 0 { Seq::MAX } else { 0 });
+                        let left: u64 = list.runs.iter().map(Unacked::resident).sum();
+                        prop_assert_eq!(kept, left + freed);
+                        prop_assert!(list.runs.iter().all(|r| r.batch.is_some() == (r.queue.0 % 2 == 1)));
                     }
                 }
                 let mut got = vec![];
                 for r in &out {
+                    prop_assert_eq!(r.bytes, u64::from(r.count));
                     for i in 0..u64::from(r.count) {
                         got.push(r.first_tag + i);
                         prop_assert_eq!(r.first + i * 10, (r.first_tag + i) * 10);
@@ -344,6 +443,7 @@ mod tests {
                 }
                 prop_assert_eq!(got, want);
                 prop_assert_eq!(list.len(), model.len() as u64);
+                prop_assert_eq!(list.runs.iter().map(|r| r.bytes).sum::<u64>(), model.len() as u64);
             }
         }
     }

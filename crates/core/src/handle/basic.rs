@@ -351,6 +351,9 @@ impl Shard {
             queue.unacked_bytes += segment.bytes;
             self.resident += segment.bytes;
             channel.unacked.push(run);
+            if channel.unacked.is_crowded() {
+                self.paging.crowded.push((from, number));
+            }
         }
         let redelivered = segment.redelivered;
         self.reply(from, number, ChannelEffect::GetOk { tag, redelivered, messages, span }, None);

@@ -3,6 +3,7 @@
 
 pub(crate) mod ready;
 
+use crate::dead_letter::Reason;
 use crate::log::LogRun;
 use crate::policy::{Effective, QueueSettings};
 use hornpipe_types::Map;
@@ -23,6 +24,17 @@ pub(crate) struct Group {
     pub(crate) priority: i64,
     /// Those believed to have credit, next in turn first.
     pub(crate) active: VecDeque<u64>,
+}
+
+/// Messages that died while their bodies, or those of messages that died before them, were in the log only: they are gone
+/// once they can be dead-lettered.
+#[derive(Debug, Clone)]
+pub(crate) struct Dying {
+    pub(crate) range: SeqRange,
+    /// The bodies and the index of the first message, as far as they are in memory.
+    pub(crate) batch: Option<(Arc<Batch>, u32)>,
+    pub(crate) logged: bool,
+    pub(crate) reason: Reason,
 }
 
 /// A basic.get that waits for the head's body to come back from disk.
@@ -73,6 +85,10 @@ pub(crate) struct Queue {
     /// A body could not be read back: the queue waits for an operator (purge, delete, restore).
     pub(crate) unreadable: bool,
     pub(crate) waiting_gets: VecDeque<WaitingGet>,
+    /// See [`Dying`].
+    pub(crate) dying: VecDeque<Dying>,
+    /// Listed among those that have bodies which could leave memory.
+    pub(crate) resident_listed: bool,
     /// Set in the hidden queue of a delayed-message exchange.
     pub(crate) delayed: Option<Box<crate::delayed::Delayed>>,
 
@@ -129,6 +145,8 @@ impl Queue {
             loading: Map::default(),
             unreadable: false,
             waiting_gets: VecDeque::new(),
+            dying: VecDeque::new(),
+            resident_listed: false,
             delayed: None,
             consumers: Vec::new(),
             groups: Vec::new(),
@@ -144,6 +162,11 @@ impl Queue {
         }
     }
 
+    /// Deliveries of seqs below need not keep their bodies. Those that may be dead-lettered do: it happens in the step
+    /// that rejects them, not when a disk has answered.
+    pub(crate) fn droppable_upto(&self) -> Seq {
+        if self.settings.dead_letter_exchange.is_some() { 0 } else { self.stored_upto }
+    }
     /// Whether messages of this queue can be logged at all.
     pub(crate) fn is_logged(&self) -> bool {
         self.definition.durable && !self.definition.exclusive

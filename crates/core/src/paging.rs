@@ -1,0 +1,205 @@
+//! Which bodies stay in memory. What is in the log can leave it and is read again when it is wanted.
+//!
+//! One budget (`resident_bytes`) serves all queues. Above it a queue keeps its head at most, and a smaller one the more queues
+//! hold something; queues nobody serves give up what they have, in turn. Deliveries that wait for their acknowledgement keep
+//! their bodies only while there is room: they are needed again only when a message comes back. Where they may be dead-lettered
+//! they stay, so that a rejected message is in the next queue at once.
+
+use crate::dead_letter::Death;
+use crate::log::Left;
+use crate::queue::{Dying, Queue};
+use crate::shard::Shard;
+use hornpipe_types::ids::{ConnectionId, QueueId, Seq};
+use hornpipe_types::message::{Batch, Span};
+use hornpipe_types::range::SeqRange;
+use hornpipe_types::time::Now;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Queues that hold bodies, and channels that may hold too many.
+#[derive(Debug, Default)]
+pub(crate) struct Paging {
+    /// Queues that had bodies in memory when they were last served, the longest unseen first.
+    holders: VecDeque<QueueId>,
+    /// Channels with many deliveries that keep their bodies.
+    pub(crate) crowded: Vec<(ConnectionId, u16)>,
+}
+
+/// Queues looked at in one step when memory is short.
+const STEP: usize = 32;
+
+impl Shard {
+    /// Forgets bodies that are on disk when memory is short: of this queue, and of others nobody looks at.
+    pub(crate) fn page_out(&mut self, id: QueueId) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        // what is transient only can't leave memory
+        if queue.resident > 0 && !queue.resident_listed && !queue.logged.is_empty() {
+            queue.resident_listed = true;
+            self.paging.holders.push_back(id);
+        }
+        // under an alarm nothing that is on disk stays beyond what the next deliveries need
+        if self.resident <= self.limits.resident_bytes && !self.memory_alarm {
+            return;
+        }
+        let keep = self.share();
+        self.page_out_to(id, keep);
+        for _ in 0..STEP.min(self.paging.holders.len()) {
+            if self.resident <= self.limits.resident_bytes {
+                return;
+            }
+            let Some(other) = self.paging.holders.pop_front() else { return };
+            self.page_out_to(other, keep);
+            if let Some(queue) = self.queues.get_mut(&other) {
+                queue.resident_listed = queue.resident > 0 && !queue.logged.is_empty();
+                if queue.resident_listed {
+                    self.paging.holders.push_back(other);
+                }
+            }
+        }
+    }
+
+    /// Octets a queue with consumers may keep when memory is short.
+    fn share(&self) -> u64 {
+        let each = self.limits.resident_bytes / (self.paging.holders.len() as u64).max(1);
+        self.limits.resident_bytes_per_queue.min(each)
+    }
+
+    fn page_out_to(&mut self, id: QueueId, keep: u64) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        // nobody waits for what a queue without consumers holds
+        let keep = if queue.consumers.is_empty() { 0 } else { keep };
+        if queue.resident > keep && !queue.logged.is_empty() {
+            let freed = queue.page_out(keep);
+            self.resident -= freed.min(self.resident);
+        }
+    }
+
+    /// Memory is short: every body that is on disk leaves it.
+    pub(crate) fn page_out_all(&mut self) {
+        let mut freed = 0;
+        for queue in self.queues.values_mut().filter(|q| !q.logged.is_empty()) {
+            freed += queue.page_out(0);
+        }
+        self.resident -= freed.min(self.resident);
+        let mut channels = Vec::new();
+        for (id, connection) in &self.connections {
+            channels.extend(connection.channels.keys().map(|number| (*id, *number)));
+        }
+        for (id, number) in channels {
+            self.drop_unacked(id, number);
+        }
+    }
+
+    /// Looks after channels with many deliveries that keep their bodies.
+    pub(crate) fn thin_out_channels(&mut self) {
+        for (id, number) in std::mem::take(&mut self.paging.crowded) {
+            let channel = self.connections.get(&id).and_then(|c| c.channels.get(&number));
+            if channel.is_some_and(|c| c.unacked.is_crowded()) {
+                self.drop_unacked(id, number);
+            }
+        }
+    }
+
+    /// Forgets bodies of deliveries that wait for their acknowledgement and are on disk.
+    fn drop_unacked(&mut self, id: ConnectionId, number: u16) {
+        let Some(channel) = self.connections.get_mut(&id).and_then(|c| c.channels.get_mut(&number)) else { return };
+        let queues = &self.queues;
+        let freed = channel.unacked.drop_bodies(|queue| queues.get(&queue).map_or(0, Queue::droppable_upto));
+        self.resident -= freed.min(self.resident);
+    }
+
+    /// Messages have left their queue for good: they are dead-lettered where it says so, and settled in the same step.
+    pub(crate) fn die(&mut self, now: Now, id: QueueId, dying: Dying) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        // nobody gets them where there is no exchange, so they need not be read from disk
+        let waits = dying.batch.is_none() && queue.settings.dead_letter_exchange.is_some();
+        if waits || !queue.dying.is_empty() {
+            // in the order in which they died
+            queue.dying.push_back(dying);
+            self.bury(now, id);
+            self.load_dying(id);
+        } else {
+            self.bury_one(now, id, dying);
+        }
+    }
+
+    fn bury_one(&mut self, now: Now, id: QueueId, dying: Dying) {
+        let delay = self.limits.settle_delay_ms;
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let Dying { range, batch, logged, reason } = dying;
+        match batch {
+            Some((batch, from)) => {
+                let span = Span { batch, from, count: range.count, step: range.step };
+                self.deaths.extend(Death::of(queue, span, reason));
+            }
+            None => reason.count(&mut self.totals, range.count),
+        }
+        if logged {
+            self.log.settle(now, delay, queue, range, Left::Otherwise, &mut self.early);
+        }
+    }
+
+    /// Buries those at the front whose bodies are there.
+    fn bury(&mut self, now: Now, id: QueueId) {
+        loop {
+            let Some(queue) = self.queues.get_mut(&id) else { return };
+            let dead_letters = queue.settings.dead_letter_exchange.is_some();
+            if queue.dying.front().is_none_or(|d| d.batch.is_none() && dead_letters) {
+                return;
+            }
+            let Some(dying) = queue.dying.pop_front() else { return };
+            self.bury_one(now, id, dying);
+        }
+    }
+
+    /// Asks for the bodies of messages that wait to be dead-lettered.
+    pub(crate) fn load_dying(&mut self, id: QueueId) {
+        /// Runs asked for at once.
+        const AHEAD: usize = 8;
+        let Some(queue) = self.queues.get(&id) else { return };
+        let mut wanted: Vec<Seq> = Vec::new();
+        for dying in queue.dying.iter().filter(|d| d.batch.is_none()) {
+            let last = dying.range.last();
+            let runs = queue.log_runs_from(dying.range.first).take_while(|r| r.first <= last);
+            wanted.extend(runs.filter(|r| r.live > 0).map(|r| r.first.max(dying.range.first)).take(AHEAD));
+            if wanted.len() >= AHEAD {
+                break;
+            }
+        }
+        for seq in wanted {
+            self.load_run(id, seq);
+        }
+    }
+
+    /// Bodies of the messages from `first` on came back: dead ones that waited for them leave their queue.
+    pub(crate) fn bury_loaded(&mut self, now: Now, id: QueueId, first: Seq, batch: &Arc<Batch>) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        if queue.dying.is_empty() {
+            return;
+        }
+        let end = first + Seq::from(batch.len());
+        for dying in std::mem::take(&mut queue.dying) {
+            let SeqRange { count, step, .. } = dying.range;
+            let s = Seq::from(step);
+            // members `a .. b` of the range are in the batch
+            let a = first.saturating_sub(dying.range.first).div_ceil(s).min(count.into()) as u32;
+            let b = end.saturating_sub(dying.range.first).div_ceil(s).min(count.into()) as u32;
+            if a >= b || dying.batch.is_some() {
+                queue.dying.push_back(dying);
+                continue;
+            }
+            let part = |from: u32, to: u32| {
+                let range = SeqRange { first: dying.range.first + Seq::from(from) * s, count: to - from, step };
+                (from < to).then(|| Dying { range, ..dying.clone() })
+            };
+            queue.dying.extend(part(0, a));
+            queue.dying.extend(part(a, b).map(|d| {
+                let from = (d.range.first - first) as u32;
+                Dying { batch: Some((Arc::clone(batch), from)), ..d }
+            }));
+            queue.dying.extend(part(b, count));
+        }
+        self.bury(now, id);
+        self.load_dying(id);
+    }
+}
