@@ -64,8 +64,8 @@ pub(crate) fn resident_bytes() -> Option<u64> {
     Some(pages * page_size() as u64)
 }
 
-/// The smaller of the container's limit and the machine's memory, 0 when neither can be read.
-fn memory_total() -> u64 {
+/// The smaller of the container's limit and the machine's memory, octets; 0 when neither can be read.
+pub fn memory_total() -> u64 {
     let read = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| meminfo_total(&text));
     [machine, read("/sys/fs/cgroup/memory.max"), read("/sys/fs/cgroup/memory/memory.limit_in_bytes")]

@@ -22,7 +22,7 @@ mod shard_task;
 mod shutdown;
 mod store_thread;
 
-pub use alarms::AlarmConfig;
+pub use alarms::{AlarmConfig, memory_total};
 pub use clock::Clock;
 pub use handle::Handle;
 pub use listener::bind;

@@ -184,7 +184,26 @@ pub(crate) fn resolve(raw: &RawConfig) -> Result<Resolved, Vec<ConfigError>> {
         tags: r.list("default_user_tags", &first.tags),
     };
     let loopback_users = r.list("loopback_users", &["guest".to_owned()]);
+    let d = AlarmConfig::default();
+    let alarms = AlarmConfig {
+        memory_watermark: r.fraction("memory_watermark", d.memory_watermark, 0.0..=1.0),
+        memory_limit: r.size("memory_limit", d.memory_limit, 0..=64 * TIB),
+        disk_free_limit: r.size("disk_free_limit", d.disk_free_limit, 0..=1 << 60),
+        interval_ms: r.number("alarm_interval_ms", d.interval_ms, 10..=MINUTE_MS),
+    };
+    // a small container needs most of its memory for what it must hold: what is only faster in memory gets a share
+    let memory = match alarms.memory_limit {
+        0 => hornpipe_server::memory_total(),
+        limit => limit,
+    };
+    let share = |bytes: u64, part: u64| if memory == 0 { bytes } else { bytes.min((memory / part).max(1 << 20)) };
     let d = Limits::default();
+    let d = Limits {
+        resident_bytes: share(d.resident_bytes, 16),
+        pending_bytes: share(d.pending_bytes, 16),
+        inline_live_bytes: share(d.inline_live_bytes, 64),
+        ..d
+    };
     let frame_max = r.number("frame_max", d.frame_max, 4096..=128 << 20);
     let frame_max_min = r.number("frame_max_min", d.frame_max_min, 4096..=128 << 20);
     let initial_frame_max = r.number("initial_frame_max", d.initial_frame_max, 4096..=16 << 20);
@@ -228,6 +247,7 @@ pub(crate) fn resolve(raw: &RawConfig) -> Result<Resolved, Vec<ConfigError>> {
         r.errors.push(ConfigError(text));
     }
     let d = StoreConfig::default();
+    let d = StoreConfig { cache_bytes: share(d.cache_bytes, 32), ..d };
     let inline = d.inline_bytes_max as u64;
     let store = StoreConfig {
         cache_bytes: r.size("store_cache_bytes", d.cache_bytes, 1 << 20..=TIB),
@@ -236,13 +256,6 @@ pub(crate) fn resolve(raw: &RawConfig) -> Result<Resolved, Vec<ConfigError>> {
         mark_every: r.duration("store_mark_every_ms", d.mark_every, 10..=60 * MINUTE_MS),
         accept_data_loss: r.boolean("accept_data_loss", d.accept_data_loss),
         ..d
-    };
-    let d = AlarmConfig::default();
-    let alarms = AlarmConfig {
-        memory_watermark: r.fraction("memory_watermark", d.memory_watermark, 0.0..=1.0),
-        memory_limit: r.size("memory_limit", d.memory_limit, 0..=64 * TIB),
-        disk_free_limit: r.size("disk_free_limit", d.disk_free_limit, 0..=1 << 60),
-        interval_ms: r.number("alarm_interval_ms", d.interval_ms, 10..=MINUTE_MS),
     };
     let d = AdminConfig::default();
     let admin = AdminConfig {

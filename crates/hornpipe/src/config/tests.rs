@@ -191,3 +191,17 @@ fn what_is_printed_can_be_read_again_and_hides_the_password() {
     let again = load_with(&[], &[], &printed).unwrap();
     assert_eq!(again.to_toml(), printed);
 }
+
+#[test]
+fn what_is_only_faster_in_memory_shrinks_with_the_memory_limit() {
+    let of = |limit: &str| load_with(&[], &[], &format!("memory_limit = \"{limit}\"")).unwrap();
+    let (small, large) = (of("300MiB"), of("64GiB"));
+    let limits = |c: &Resolved| {
+        let s = &c.config.server;
+        (s.limits.resident_bytes, s.limits.pending_bytes, s.limits.inline_live_bytes, s.store.cache_bytes)
+    };
+    assert_eq!(limits(&large), (64 << 20, 64 << 20, 32 << 20, 64 << 20));
+    let (resident, pending, inline, cache) = limits(&small);
+    assert_eq!(resident, (300 << 20) / 16);
+    assert!(resident + pending + inline + cache < 300 << 18, "a quarter of the limit at most");
+}
