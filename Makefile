@@ -14,7 +14,9 @@ BIN ?= $(TARGET_DIR)/release/hornpipe
 WITH_BIN := HORNPIPE_BIN=$(abspath $(BIN))
 
 ROUNDS ?= 12
-LONG_ROUNDS ?= 60
+LONG_ROUNDS ?= 500
+LONG_SEEDS ?= 10000
+SOAK_MINUTES ?= 30
 CUTS ?= 8
 SEEDS ?= 2000
 DATA ?= data
@@ -121,11 +123,17 @@ test: test-deps test-rust tidy ## everything but the long ones, on the release b
 	@echo "make test: ok"
 
 .PHONY: test-long
-test-long: build test-deps ## 60 crash rounds, power cuts where root and loop devices allow, the slow Rust tests
+test-long: build test-deps ## 500 crash rounds, 10 000 simulation seeds, half an hour of mixed traffic, power cuts where root and loop devices allow, the slow Rust tests
 	$(CARGO) test --workspace --locked -- --ignored
+	$(MAKE) sim SEEDS=$(LONG_SEEDS)
 	$(MAKE) crash-loop ROUNDS=$(LONG_ROUNDS)
+	$(MAKE) soak
 	$(RUN_PY) tests/run/power_cut.py --cuts $(CUTS) --skip-if-impossible
 	@echo "make test-long: ok"
+
+.PHONY: soak
+soak: build test-deps ## SOAK_MINUTES=30 of mixed traffic: nothing lost, memory and disk steady
+	$(RUN_PY) tests/run/soak.py --minutes $(SOAK_MINUTES)
 
 .PHONY: test-power-cut
 test-power-cut: build test-deps ## what a disk holds right after a confirm: needs root and loop devices
