@@ -1,6 +1,7 @@
 //! Dead-lettering: messages that died are routed on through their queue's dead-letter exchange [RabbitMQ "Dead Letter
 //! Exchanges"]. A work list, never recursion.
 
+use crate::keys::Keys;
 use crate::publish::{Entry, headers_of, rewrite};
 use crate::queue::Queue;
 use crate::shard::Shard;
@@ -175,7 +176,7 @@ pub(crate) fn with_counts(span: &Span, delivery_count: u32, acquired: u32) -> Sp
         }
         *headers = headers.sorted();
         let one = Span { batch: Arc::clone(&span.batch), from: i, count: 1, step: 1 };
-        let one = rewrite(&one, &properties);
+        let one = rewrite(&one, &properties, &[]);
         let route = b.push_route_bytes(span.batch.route_bytes(i));
         b.push_copy(&one.batch, 0, route);
     }
@@ -200,21 +201,16 @@ impl Shard {
             let batch = &death.span.batch;
             let meta = batch.meta(i);
             let Ok(mut properties) = Properties::decode(batch.header(i)) else { continue };
-            let copies: Vec<ShortStr> = match properties.headers.as_ref().and_then(|h| h.get("CC")) {
-                Some(Value::Array(items)) => items.iter().filter_map(Value::as_str).map(ShortStr::new).collect(),
-                _ => Vec::new(),
-            };
-            let mut keys: Vec<&str> = vec![batch.routing_key(i)];
-            keys.extend(copies.iter().map(ShortStr::as_str));
+            let mut keys = Keys::of(batch, i, &properties);
             let known = meta.flags & DEAD_LETTERED != 0;
-            let deaths =
-                record_death(&mut properties, known, &death.queue, death.reason, now, batch.exchange(i), &keys);
+            let from = batch.exchange(i);
+            let deaths = record_death(&mut properties, known, &death.queue, death.reason, now, from, &keys.shown());
             if let Some(key) = &death.routing_key {
-                keys = vec![key.as_str()];
+                keys = Keys::replaced(key);
             }
-            let outcome = self.route_in(death.vhost, exchange, &keys, &properties);
+            let outcome = self.route_in(death.vhost, exchange, &keys.all(), &properties);
             if !outcome.delayed.is_empty() {
-                let span = dead_span(batch, i, &properties, dlx, keys[0]);
+                let span = dead_span(batch, i, &properties, dlx, &keys);
                 self.hold_everywhere(now, death.vhost, &span, &outcome.delayed);
             }
             let queues = outcome.queues;
@@ -233,8 +229,8 @@ impl Shard {
                 group = Some((queues, persistent, BatchBuilder::default()));
             }
             if let Some((_, _, b)) = &mut group {
-                let one = dead_span(batch, i, &properties, dlx, keys[0]);
-                let route = b.push_route(dlx, keys[0]);
+                let one = dead_span(batch, i, &properties, dlx, &keys);
+                let route = b.push_full_route(one.batch.full_route(0));
                 b.push_copy(&one.batch, 0, route);
             }
         }
@@ -265,13 +261,13 @@ fn dead_span(
     i: u32,
     properties: &Properties,
     exchange: &str,
-    key: &str,
+    keys: &Keys,
 ) -> Span {
     let meta = batch.meta(i);
     let header = properties.encode(u64::from(meta.body));
     let scanned = hornpipe_types::header::scan(&header).unwrap_or_default();
     let mut b = BatchBuilder::with_capacity(meta.len as usize + 512);
-    let route = b.push_route(exchange, key);
+    let route = b.push_route_beside(exchange, keys.first(), keys.cc_spent, &keys.hidden());
     let meta = MessageMeta {
         route,
         flags: scanned.flags | DEAD_LETTERED,

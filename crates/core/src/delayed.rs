@@ -4,6 +4,7 @@
 //! They are ordinary entries of that queue for the log, with the due time as deadline. Unlike RabbitMQ's plugin, which
 //! confirms at once, a held persistent message is confirmed when it is on disk.
 
+use crate::keys::Keys;
 use crate::log::{Left, Publisher};
 use crate::publish::{Entry, RouteOutcome, rewrite};
 use crate::queue::ready::Segment;
@@ -226,15 +227,9 @@ impl Shard {
             // negative: a delayed exchange further on does not hold it again
             headers.set("x-delay", delay);
         }
-        let span = rewrite(span, &properties);
-        let copies: Vec<ShortStr> = match properties.headers.as_ref().and_then(|h| h.get("CC")) {
-            Some(Value::Array(items)) => items.iter().filter_map(Value::as_str).map(ShortStr::new).collect(),
-            _ => Vec::new(),
-        };
-        let key = ShortStr::new(span.batch.routing_key(0));
-        let mut keys: Vec<&str> = vec![&key];
-        keys.extend(copies.iter().map(ShortStr::as_str));
-        let outcome = self.route_with(vhost, &keys, &properties, |topology, input, rng, routed| {
+        let keys = Keys::of(&span.batch, i, &properties);
+        let span = rewrite(span, &properties, &keys.hidden());
+        let outcome = self.route_with(vhost, &keys.all(), &properties, |topology, input, rng, routed| {
             topology.route_released(id, input, rng, routed);
         });
         let persistent = span.batch.meta(0).flags & PERSISTENT != 0;

@@ -17,6 +17,7 @@ mod delayed;
 pub mod exchange;
 mod handle;
 mod inspect;
+mod keys;
 mod log;
 mod operate;
 mod paging;

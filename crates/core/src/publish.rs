@@ -15,7 +15,7 @@ use hornpipe_types::error::{AmqpError, ReplyCode};
 use hornpipe_types::header::Properties;
 use hornpipe_types::ids::{CommitSeq, ConnectionId, QueueId};
 use hornpipe_types::message::{
-    BatchBuilder, HAS_EXPIRATION, HAS_HEADERS, HAS_REPLY_TO, HAS_USER_ID, MessageMeta, PERSISTENT, Span,
+    BatchBuilder, DEAD_LETTERED, HAS_EXPIRATION, HAS_HEADERS, HAS_REPLY_TO, HAS_USER_ID, MessageMeta, PERSISTENT, Span,
 };
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::op::{RunMeta, Target};
@@ -228,14 +228,18 @@ impl Shard {
             ),
             None => None,
         };
-        let mut keys = Vec::new();
+        let (mut keys, mut hidden) = (Vec::new(), Vec::new());
         let mut has_bcc = false;
         if let Some(headers) = &properties.headers {
             for name in ["CC", "BCC"] {
                 match headers.get(name) {
                     Some(Value::Array(items)) => {
-                        has_bcc |= name == "BCC";
-                        keys.extend(items.iter().filter_map(Value::as_str).map(ShortStr::new));
+                        let named = items.iter().filter_map(Value::as_str).map(ShortStr::new);
+                        if name == "BCC" {
+                            has_bcc = true;
+                            hidden.extend(named.clone());
+                        }
+                        keys.extend(named);
                     }
                     Some(other) => {
                         return Err(AmqpError::precondition(format!(
@@ -266,7 +270,7 @@ impl Shard {
                 "user_id property set to '{id}' but authenticated user was '{user}'"
             )));
         }
-        Ok(Inspected { properties, expiration, keys, has_bcc })
+        Ok(Inspected { properties, expiration, keys, hidden, has_bcc })
     }
 
     /// Publishes one message that needs a look at its properties.
@@ -296,7 +300,8 @@ impl Shard {
             {
                 properties.reply_to = Some(ShortStr::new(&format!("{REPLY_TO}.{address}")));
             }
-            span = rewrite(&span, &properties);
+            let hidden: Vec<&str> = inspected.hidden.iter().map(ShortStr::as_str).collect();
+            span = rewrite(&span, &properties, &hidden);
         }
         let key = run.batch.routing_key(i);
         let exchange = run.batch.exchange(i);
@@ -633,6 +638,8 @@ struct Inspected {
     expiration: Option<u64>,
     /// Keys of CC and BCC.
     keys: Vec<ShortStr>,
+    /// Those of BCC alone.
+    hidden: Vec<ShortStr>,
     has_bcc: bool,
 }
 
@@ -645,21 +652,17 @@ fn names_copies(header: &[u8]) -> bool {
     header.windows(3).any(|w| w == b"\x02CC" || w == b"BCC")
 }
 
-/// A message with other properties: a batch of its own.
-pub(crate) fn rewrite(span: &Span, properties: &Properties) -> Span {
-    rewrite_routed(span, properties, None)
-}
-
-/// The same with another exchange and routing key.
-pub(crate) fn rewrite_routed(span: &Span, properties: &Properties, route: Option<(&str, &str)>) -> Span {
+/// A message with other properties: a batch of its own. `hidden` are its routing keys that consumers don't see.
+pub(crate) fn rewrite(span: &Span, properties: &Properties, hidden: &[&str]) -> Span {
     let i = span.from;
     let meta = span.batch.meta(i);
     let mut b = BatchBuilder::with_capacity(meta.len as usize + 256);
-    let (exchange, key) = route.unwrap_or_else(|| (span.batch.exchange(i), span.batch.routing_key(i)));
-    let route = b.push_route(exchange, key);
+    let (exchange, key) = (span.batch.exchange(i), span.batch.routing_key(i));
+    let route = b.push_route_beside(exchange, key, span.batch.cc_spent(i), hidden);
     let header = properties.encode(u64::from(meta.body));
-    let flags = hornpipe_types::header::scan(&header).map(|m| (m.flags, m.priority)).unwrap_or((0, 0));
-    let meta = MessageMeta { route, flags: flags.0, priority: flags.1, ..MessageMeta::default() };
+    let scanned = hornpipe_types::header::scan(&header).unwrap_or_default();
+    let flags = scanned.flags | meta.flags & DEAD_LETTERED;
+    let meta = MessageMeta { route, flags, priority: scanned.priority, ..MessageMeta::default() };
     b.push_message(&header, span.batch.body(i), meta, 131_072);
     Span::whole(b.finish())
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! u32 table length, u32 crc32c of the table
-//! table:  routes (count, each length + octets), message count, then until all are told:
+//! table:  routes (count, each length + octets: exchange and routing key as short strings, then, where there are any, an
+//!         octet of marks and hidden routing keys as short strings), message count, then until all are told:
 //!         repeat, route, flags, priority, body octets, frame octets    (messages alike in all of these share one entry)
 //! frames
 //! ```
@@ -10,7 +11,7 @@
 //! alone.
 
 use crate::wire::{Input, put_varint};
-use hornpipe_types::message::{Batch, BatchBuilder, MessageMeta, Span};
+use hornpipe_types::message::{Batch, BatchBuilder, MessageMeta, Span, is_full_route};
 use std::sync::Arc;
 
 /// Octets before the table.
@@ -42,7 +43,7 @@ pub(crate) fn put_table(out: &mut Vec<u8>, span: &Span) -> usize {
     let sorted = routes.len() > 8;
     put_varint(out, routes.len() as u64);
     for &(_, i) in &routes {
-        let bytes = batch.route_bytes(i);
+        let bytes = batch.full_route(i);
         put_varint(out, bytes.len() as u64);
         out.extend_from_slice(bytes);
     }
@@ -114,13 +115,10 @@ impl<'a> Table<'a> {
         for _ in 0..n {
             let len = r.varint()? as usize;
             let route = r.bytes(len)?;
-            // Two short strings that fill the slice, in UTF-8: the accessors of Batch rely on it.
-            let e = usize::from(*route.first()?);
-            let k = usize::from(*route.get(1 + e)?);
-            if route.len() != 2 + e + k || std::str::from_utf8(&route[1..1 + e]).is_err() {
+            // The accessors of Batch rely on a well-formed one.
+            if !is_full_route(route) {
                 return None;
             }
-            std::str::from_utf8(&route[2 + e..]).ok()?;
             routes.push(route);
         }
         let count = r.varint32()?;
@@ -166,7 +164,7 @@ pub(crate) fn decode(run: &[u8], slice: Option<(u32, u32)>) -> Result<Arc<Batch>
     }
     let mut b = BatchBuilder::with_capacity(frames.len() + table.routes.iter().map(|r| r.len()).sum::<usize>());
     for route in &table.routes {
-        b.push_route_bytes(route);
+        b.push_full_route(route);
     }
     let mut rest = frames;
     for (i, m) in table.metas().enumerate() {
@@ -194,7 +192,8 @@ pub(crate) mod tests {
         let mut b = BatchBuilder::default();
         let routes = messages.iter().map(|m| m.0 + 1).max().unwrap_or(0);
         for r in 0..routes {
-            b.push_route("exchange", &format!("key.{r}"));
+            let hidden = ["hidden.a", "hidden.b"];
+            b.push_route_beside("exchange", &format!("key.{r}"), r % 7 == 6, &hidden[..usize::from(r % 5 / 2)]);
         }
         for (i, &(route, size, priority)) in messages.iter().enumerate() {
             let header = [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 2];
@@ -210,7 +209,7 @@ pub(crate) mod tests {
         for (k, i) in span.indexes().enumerate() {
             let k = k as u32;
             assert_eq!(span.batch.frames(i), back.frames(k));
-            assert_eq!(span.batch.route_bytes(i), back.route_bytes(k));
+            assert_eq!(span.batch.full_route(i), back.full_route(k));
             let (a, b) = (span.batch.meta(i), back.meta(k));
             assert_eq!((a.len, a.body, a.flags, a.priority), (b.len, b.body, b.flags, b.priority));
         }

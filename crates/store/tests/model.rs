@@ -80,7 +80,7 @@ fn run_words(targets: &[hornpipe_types::op::Target], meta: &RunMeta, count: u32,
 fn slice(batch: &Arc<Batch>, from: u32, count: u32) -> Arc<Batch> {
     let mut b = hornpipe_types::message::BatchBuilder::default();
     for i in from..from + count {
-        let route = b.push_route_bytes(batch.route_bytes(i));
+        let route = b.push_full_route(batch.full_route(i));
         b.push_copy(batch, i, route);
     }
     b.finish()

@@ -23,7 +23,7 @@ pub struct Disk {
 fn copied(span: &Span) -> Arc<Batch> {
     let mut b = BatchBuilder::default();
     for i in span.indexes() {
-        let route = b.push_route_bytes(span.batch.route_bytes(i));
+        let route = b.push_full_route(span.batch.full_route(i));
         b.push_copy(&span.batch, i, route);
     }
     b.finish()

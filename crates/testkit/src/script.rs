@@ -309,7 +309,10 @@ impl Run<'_> {
             let mut headers = None;
             if kind & 0xf0 == 0xf0 {
                 let mut table = FieldTable::default();
-                table.set("CC", Value::Array(vec![Value::long_str(self.choices.pick(&QUEUES))]));
+                table.set(
+                    if kind & 4 == 0 { "CC" } else { "BCC" },
+                    Value::Array(vec![Value::long_str(self.choices.pick(&QUEUES))]),
+                );
                 headers = Some(table);
             }
             let properties = Properties {

@@ -23,6 +23,10 @@ pub const MULTI_FRAME: u8 = 1 << 6;
 /// The header `x-death` was written by this broker: it counts as history, a publisher's own does not.
 pub const DEAD_LETTERED: u8 = 1 << 7;
 
+/// First octet of what stands beside a route: the header `CC` no longer counts among the message's routing keys, because it
+/// was dead-lettered with a key that replaced them.
+const CC_SPENT: u8 = 1;
+
 /// Octets of a frame around its payload: type, channel, size, end octet.
 pub const FRAME_OVERHEAD: usize = 8;
 /// Octets of a content header payload before the property flags: class, weight, body size.
@@ -46,11 +50,40 @@ pub struct MessageMeta {
 }
 
 /// Exchange and routing key as one slice of the batch: two short strings with their length octets, the form in which
-/// `basic.publish` brings them and `basic.deliver` ends with them.
+/// `basic.publish` brings them and `basic.deliver` ends with them. Behind them may stand what no consumer sees: an octet of
+/// marks and further routing keys as short strings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct RouteMeta {
     offset: u32,
     len: u16,
+    beside: u32,
+}
+
+/// Octets of exchange and routing key at the head of a full route; `None` when it is not well formed.
+fn shown_part(route: &[u8]) -> Option<usize> {
+    let exchange = usize::from(*route.first()?);
+    let key = usize::from(*route.get(1 + exchange)?);
+    let len = 2 + exchange + key;
+    (len <= route.len()).then_some(len)
+}
+
+fn short_strings(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (len, tail) = rest.split_first()?;
+        let key = tail.get(..usize::from(*len))?;
+        rest = &tail[key.len()..];
+        Some(key)
+    })
+}
+
+/// Whether these octets are a route as [`Batch::full_route`] gives it: exchange and routing key, and perhaps marks and
+/// further keys, all in UTF-8 and to the last octet.
+pub fn is_full_route(route: &[u8]) -> bool {
+    let Some(len) = shown_part(route) else { return false };
+    let (shown, beside) = route.split_at(len);
+    let keys = beside.get(1..).unwrap_or(&[]);
+    let told: usize = short_strings(keys).map(|k| 1 + k.len()).sum();
+    told == keys.len() && short_strings(shown).chain(short_strings(keys)).all(|s| std::str::from_utf8(s).is_ok())
 }
 
 /// Consecutive messages in one buffer. Immutable, shared by reference count.
@@ -72,7 +105,10 @@ impl Batch {
     }
     /// Octets this batch keeps in memory, roughly.
     pub fn resident_bytes(&self) -> usize {
-        self.bytes.len() + self.messages.len() * size_of::<MessageMeta>() + self.routes.len() * 8 + 96
+        self.bytes.len()
+            + self.messages.len() * size_of::<MessageMeta>()
+            + self.routes.len() * size_of::<RouteMeta>()
+            + 96
     }
     /// What is known of message `i`. Panics when `i` is out of range, as all accessors here do: indexes come from spans
     /// that were checked when they were made.
@@ -121,6 +157,22 @@ impl Batch {
     pub fn route_bytes(&self, i: u32) -> &[u8] {
         let r = self.routes[self.meta(i).route as usize];
         &self.bytes[r.offset as usize..r.offset as usize + r.len as usize]
+    }
+    /// The same and what is kept beside it: marks and hidden routing keys.
+    pub fn full_route(&self, i: u32) -> &[u8] {
+        let r = self.routes[self.meta(i).route as usize];
+        &self.bytes[r.offset as usize..r.offset as usize + r.len as usize + r.beside as usize]
+    }
+    fn beside(&self, i: u32) -> &[u8] {
+        &self.full_route(i)[self.route_bytes(i).len()..]
+    }
+    /// Routing keys of message `i` that consumers don't see: those of the header `BCC`, which was taken off.
+    pub fn hidden_keys(&self, i: u32) -> impl Iterator<Item = &str> {
+        short_strings(self.beside(i).get(1..).unwrap_or(&[])).filter_map(|k| std::str::from_utf8(k).ok())
+    }
+    /// Whether the header `CC` of message `i` no longer counts among its routing keys.
+    pub fn cc_spent(&self, i: u32) -> bool {
+        self.beside(i).first().is_some_and(|marks| marks & CC_SPENT != 0)
     }
     /// Exchange of message `i`.
     pub fn exchange(&self, i: u32) -> &str {
@@ -202,8 +254,36 @@ impl BatchBuilder {
     /// has checked). The index holds for following messages. At most 65 535 routes a batch; see [`Self::is_full`].
     pub fn push_route_bytes(&mut self, route: &[u8]) -> u16 {
         let index = self.routes.len() as u16;
-        self.routes.push(RouteMeta { offset: self.bytes.len() as u32, len: route.len() as u16 });
+        self.routes.push(RouteMeta { offset: self.bytes.len() as u32, len: route.len() as u16, beside: 0 });
         self.bytes.put_slice(route);
+        index
+    }
+    /// Adds a route as [`Batch::full_route`] gave it.
+    pub fn push_full_route(&mut self, route: &[u8]) -> u16 {
+        let index = self.push_route_bytes(route);
+        if let (Some(meta), Some(len)) = (self.routes.last_mut(), shown_part(route)) {
+            meta.len = len as u16;
+            meta.beside = (route.len() - len) as u32;
+        }
+        index
+    }
+    /// Adds a route with what is kept beside it: whether the header `CC` is spent, and routing keys that consumers don't
+    /// see.
+    pub fn push_route_beside(&mut self, exchange: &str, routing_key: &str, cc_spent: bool, hidden: &[&str]) -> u16 {
+        let index = self.push_route(exchange, routing_key);
+        if cc_spent || !hidden.is_empty() {
+            let from = self.bytes.len();
+            self.bytes.put_u8(if cc_spent { CC_SPENT } else { 0 });
+            for key in hidden {
+                let key = &key.as_bytes()[..key.len().min(255)];
+                self.bytes.put_u8(key.len() as u8);
+                self.bytes.put_slice(key);
+            }
+            let beside = (self.bytes.len() - from) as u32;
+            if let Some(meta) = self.routes.last_mut() {
+                meta.beside = beside;
+            }
+        }
         index
     }
     /// Adds a route.
@@ -328,5 +408,38 @@ mod tests {
         assert_eq!(batch.header(0)[4..12], 11u64.to_be_bytes());
         assert_eq!(batch.body(1).count(), 0);
         assert_eq!(batch.body_bytes(0, 2, 1), 11);
+    }
+
+    #[test]
+    fn keys_beside_a_route_are_kept_and_not_shown() {
+        let header = [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 2];
+        let mut b = BatchBuilder::default();
+        for route in [
+            b.push_route("ex", "key"),
+            b.push_route_beside("ex", "key", false, &["one", "", "two"]),
+            b.push_route_beside("ex", "key", true, &[]),
+        ] {
+            b.push_message(&header, [&b"x"[..]], MessageMeta { route, ..MessageMeta::default() }, 0);
+        }
+        let batch = b.finish();
+        let mut copy = BatchBuilder::default();
+        for i in 0..3 {
+            assert!(is_full_route(batch.full_route(i)));
+            let route = copy.push_full_route(batch.full_route(i));
+            copy.push_copy(&batch, i, route);
+        }
+        for batch in [batch, copy.finish()] {
+            for i in 0..3 {
+                assert_eq!((batch.route_bytes(i), batch.routing_key(i)), (&b"\x02ex\x03key"[..], "key"));
+            }
+            let hidden = |i| batch.hidden_keys(i).collect::<Vec<_>>();
+            assert_eq!((hidden(0), hidden(1), hidden(2)), (vec![], vec!["one", "", "two"], vec![]));
+            assert_eq!((0..3).map(|i| batch.cc_spent(i)).collect::<Vec<_>>(), [false, false, true]);
+        }
+        for bad in
+            [&b""[..], b"\x02ex", b"\x02ex\x05key", b"\x00\x00\x00\x02a", b"\x00\x01\xff", b"\x00\x00\x00\x01\xff"]
+        {
+            assert!(!is_full_route(bad), "{bad:?}");
+        }
     }
 }

@@ -48,7 +48,7 @@ impl RecentHistory {
                 self.recent.pop_front();
             }
             let mut builder = BatchBuilder::with_capacity(span.batch.frames(i).len() + 64);
-            let route = builder.push_route_bytes(span.batch.route_bytes(i));
+            let route = builder.push_full_route(span.batch.full_route(i));
             builder.push_copy(&span.batch, i, route);
             self.recent.push_back(Span::whole(builder.finish()));
         }

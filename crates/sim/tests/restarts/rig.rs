@@ -1,0 +1,310 @@
+//! A shard over the real store, driven by hand: what clients say, what they are told, and restarts between.
+
+use hornpipe_core::{Bootstrap, CoreConfig, Shard};
+use hornpipe_store::{Memory, Store, StoreConfig};
+use hornpipe_types::command::{
+    Bind, ChannelCommand, Command, Consume, ExchangeDeclare, OpenConnection, PublishRun, QueueDeclare, Settle,
+};
+use hornpipe_types::definition::UserDefinition;
+use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Loaded, Outbox};
+use hornpipe_types::header::{Properties, scan};
+use hornpipe_types::ids::ConnectionId;
+use hornpipe_types::limits::Limits;
+use hornpipe_types::message::{BatchBuilder, MessageMeta, Span};
+use hornpipe_types::table::{FieldTable, Value};
+use hornpipe_types::time::{Now, UnixMillis};
+
+/// The one connection; it is opened anew after each restart, with these channels.
+pub(crate) const PEER: ConnectionId = ConnectionId(1);
+pub(crate) const CHANNELS: u16 = 3;
+
+pub(crate) struct Rig {
+    pub(crate) limits: Limits,
+    pub(crate) config: StoreConfig,
+    pub(crate) now: Now,
+    shard: Shard,
+    store: Option<Store>,
+    medium: Memory,
+    told: Vec<ConnectionEffect>,
+    seed: u64,
+}
+
+/// A delivered message as tests look at it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Got {
+    pub(crate) tag: u64,
+    pub(crate) body: String,
+    pub(crate) redelivered: bool,
+    pub(crate) headers: FieldTable,
+}
+
+impl Got {
+    pub(crate) fn int(&self, header: &str) -> Option<i64> {
+        self.headers.get(header).and_then(Value::as_int)
+    }
+}
+
+pub(crate) fn table(entries: &[(&str, Value)]) -> FieldTable {
+    let mut t = FieldTable::default();
+    for (key, value) in entries {
+        t.set(key, value.clone());
+    }
+    t
+}
+
+pub(crate) fn text(s: &str) -> Value {
+    Value::long_str(s)
+}
+
+pub(crate) fn persistent() -> Properties {
+    Properties { delivery_mode: Some(2), ..Properties::default() }
+}
+
+fn got(first_tag: u64, redelivered: bool, span: &Span) -> Vec<Got> {
+    let one = |(k, i): (usize, u32)| Got {
+        tag: first_tag + k as u64,
+        body: String::from_utf8(span.batch.body(i).flatten().copied().collect()).unwrap(),
+        redelivered,
+        headers: Properties::decode(span.batch.header(i)).unwrap().headers.unwrap_or_default(),
+    };
+    span.indexes().enumerate().map(one).collect()
+}
+
+impl Rig {
+    pub(crate) fn new() -> Self {
+        Self::with(Limits::default())
+    }
+    pub(crate) fn with(limits: Limits) -> Self {
+        let now = Now { wall: UnixMillis(1_000_000), ..Now::default() };
+        let mut rig = Self {
+            shard: Shard::new(CoreConfig { limits: limits.clone(), seed: 0 }),
+            limits,
+            config: StoreConfig::default(),
+            now,
+            store: None,
+            medium: Memory::default(),
+            told: Vec::new(),
+            seed: 0,
+        };
+        rig.start();
+        rig
+    }
+
+    fn start(&mut self) {
+        // another seed each time: nothing that must outlive a restart may hang on it
+        self.seed += 1;
+        self.shard = Shard::new(CoreConfig { limits: self.limits.clone(), seed: self.seed });
+        let mut store = Store::with_medium(Box::new(self.medium.clone()), self.config.clone());
+        store.recover(&mut |item| self.shard.handle_recovered(item)).unwrap();
+        self.store = Some(store);
+        let user = UserDefinition { name: "guest".into(), ..UserDefinition::default() };
+        let remarks = self.shard.finish_recovery(self.now, &Bootstrap { vhost: "/".into(), user });
+        assert_eq!(remarks, Vec::<String>::new());
+        self.told.clear();
+        let open = OpenConnection {
+            name: "peer".to_owned(),
+            user: "guest".into(),
+            vhost: "/".into(),
+            mechanism: "PLAIN",
+            client_properties: FieldTable::default(),
+            cancel_notify: true,
+            blocked_notify: true,
+            frame_max: 131_072,
+            channel_max: 2047,
+            heartbeat: 0,
+            peer: ("127.0.0.1".to_owned(), 1),
+            local: ("127.0.0.1".to_owned(), 5672),
+            tls: false,
+        };
+        let mut commands = vec![Command::Open(Box::new(open))];
+        commands.extend((1..=CHANNELS).map(|n| Command::Channel(n, ChannelCommand::Open)));
+        self.shard.handle_commands(self.now, PEER, &mut commands);
+        self.settle_down();
+        self.told.clear();
+    }
+
+    /// The process dies; what was synced stays, and perhaps some of what was not.
+    pub(crate) fn crash(&mut self) {
+        self.store = None;
+        self.medium = self.medium.after_crash(0);
+        self.start();
+    }
+
+    /// A stop in order and a new start.
+    pub(crate) fn restart(&mut self) {
+        self.shard.handle_shutdown(self.now, "shutdown");
+        self.settle_down();
+        self.store.take().unwrap().close().unwrap();
+        self.medium = self.medium.after_crash(0);
+        self.start();
+    }
+
+    /// Everything the shard wants done is done, however often it asks; nothing is left for the disk.
+    pub(crate) fn settle_down(&mut self) {
+        let mut out = Outbox::default();
+        for round in 0.. {
+            assert!(round < 10_000, "it never settles down");
+            self.shard.poll_effects(self.now, &mut out);
+            let mut more = self.shard.has_work();
+            for (id, effects) in std::mem::take(&mut out.connections) {
+                assert_eq!(id, PEER);
+                self.told.extend(effects);
+            }
+            let store = self.store.as_mut().unwrap();
+            for load in std::mem::take(&mut out.loads) {
+                let batch = store.reader().read(&load.place).map_err(|e| e.to_string());
+                self.shard.handle_loaded(self.now, Loaded { id: load.id, batch });
+                more = true;
+            }
+            // settlements wait for company: here they have waited long enough
+            let later = Now { mono: self.now.mono.plus_ms(60_000), ..self.now };
+            if let Some(group) = self.shard.poll_group(later) {
+                let store = self.store.as_mut().unwrap();
+                store.commit(&group).unwrap();
+                for committed in store.sync().unwrap() {
+                    self.shard.handle_committed(self.now, committed);
+                }
+                more = true;
+            }
+            if !more {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn advance(&mut self, ms: u64) {
+        self.now.mono = self.now.mono.plus_ms(ms);
+        self.now.wall.0 += ms;
+        self.shard.handle_timeout(self.now);
+        self.settle_down();
+    }
+
+    /// Says something on a channel; what was told in answer waits for [`Self::told`].
+    pub(crate) fn say(&mut self, channel: u16, command: ChannelCommand) {
+        self.shard.handle_commands(self.now, PEER, &mut vec![Command::Channel(channel, command)]);
+        self.settle_down();
+    }
+
+    /// What channels were told since last asked.
+    pub(crate) fn told(&mut self) -> Vec<(u16, ChannelEffect)> {
+        let of_channel = |e| match e {
+            ConnectionEffect::Channel(n, effect) => Some((n, effect)),
+            _ => None,
+        };
+        std::mem::take(&mut self.told).into_iter().filter_map(of_channel).collect()
+    }
+
+    pub(crate) fn declare(&mut self, queue: &str, durable: bool, arguments: &[(&str, Value)]) {
+        self.say(
+            1,
+            ChannelCommand::QueueDeclare(Box::new(QueueDeclare {
+                queue: queue.into(),
+                passive: false,
+                durable,
+                exclusive: false,
+                auto_delete: false,
+                nowait: false,
+                arguments: table(arguments),
+            })),
+        );
+        let told = self.told();
+        assert!(matches!(told.last(), Some((1, ChannelEffect::QueueDeclareOk { .. }))), "{told:?}");
+    }
+
+    pub(crate) fn exchange(&mut self, name: &str, kind: &str, arguments: &[(&str, Value)]) {
+        self.say(
+            1,
+            ChannelCommand::ExchangeDeclare(Box::new(ExchangeDeclare {
+                exchange: name.into(),
+                kind: kind.into(),
+                passive: false,
+                durable: true,
+                auto_delete: false,
+                internal: false,
+                nowait: false,
+                arguments: table(arguments),
+            })),
+        );
+        let told = self.told();
+        assert!(matches!(told.last(), Some((1, ChannelEffect::ExchangeDeclareOk))), "{told:?}");
+    }
+
+    pub(crate) fn bind(&mut self, queue: &str, exchange: &str, key: &str) {
+        self.say(
+            1,
+            ChannelCommand::QueueBind(Box::new(Bind {
+                destination: queue.into(),
+                source: exchange.into(),
+                routing_key: key.into(),
+                nowait: false,
+                arguments: FieldTable::default(),
+            })),
+        );
+        let told = self.told();
+        assert!(matches!(told.last(), Some((1, ChannelEffect::QueueBindOk))), "{told:?}");
+    }
+
+    /// Publishes messages with these bodies in one run on channel 1.
+    pub(crate) fn publish(&mut self, exchange: &str, key: &str, properties: &Properties, bodies: &[&str]) {
+        self.publish_on(1, exchange, key, properties, bodies);
+    }
+    pub(crate) fn publish_on(&mut self, channel: u16, exchange: &str, key: &str, p: &Properties, bodies: &[&str]) {
+        let mut b = BatchBuilder::default();
+        let route = b.push_route(exchange, key);
+        for body in bodies {
+            let header = p.encode(body.len() as u64);
+            let meta = scan(&header).unwrap();
+            b.push_message(&header, [body.as_bytes()], MessageMeta { route, ..meta }, 0);
+        }
+        let count = b.len();
+        let run = PublishRun { batch: b.finish(), from: 0, count, mandatory: false };
+        self.say(channel, ChannelCommand::Publish(run));
+    }
+
+    /// Starts a consumer on a channel that asks for acknowledgements.
+    pub(crate) fn consume(&mut self, channel: u16, queue: &str, tag: &str) {
+        self.say(
+            channel,
+            ChannelCommand::Consume(Box::new(Consume {
+                queue: queue.into(),
+                consumer_tag: tag.into(),
+                no_ack: false,
+                exclusive: false,
+                nowait: false,
+                arguments: FieldTable::default(),
+            })),
+        );
+    }
+
+    /// One basic.get.
+    pub(crate) fn get(&mut self, channel: u16, queue: &str, no_ack: bool) -> Option<Got> {
+        self.told();
+        self.say(channel, ChannelCommand::Get { queue: queue.into(), no_ack });
+        match self.told().pop() {
+            Some((n, ChannelEffect::GetOk { tag, redelivered, span, .. })) if n == channel => {
+                got(tag, redelivered, &span).pop()
+            }
+            Some((n, ChannelEffect::GetEmpty)) if n == channel => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Takes all that is ready; the bodies.
+    pub(crate) fn drain(&mut self, queue: &str) -> Vec<String> {
+        std::iter::from_fn(|| self.get(CHANNELS, queue, true)).map(|g| g.body).collect()
+    }
+
+    /// The deliveries among what was told.
+    pub(crate) fn delivered(&mut self) -> Vec<Got> {
+        let told = self.told();
+        let of = |(_, e): &(u16, ChannelEffect)| match e {
+            ChannelEffect::Deliver(d) => got(d.first_tag, d.redelivered, &d.span),
+            _ => Vec::new(),
+        };
+        told.iter().flat_map(of).collect()
+    }
+
+    pub(crate) fn settle(&mut self, channel: u16, how: Settle, tag: u64) {
+        self.say(channel, ChannelCommand::Settle { how, tag, count: 1, multiple: false });
+    }
+}
