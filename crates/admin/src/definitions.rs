@@ -265,6 +265,7 @@ fn operations(vhost: Option<&str>, body: &Body) -> Result<Vec<(String, Operation
             destination_is_queue: item.required_text("destination_type")? == "queue",
             routing_key: item.short("routing_key")?,
             arguments: item.table("arguments")?,
+            ..BindingDefinition::default()
         });
         out.push((format!("binding of exchange '{source}'"), Operation::Import(Box::new(definition))));
     }

@@ -74,7 +74,7 @@ pub(crate) async fn find(app: &App, vhost: &str, name: &str) -> Result<Option<Bo
 }
 
 fn object(q: &QueueStats, span: Span<QueueSample>, node: &str, detail: Detail) -> Value {
-    let messages = q.messages_ready + q.messages_unacknowledged;
+    let messages = q.messages_ready + q.messages_unacknowledged + q.messages_delayed;
     let bytes = q.message_bytes_ready + q.message_bytes_unacknowledged;
     let mut item = json!({
         "name": q.name.as_str(),
@@ -110,6 +110,9 @@ fn object(q: &QueueStats, span: Span<QueueSample>, node: &str, detail: Detail) -
         "single_active_consumer_tag": q.single_active_consumer_tag.as_deref(),
         "memory": q.memory,
     });
+    if q.messages_delayed > 0 {
+        item["messages_delayed"] = q.messages_delayed.into();
+    }
     if let Some(owner) = &q.owner {
         item["owner_pid_details"] = json::connection_details(owner);
     }

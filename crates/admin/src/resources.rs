@@ -94,6 +94,7 @@ async fn bind(
         destination_is_queue: to_queue,
         routing_key: bind.routing_key.clone(),
         arguments: bind.arguments.clone(),
+        ..BindingDefinition::default()
     };
     let operation = Operation::Bind { vhost: binding.vhost.clone(), to_queue, bind };
     let outcome = snapshot::operate(app, user, operation).await?;

@@ -28,13 +28,22 @@ pub(crate) struct Connection {
     pub(crate) unsent: u64,
     /// Consumers that ran into the limit of unsent octets.
     pub(crate) stalled: Vec<u64>,
-    /// Replies that wait for the watermark, and what waits behind them, by channel.
-    pub(crate) held: Map<u16, VecDeque<(CommitSeq, ChannelEffect)>>,
+    /// Replies that wait, and what waits behind them, by channel.
+    pub(crate) held: Map<u16, VecDeque<Held>>,
     pub(crate) exclusive_queues: Vec<QueueId>,
     /// connection.blocked was sent.
     pub(crate) blocked: bool,
     /// Has published.
     pub(crate) publishing: bool,
+}
+
+/// A place among the replies of a channel, which go out in the order of what they answer.
+#[derive(Debug)]
+pub(crate) enum Held {
+    /// Goes out when the watermark covers the commit.
+    Reply(CommitSeq, ChannelEffect),
+    /// The answer to a basic.get whose message is being read back.
+    Get(u64),
 }
 
 /// A route that was resolved before, with its permission check.

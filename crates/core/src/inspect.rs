@@ -112,7 +112,7 @@ impl Shard {
             Properties::decode(batch.header(head.from)).ok()?.timestamp
         });
         let active = queue.groups.iter().any(|g| !g.active.is_empty());
-        let idle = queue.ready == 0 && queue.unacked == 0 && queue.consumers.is_empty();
+        let idle = queue.ready == 0 && queue.unacked == 0 && queue.held_back.is_empty() && queue.consumers.is_empty();
         let _ = now;
         QueueStats {
             id: queue.id,
@@ -129,6 +129,8 @@ impl Shard {
             effective_policy: queue.effective.definition.clone(),
             messages_ready: queue.ready,
             messages_unacknowledged: queue.unacked,
+            messages_delayed: queue.held_back_count(),
+            message_bytes_delayed: queue.held_back_resident(),
             message_bytes_ready: queue.ready_bytes,
             message_bytes_unacknowledged: queue.unacked_bytes,
             messages_persistent: logged,

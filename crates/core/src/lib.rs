@@ -16,6 +16,7 @@ mod dead_letter;
 mod delayed;
 pub mod exchange;
 mod handle;
+mod held_back;
 mod inspect;
 mod keys;
 mod log;

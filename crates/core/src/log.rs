@@ -373,6 +373,7 @@ impl Log {
         left: Left,
         early: &mut Vec<EarlyConfirm>,
     ) {
+        queue.forget_counters(range);
         let last = range.last();
         let mut k = match queue.logged.front() {
             Some(front) if front.first + u64::from(front.count) > range.first => 0,

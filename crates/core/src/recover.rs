@@ -5,6 +5,7 @@
 
 use crate::delayed::HIDDEN;
 use crate::log::LogRun;
+use crate::queue::Counters;
 use crate::queue::ready::Segment;
 use crate::shard::{Shard, Vhost};
 use crate::topology::{Destination, QueueTraits, Topology};
@@ -46,7 +47,7 @@ struct Messages {
     runs: BTreeMap<Seq, Run>,
     /// Settled stretches: first → end (exclusive), merged.
     gone: BTreeMap<Seq, Seq>,
-    states: Map<Seq, (u32, u32)>,
+    states: Map<Seq, Counters>,
     highest: Seq,
 }
 
@@ -158,11 +159,11 @@ impl Shard {
                     messages.settle(range);
                 }
             }
-            Recovered::State { queue, seq, delivery_count, acquired_count, .. } => {
+            Recovered::State { queue, seq, delivery_count, acquired_count: acquired, hold_until } => {
                 let messages = recovery.messages.entry(queue).or_default();
                 // its message may have vanished before it was logged: nobody else may get its position and its counters
                 messages.highest = messages.highest.max(seq);
-                messages.states.insert(seq, (delivery_count, acquired_count));
+                messages.states.insert(seq, Counters { delivery_count, acquired, hold_until: hold_until.0 });
             }
             Recovered::Purge { queue, upto, except } => {
                 let messages = recovery.messages.entry(queue).or_default();
@@ -249,7 +250,8 @@ impl Shard {
     /// Returns sentences an operator should read (what was found but could not be used).
     pub fn finish_recovery(&mut self, now: Now, first: &Bootstrap) -> Vec<String> {
         let Some(recovery) = self.recovery.take() else { return Vec::new() };
-        let Recovery { definitions, mut queues, bindings, mut messages, clean, mut dropped, bad_patterns } = *recovery;
+        let Recovery { definitions, mut queues, mut bindings, mut messages, clean, mut dropped, bad_patterns } =
+            *recovery;
         let mut remarks = bad_patterns;
         self.log.begin_command();
         if definitions == 0 {
@@ -270,6 +272,8 @@ impl Shard {
                 self.fill_queue(now, id, found, clean);
             }
         }
+        // those from before the order was noted come first, in the order of their keys
+        bindings.sort_by_key(|b| b.order);
         for binding in bindings {
             let Some(index) = self.vhost_names.get(&binding.vhost).copied() else { continue };
             let Some(v) = self.vhosts.get_mut(index) else { continue };
@@ -353,8 +357,11 @@ impl Shard {
                             stop += 1;
                         }
                     }
-                    let (delivery_count, acquired) =
-                        state.unwrap_or((run.meta.delivery_count, run.meta.acquired_count));
+                    let Counters { delivery_count, acquired, hold_until } = state.unwrap_or(Counters {
+                        delivery_count: run.meta.delivery_count,
+                        acquired: run.meta.acquired_count,
+                        hold_until: 0,
+                    });
                     let classic = queue.args.kind == hornpipe_types::args::QueueKind::Classic;
                     let count = (stop - at) as u32;
                     let segment = Segment {
@@ -369,8 +376,15 @@ impl Shard {
                         redelivered: !clean || run.meta.redelivered || acquired > 0,
                         logged: true,
                     };
+                    if let Some(counters) = state.filter(|_| !classic) {
+                        queue.counters.extend((at..stop).map(|seq| (seq, counters)));
+                    }
                     match &mut queue.delayed {
                         Some(delayed) => delayed.hold(segment),
+                        None if hold_until > now.wall.0 && !classic => {
+                            let level = queue.level_of(run.meta.priority);
+                            queue.hold_back(hold_until, level, vec![segment]);
+                        }
                         None => {
                             let level = queue.level_of(run.meta.priority);
                             queue.push(level, segment);
@@ -384,6 +398,7 @@ impl Shard {
         if queue.delayed.is_some() {
             self.arm_delayed(now, id);
         } else {
+            self.arm_held_back(now, id);
             self.mark_dirty(id);
         }
     }

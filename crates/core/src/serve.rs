@@ -425,6 +425,7 @@ impl Shard {
             }
             TimerKey::QueueExpiry(id) => self.on_queue_expiry(now, id),
             TimerKey::ConsumerTimeout(key) => self.on_consumer_timeout(now, key),
+            TimerKey::HeldBack(id) => self.on_held_back_due(now, id),
             TimerKey::Delayed(id) => self.on_delayed_due(now, id),
         }
     }

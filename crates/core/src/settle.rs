@@ -4,16 +4,15 @@
 use crate::channel::unacked::Unacked;
 use crate::dead_letter::Reason;
 use crate::log::Left;
-use crate::queue::Dying;
 use crate::queue::ready::Segment;
+use crate::queue::{Counters, Dying};
 use crate::shard::Shard;
 use hornpipe_types::args::QueueKind;
 use hornpipe_types::command::Settle;
 use hornpipe_types::effect::ChannelEffect;
 use hornpipe_types::error::AmqpError;
 use hornpipe_types::ids::{ConnectionId, QueueId, Tag};
-use hornpipe_types::op::StoreOp;
-use hornpipe_types::time::{Now, UnixMillis};
+use hornpipe_types::time::Now;
 use std::collections::BTreeMap;
 
 /// Why messages go back to their queue.
@@ -133,7 +132,7 @@ impl Shard {
 
     /// Puts messages back at their positions, marked as redelivered.
     pub(crate) fn requeue(&mut self, now: Now, from: ConnectionId, number: u16, runs: Vec<Unacked>, back: Back) {
-        let mut by_place: BTreeMap<(QueueId, u8), Vec<Segment>> = BTreeMap::new();
+        let mut by_place: BTreeMap<(QueueId, u64, u8), Vec<Segment>> = BTreeMap::new();
         for run in runs {
             self.release_credit(from, number, &run);
             let Some(queue) = self.queues.get_mut(&run.queue) else { continue };
@@ -149,19 +148,18 @@ impl Shard {
                     continue;
                 }
             }
+            let failed = back == Back::Failed;
+            let wait = queue.settings.retry_delay_ms(u64::from(delivery_count), failed);
+            let hold_until = if wait > 0 { now.wall.0 + wait } else { 0 };
             if run.logged && quorum {
                 // quorum queues remember every count
+                let counters = Counters { delivery_count, acquired: acquired.max(1), hold_until };
                 for seq in run.range().iter() {
-                    self.log.op(StoreOp::State {
-                        queue: run.queue,
-                        seq,
-                        delivery_count,
-                        acquired_count: acquired.max(1),
-                        hold_until: UnixMillis(0),
-                    });
+                    queue.counters.insert(seq, counters);
+                    self.log.op(counters.op(run.queue, seq));
                 }
             }
-            let segments = by_place.entry((run.queue, run.level)).or_default();
+            let segments = by_place.entry((run.queue, hold_until, run.level)).or_default();
             let piece = |offset: u32, count: u32| Segment {
                 first: run.first + u64::from(offset) * u64::from(run.step),
                 count,
@@ -180,8 +178,15 @@ impl Shard {
                 segments.extend((0..run.count).map(|i| piece(i, 1)));
             }
         }
-        for ((id, level), mut segments) in by_place {
+        for ((id, hold_until, level), mut segments) in by_place {
             segments.sort_by_key(|s| s.first);
+            if hold_until > 0 {
+                if let Some(queue) = self.queues.get_mut(&id) {
+                    self.resident += queue.hold_back(hold_until, level, segments);
+                    self.arm_held_back(now, id);
+                }
+                continue;
+            }
             if let Some(queue) = self.queues.get_mut(&id) {
                 self.resident += segments.iter().filter(|s| s.batch.is_some()).map(|s| s.bytes).sum::<u64>();
                 queue.put_back(level, segments);

@@ -1,7 +1,7 @@
 //! The shard: one owner of vhosts, queues, connections and the log's bookkeeping.
 
 use crate::access::Access;
-use crate::connection::{Channel, Connection, Consumer};
+use crate::connection::{Channel, Connection, Consumer, Held};
 use crate::log::{EarlyConfirm, Log};
 use crate::policy::Policies;
 use crate::queue::Queue;
@@ -77,6 +77,8 @@ pub struct Shard {
     /// Hidden queues of delayed exchanges.
     pub(crate) hidden: Map<(usize, ShortStr), QueueId>,
     pub(crate) next_consumer: u64,
+    /// Places kept for answers to basic.get so far.
+    next_place: u64,
     pub(crate) next_queue: QueueId,
     pub(crate) next_vhost: VhostId,
     /// Ids below these are persisted as used.
@@ -134,6 +136,7 @@ impl Shard {
             reply_addresses: Map::default(),
             hidden: Map::default(),
             next_consumer: 1,
+            next_place: 0,
             next_queue: QueueId(1),
             next_vhost: VhostId(1),
             reserved_queue: QueueId(1),
@@ -472,7 +475,7 @@ impl Shard {
             self.tell(id, channel, effect);
             return;
         }
-        connection.held.entry(channel).or_default().push_back((commit.unwrap_or_default(), effect));
+        connection.held.entry(channel).or_default().push_back(Held::Reply(commit.unwrap_or_default(), effect));
         if let Some(commit) = commit {
             self.log.wait_reply(commit, id, channel);
         }
@@ -483,24 +486,70 @@ impl Shard {
         self.connections.get(&id).is_some_and(|c| c.held.contains_key(&channel))
     }
 
+    /// Keeps the place of a basic.get's answer among the replies of its channel; what names the place.
+    pub(crate) fn hold_place(&mut self, id: ConnectionId, channel: u16) -> u64 {
+        self.next_place += 1;
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.held.entry(channel).or_default().push_back(Held::Get(self.next_place));
+        }
+        self.next_place
+    }
+
+    /// Whether the answer to a get is still wanted: its channel has not closed since. Place 0: it never waited.
+    pub(crate) fn is_wanted(&self, id: ConnectionId, channel: u16, place: u64) -> bool {
+        let Some(connection) = self.connections.get(&id) else { return false };
+        if place == 0 {
+            return connection.channels.contains_key(&channel);
+        }
+        let held = connection.held.get(&channel);
+        held.is_some_and(|h| h.iter().any(|h| matches!(h, Held::Get(p) if *p == place)))
+    }
+
+    /// Sends the answer to a get in its place.
+    pub(crate) fn reply_in(&mut self, id: ConnectionId, channel: u16, place: u64, effect: ChannelEffect) {
+        if place == 0 {
+            return self.reply(id, channel, effect, None);
+        }
+        let held = self.connections.get_mut(&id).and_then(|c| c.held.get_mut(&channel));
+        let slot = held.and_then(|h| h.iter_mut().find(|h| matches!(h, Held::Get(p) if *p == place)));
+        if let Some(slot) = slot {
+            *slot = Held::Reply(CommitSeq::default(), effect);
+            self.release_replies(id, channel);
+        }
+    }
+
+    /// Nobody waits for gets on a channel any more.
+    pub(crate) fn drop_places(&mut self, id: ConnectionId, number: u16) {
+        if let Some(held) = self.connections.get_mut(&id).and_then(|c| c.held.get_mut(&number)) {
+            held.retain(|h| !matches!(h, Held::Get(_)));
+            self.release_replies(id, number);
+        }
+    }
+
+    /// Lets go the replies of a channel that wait for nothing any more.
+    fn release_replies(&mut self, id: ConnectionId, number: u16) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(mut held) = connection.held.remove(&number) else { return };
+        let mut released = Vec::new();
+        while matches!(held.front(), Some(Held::Reply(commit, _)) if self.log.is_durable(*commit)) {
+            released.extend(held.pop_front());
+        }
+        if !held.is_empty() {
+            connection.held.insert(number, held);
+        }
+        for held in released {
+            let Held::Reply(_, effect) = held else { continue };
+            if let ChannelEffect::ConsumeOk { consumer_tag } = &effect {
+                self.release_consumer(id, number, consumer_tag.clone());
+            }
+            self.tell(id, number, effect);
+        }
+    }
+
     /// Lets go replies and confirms the watermark has reached.
     fn release_waiters(&mut self) {
         while let Some((id, number)) = self.log.ready_replies() {
-            let Some(connection) = self.connections.get_mut(&id) else { continue };
-            let Some(mut held) = connection.held.remove(&number) else { continue };
-            let mut released = Vec::new();
-            while held.front().is_some_and(|(commit, _)| self.log.is_durable(*commit)) {
-                released.extend(held.pop_front());
-            }
-            if !held.is_empty() {
-                connection.held.insert(number, held);
-            }
-            for (_, effect) in released {
-                if let ChannelEffect::ConsumeOk { consumer_tag } = &effect {
-                    self.release_consumer(id, number, consumer_tag.clone());
-                }
-                self.tell(id, number, effect);
-            }
+            self.release_replies(id, number);
         }
         let mut ready = Vec::new();
         self.log.ready_confirms(|commit, id, number| ready.push((commit, id, number)));

@@ -13,6 +13,8 @@ pub(crate) enum TimerKey {
     QueueExpiry(QueueId),
     /// A consumer's oldest delivery has waited too long for its acknowledgement.
     ConsumerTimeout(u64),
+    /// A returned message of a quorum queue has waited long enough.
+    HeldBack(QueueId),
     /// A delayed message of an exchange's hidden queue is due.
     Delayed(QueueId),
 }

@@ -60,6 +60,8 @@ pub struct BindOutcome {
     pub durable: bool,
     /// The source exchange.
     pub source: ExchangeId,
+    /// What is to be stored as the binding's `order`.
+    pub order: u64,
 }
 
 /// A binding that is gone.
@@ -400,26 +402,30 @@ impl Topology {
         let durable = destination_durable && self.exchange(source).definition.durable;
         let key = binding_key(source, b, destination);
         if let Some(found) = self.by_key.get(&key).and_then(|slot| self.binding(*slot)) {
-            return Ok(BindOutcome { added: false, durable: found.durable, source });
+            let order = found.definition.order;
+            return Ok(BindOutcome { added: false, durable: found.durable, source, order });
         }
         let to = match destination {
             Destination::Queue(_) => BindTo::Queue(queue.kind),
             Destination::Exchange(_) => BindTo::Exchange,
         };
         self.exchange(source).router.check_bind(&b.routing_key, &b.arguments, to)?;
-        self.attach(b, key, durable);
-        Ok(BindOutcome { added: true, durable, source })
+        let order = self.attach(b, key, durable);
+        Ok(BindOutcome { added: true, durable, source, order })
     }
 
-    fn attach(&mut self, b: &BindingDefinition, key: BindingKey, durable: bool) {
+    /// Returns the binding's place in the order of all, which is the old one when it was recovered: consistent hashing goes by
+    /// it.
+    fn attach(&mut self, b: &BindingDefinition, key: BindingKey, durable: bool) -> u64 {
         self.generation += 1;
-        let seq = self.next_seq;
-        self.next_seq += 1;
+        let seq = if b.order > 0 { b.order } else { self.next_seq.max(1) };
+        self.next_seq = self.next_seq.max(seq + 1);
         let slot = self.free_bindings.pop().unwrap_or_else(|| {
             self.bindings.push(None);
             self.bindings.len() as u32 - 1
         });
         let mut definition = b.clone();
+        definition.order = seq;
         // names are shared with the exchanges: 100 000 bindings should not hold 100 000 copies
         definition.vhost = self.vhost.clone();
         let (node, in_pos) = match key.destination {
@@ -457,6 +463,7 @@ impl Topology {
         }
         self.by_key.insert(key.clone(), slot);
         self.bindings[slot as usize] = Some(Binding { definition, key, node, durable, seq, out_pos, in_pos, place });
+        seq
     }
 
     /// The slot of a queue that is about to get a binding.

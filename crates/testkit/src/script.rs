@@ -358,6 +358,11 @@ impl Run<'_> {
         if quorum {
             arguments.set("x-queue-type", Value::long_str("quorum"));
             arguments.set("x-delivery-limit", Value::I32(i32::from(self.choices.octet() % 4)));
+            if self.choices.chance(80) {
+                let kind = self.choices.pick(&["all", "failed", "returned"]);
+                arguments.set("x-delayed-retry-type", Value::long_str(kind));
+                arguments.set("x-delayed-retry-min", Value::I32(i32::from(self.choices.octet() % 40)));
+            }
         }
         let mut number = |choices: &mut Choices<'_>, key: &str, of: [i32; 3], chance: u8| {
             if choices.chance(chance) {
@@ -515,7 +520,7 @@ impl Run<'_> {
                 + m.dead_lettered_maxlen
                 + m.dead_lettered_rejected
                 + m.dead_lettered_delivery_limit;
-            let held = totals.messages_ready + totals.messages_unacknowledged;
+            let held = totals.messages_ready + totals.messages_unacknowledged + sum(|q| q.messages_delayed);
             let died = died + queues.iter().map(|q| q.messages_dlx).sum::<u64>();
             let left = queues.iter().map(gone).sum::<u64>();
             if self.purging == 0 {
@@ -539,7 +544,7 @@ impl Run<'_> {
             }
         }
         // deliveries that wait for their acknowledgement may be on disk only
-        let ready: u64 = queues.iter().map(|q| q.message_bytes_ram).sum();
+        let ready: u64 = queues.iter().map(|q| q.message_bytes_ram + q.message_bytes_delayed).sum();
         let unacked: u64 = queues.iter().map(|q| q.message_bytes_unacknowledged).sum();
         if totals.queues_deleted == 0 {
             let resident = totals.resident_bytes;
@@ -558,7 +563,7 @@ impl Run<'_> {
         self.listen();
         self.open.clear();
         let totals = self.broker.totals();
-        let held: u64 = self.broker.queues().iter().map(|q| q.message_bytes_ram).sum();
+        let held: u64 = self.broker.queues().iter().map(|q| q.message_bytes_ram + q.message_bytes_delayed).sum();
         assert_eq!((totals.connections, totals.channels, totals.consumers), (0, 0, 0));
         assert_eq!((totals.messages_unacknowledged, totals.resident_bytes), (0, held), "everybody is gone");
         let id = ConnectionId(self.next_connection);

@@ -1,4 +1,7 @@
 //! Definitions: what exists besides messages. Plain data, as stored and as exported.
+//!
+//! Stored as JSON. A field that is missing there has its default, so that what older versions wrote still opens; a field may
+//! be added, but none renamed, and none given another meaning (a test in `hornpipe-store` holds the forms written so far).
 
 use crate::Map;
 use crate::ids::{QueueId, VhostId};
@@ -21,7 +24,9 @@ pub enum Definition {
     Parameter(ParameterDefinition),
     /// Ids below these may have been used; persisted in strides so that none is reused.
     NextIds {
+        #[serde(default)]
         queue: QueueId,
+        #[serde(default)]
         vhost: VhostId,
     },
 }
@@ -105,6 +110,7 @@ impl Definition {
 
 /// A virtual host.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct VhostDefinition {
     pub name: ShortStr,
@@ -120,6 +126,7 @@ pub struct VhostDefinition {
 
 /// A user. `password_hash` is base64(salt\[4\] ‖ H(salt ‖ password)), empty = no password login.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct UserDefinition {
     pub name: ShortStr,
@@ -133,6 +140,7 @@ pub struct UserDefinition {
 
 /// What a user may do in a vhost; unanchored regexes.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct PermissionDefinition {
     pub user: ShortStr,
@@ -144,6 +152,7 @@ pub struct PermissionDefinition {
 
 /// What routing keys a user may write and read through a topic exchange.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct TopicPermissionDefinition {
     pub user: ShortStr,
@@ -155,6 +164,7 @@ pub struct TopicPermissionDefinition {
 
 /// An exchange.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct ExchangeDefinition {
     pub vhost: ShortStr,
@@ -168,6 +178,7 @@ pub struct ExchangeDefinition {
 
 /// A queue.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct QueueDefinition {
     pub vhost: ShortStr,
@@ -181,6 +192,7 @@ pub struct QueueDefinition {
 
 /// A binding of an exchange to a queue or an exchange.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct BindingDefinition {
     pub vhost: ShortStr,
@@ -189,6 +201,8 @@ pub struct BindingDefinition {
     pub destination_is_queue: bool,
     pub routing_key: ShortStr,
     pub arguments: FieldTable,
+    /// Bindings of a vhost were made in this order; 0 = before this was noted. No part of the identity.
+    pub order: u64,
 }
 
 impl BindingDefinition {
@@ -211,6 +225,7 @@ impl BindingDefinition {
 
 /// A policy or operator policy. Values in `definition` are long strings, longs and bools, as JSON brings them.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct PolicyDefinition {
     pub vhost: ShortStr,
@@ -225,6 +240,7 @@ pub struct PolicyDefinition {
 
 /// A runtime parameter (of a vhost) or a global parameter (no vhost, component empty). `value` is JSON text.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct ParameterDefinition {
     pub vhost: Option<ShortStr>,

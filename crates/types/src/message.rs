@@ -362,12 +362,14 @@ impl BatchBuilder {
     /// Copies messages of another batch with their routes; a route that the message before has too is kept once.
     pub fn append(&mut self, from: &Span) {
         for i in from.indexes() {
-            let bytes = from.batch.route_bytes(i);
+            let bytes = from.batch.full_route(i);
+            let same = |r: &RouteMeta| {
+                let end = r.offset as usize + usize::from(r.len) + r.beside as usize;
+                self.bytes.get(r.offset as usize..end) == Some(bytes)
+            };
             let route = match self.routes.last() {
-                Some(r) if self.bytes.get(r.offset as usize..r.offset as usize + usize::from(r.len)) == Some(bytes) => {
-                    self.routes.len() as u16 - 1
-                }
-                _ => self.push_route_bytes(bytes),
+                Some(last) if same(last) => self.routes.len() as u16 - 1,
+                _ => self.push_full_route(bytes),
             };
             self.push_copy(&from.batch, i, route);
         }
@@ -428,7 +430,9 @@ mod tests {
             let route = copy.push_full_route(batch.full_route(i));
             copy.push_copy(&batch, i, route);
         }
-        for batch in [batch, copy.finish()] {
+        let mut appended = BatchBuilder::default();
+        appended.append(&Span::whole(Arc::clone(&batch)));
+        for batch in [batch, copy.finish(), appended.finish()] {
             for i in 0..3 {
                 assert_eq!((batch.route_bytes(i), batch.routing_key(i)), (&b"\x02ex\x03key"[..], "key"));
             }

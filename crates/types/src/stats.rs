@@ -200,6 +200,10 @@ pub struct QueueStats {
     pub effective_policy: FieldTable,
     pub messages_ready: u64,
     pub messages_unacknowledged: u64,
+    /// Returned messages of a quorum queue that wait for their retry: neither ready nor unacknowledged.
+    pub messages_delayed: u64,
+    /// Octets of their bodies in memory; those on disk have left it.
+    pub message_bytes_delayed: u64,
     pub message_bytes_ready: u64,
     pub message_bytes_unacknowledged: u64,
     /// Messages in the log.

@@ -97,6 +97,8 @@ pub(crate) fn queue(id: u64, vhost: &str, name: &str) -> QueueStats {
         operator_policy: None,
         effective_policy: FieldTable::default(),
         messages_ready: 0,
+        messages_delayed: 0,
+        message_bytes_delayed: 0,
         messages_unacknowledged: 0,
         message_bytes_ready: 0,
         message_bytes_unacknowledged: 0,
@@ -239,6 +241,7 @@ impl Inspect for Fake {
                     destination_is_queue: true,
                     routing_key: "order.#".into(),
                     arguments: FieldTable::default(),
+                    ..BindingDefinition::default()
                 };
                 let with_arguments = BindingDefinition { routing_key: "".into(), arguments, ..plain.clone() };
                 Ok(Answer::Bindings(

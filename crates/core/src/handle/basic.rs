@@ -267,11 +267,19 @@ impl Shard {
             queue.last_used = now.mono;
         }
         self.serve(now, id);
-        let get = WaitingGet { connection: from, channel: number, no_ack };
+        let get = WaitingGet { connection: from, channel: number, no_ack, place: 0 };
         if let Some(queue) = self.queues.get_mut(&id) {
             queue.waiting_gets.push_back(get);
         }
         self.serve_waiting_gets(now, id);
+        let waits = |shard: &Self| shard.queues.get(&id)?.waiting_gets.iter().rposition(|g| g.place == 0);
+        if let Some(k) = waits(self) {
+            // what is answered meanwhile on this channel comes after it
+            let place = self.hold_place(from, number);
+            if let Some(get) = self.queues.get_mut(&id).and_then(|q| q.waiting_gets.get_mut(k)) {
+                get.place = place;
+            }
+        }
         Ok(())
     }
 
@@ -285,13 +293,21 @@ impl Shard {
             }
             let Some(queue) = self.queues.get_mut(&id) else { return };
             let Some(get) = queue.waiting_gets.front() else { return };
-            let (from, number, no_ack) = (get.connection, get.channel, get.no_ack);
+            let (from, number, no_ack, place) = (get.connection, get.channel, get.no_ack, get.place);
+            if !self.is_wanted(from, number, place) {
+                // a channel that closed while its get waited takes nothing
+                if let Some(queue) = self.queues.get_mut(&id) {
+                    queue.waiting_gets.pop_front();
+                }
+                continue;
+            }
+            let Some(queue) = self.queues.get_mut(&id) else { return };
             match queue.head() {
                 None => {
                     queue.waiting_gets.pop_front();
                     queue.stats.get_empty += 1;
                     self.totals.get_empty += 1;
-                    self.reply(from, number, ChannelEffect::GetEmpty, None);
+                    self.reply_in(from, number, place, ChannelEffect::GetEmpty);
                     continue;
                 }
                 Some((_, head)) if head.batch.is_none() => {
@@ -300,17 +316,14 @@ impl Shard {
                 }
                 Some((level, _)) => {
                     queue.waiting_gets.pop_front();
-                    self.answer_get(now, id, level, from, number, no_ack);
+                    self.answer_get(now, id, level, WaitingGet { connection: from, channel: number, no_ack, place });
                 }
             }
         }
     }
 
-    fn answer_get(&mut self, now: Now, id: QueueId, level: usize, from: ConnectionId, number: u16, no_ack: bool) {
-        // a channel that closed while its get waited takes nothing
-        if self.channel_mut(from, number).is_none() {
-            return;
-        }
+    fn answer_get(&mut self, now: Now, id: QueueId, level: usize, get: WaitingGet) {
+        let WaitingGet { connection: from, channel: number, no_ack, place } = get;
         let delay = self.limits.settle_delay_ms;
         let Some(queue) = self.queues.get_mut(&id) else { return };
         let Some(segment) = queue.take(level, 1) else { return };
@@ -356,6 +369,6 @@ impl Shard {
             }
         }
         let redelivered = segment.redelivered;
-        self.reply(from, number, ChannelEffect::GetOk { tag, redelivered, messages, span }, None);
+        self.reply_in(from, number, place, ChannelEffect::GetOk { tag, redelivered, messages, span });
     }
 }

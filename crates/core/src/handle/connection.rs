@@ -115,6 +115,7 @@ impl Shard {
         if let Some((_, address)) = reply {
             self.reply_addresses.remove(&address);
         }
+        self.drop_places(id, number);
         // consumers leave first: returned messages must not come back to this channel; auto-delete queues are deleted last
         let mut queues = Vec::new();
         for key in consumers {

@@ -131,6 +131,7 @@ impl Shard {
             destination_is_queue: false,
             routing_key: b.routing_key.clone(),
             arguments: b.arguments.clone(),
+            ..BindingDefinition::default()
         }))
     }
 
@@ -187,7 +188,10 @@ impl Shard {
             return Ok(None);
         }
         self.replay_recent(now, vhost, outcome.source, destination);
-        Ok(outcome.durable.then(|| self.put_definition(Definition::Binding(binding))))
+        Ok(outcome.durable.then(|| {
+            let order = outcome.order;
+            self.put_definition(Definition::Binding(BindingDefinition { order, ..binding }))
+        }))
     }
 
     /// A recent-history exchange brings what it kept to what was bound to it just now.

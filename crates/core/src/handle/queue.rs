@@ -320,6 +320,7 @@ impl Shard {
             destination_is_queue: true,
             routing_key,
             arguments: b.arguments.clone(),
+            ..BindingDefinition::default()
         }))
     }
 
@@ -459,6 +460,11 @@ impl Shard {
         let messages = u32::try_from(queue.ready).unwrap_or(u32::MAX);
         let consumers = std::mem::take(&mut queue.consumers);
         let (ttl, expiry) = (queue.ttl_timer.take(), queue.expiry_timer.take());
+        let held = queue.drop_held_back();
+        self.resident -= held.bytes.min(self.resident);
+        if let Some(at) = held.timer {
+            self.timers.disarm(at, TimerKey::HeldBack(id));
+        }
         let index = queue.vhost;
         if let Some(at) = ttl {
             self.timers.disarm(at, TimerKey::MessageTtl(id));
@@ -490,7 +496,7 @@ impl Shard {
             self.stats.queues_deleted += 1;
             // gets that wait for the disk are answered all the same
             for get in &queue.waiting_gets {
-                self.reply(get.connection, get.channel, ChannelEffect::GetEmpty, None);
+                self.reply_in(get.connection, get.channel, get.place, ChannelEffect::GetEmpty);
             }
             if let Some(v) = self.vhosts.get_mut(index) {
                 v.queues.remove(&queue.definition.name);

@@ -185,6 +185,13 @@ impl Log {
         }
         for (queue, fresh) in fresh {
             if let Some(queue) = queues.get_mut(&queue) {
+                // what was noted of them since they were logged may stand in records that go now
+                for run in &fresh {
+                    for (seq, counters) in queue.counters.range(run.first..run.end()) {
+                        self.pending.push(PendingOp::Op(counters.op(queue.id, *seq)));
+                        self.pending_live += 1;
+                    }
+                }
                 queue.replace_log_runs_of(id, fresh);
             }
         }

@@ -11,11 +11,12 @@ use hornpipe_types::args::{QueueArgs, QueueKind};
 use hornpipe_types::definition::QueueDefinition;
 use hornpipe_types::ids::{ConnectionId, EnqueueId, LoadId, QueueId, Seq};
 use hornpipe_types::message::Batch;
+use hornpipe_types::op::StoreOp;
 use hornpipe_types::range::SeqRange;
 use hornpipe_types::stats::MessageStats;
 use hornpipe_types::time::{Instant, UnixMillis};
 use ready::{Ready, Segment};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Consumers of one priority.
@@ -43,6 +44,30 @@ pub(crate) struct WaitingGet {
     pub(crate) connection: ConnectionId,
     pub(crate) channel: u16,
     pub(crate) no_ack: bool,
+    /// Its place among the replies of its channel, see `Shard::hold_place`; 0 as long as it has not had to wait.
+    pub(crate) place: u64,
+}
+
+/// What a quorum queue remembers of a message that came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counters {
+    pub(crate) delivery_count: u32,
+    pub(crate) acquired: u32,
+    /// Not ready before this time; 0 = at once.
+    pub(crate) hold_until: u64,
+}
+
+impl Counters {
+    /// What the log is told of them.
+    pub(crate) fn op(self, queue: QueueId, seq: Seq) -> StoreOp {
+        StoreOp::State {
+            queue,
+            seq,
+            delivery_count: self.delivery_count,
+            acquired_count: self.acquired,
+            hold_until: UnixMillis(self.hold_until),
+        }
+    }
 }
 
 /// See the module's documentation.
@@ -89,6 +114,11 @@ pub(crate) struct Queue {
     pub(crate) dying: VecDeque<Dying>,
     /// Listed among those that have bodies which could leave memory.
     pub(crate) resident_listed: bool,
+    /// Counters of logged messages of a quorum queue that came back, by seq.
+    pub(crate) counters: BTreeMap<Seq, Counters>,
+    /// Returned messages of a quorum queue that wait before they are ready again: by time and seq, with their level.
+    pub(crate) held_back: BTreeMap<(u64, Seq), (u8, Segment)>,
+    pub(crate) held_timer: Option<Instant>,
     /// Set in the hidden queue of a delayed-message exchange.
     pub(crate) delayed: Option<Box<crate::delayed::Delayed>>,
 
@@ -147,6 +177,9 @@ impl Queue {
             waiting_gets: VecDeque::new(),
             dying: VecDeque::new(),
             resident_listed: false,
+            counters: BTreeMap::new(),
+            held_back: BTreeMap::new(),
+            held_timer: None,
             delayed: None,
             consumers: Vec::new(),
             groups: Vec::new(),
@@ -306,6 +339,19 @@ impl Queue {
         if self.dead_runs > 64 && self.dead_runs as usize > self.logged.len() / 2 {
             self.logged.retain(|r| r.live > 0);
             self.dead_runs = 0;
+        }
+    }
+
+    /// Messages left: nobody asks for their counters any more.
+    pub(crate) fn forget_counters(&mut self, range: SeqRange) {
+        if self.counters.is_empty() {
+            return;
+        }
+        let step = u64::from(range.step);
+        let among = self.counters.range(range.first..=range.last()).map(|(seq, _)| *seq);
+        let gone: Vec<Seq> = among.filter(|seq| (seq - range.first) % step == 0).collect();
+        for seq in gone {
+            self.counters.remove(&seq);
         }
     }
 

@@ -3,4 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod dead_letters;
+mod order;
+mod quorum;
 mod rig;
+mod topology;

@@ -6,7 +6,7 @@ use hornpipe_types::command::{
     Bind, ChannelCommand, Command, Consume, ExchangeDeclare, OpenConnection, PublishRun, QueueDeclare, Settle,
 };
 use hornpipe_types::definition::UserDefinition;
-use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Loaded, Outbox};
+use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Load, Loaded, Outbox};
 use hornpipe_types::header::{Properties, scan};
 use hornpipe_types::ids::ConnectionId;
 use hornpipe_types::limits::Limits;
@@ -26,6 +26,8 @@ pub(crate) struct Rig {
     store: Option<Store>,
     medium: Memory,
     told: Vec<ConnectionEffect>,
+    /// Reads not done yet.
+    loads: Vec<Load>,
     seed: u64,
 }
 
@@ -84,6 +86,7 @@ impl Rig {
             store: None,
             medium: Memory::default(),
             told: Vec::new(),
+            loads: Vec::new(),
             seed: 0,
         };
         rig.start();
@@ -101,6 +104,7 @@ impl Rig {
         let remarks = self.shard.finish_recovery(self.now, &Bootstrap { vhost: "/".into(), user });
         assert_eq!(remarks, Vec::<String>::new());
         self.told.clear();
+        self.loads.clear();
         let open = OpenConnection {
             name: "peer".to_owned(),
             user: "guest".into(),
@@ -151,7 +155,8 @@ impl Rig {
                 self.told.extend(effects);
             }
             let store = self.store.as_mut().unwrap();
-            for load in std::mem::take(&mut out.loads) {
+            self.loads.append(&mut out.loads);
+            for load in std::mem::take(&mut self.loads) {
                 let batch = store.reader().read(&load.place).map_err(|e| e.to_string());
                 self.shard.handle_loaded(self.now, Loaded { id: load.id, batch });
                 more = true;
@@ -173,16 +178,32 @@ impl Rig {
     }
 
     pub(crate) fn advance(&mut self, ms: u64) {
+        self.advance_only(ms);
+        self.settle_down();
+    }
+    /// The same, and the disk does nothing yet.
+    pub(crate) fn advance_only(&mut self, ms: u64) {
         self.now.mono = self.now.mono.plus_ms(ms);
         self.now.wall.0 += ms;
         self.shard.handle_timeout(self.now);
-        self.settle_down();
+    }
+    /// Records in the log.
+    pub(crate) fn records(&self) -> usize {
+        self.medium.keys().iter().filter(|k| k.first() == Some(&1)).count()
     }
 
     /// Says something on a channel; what was told in answer waits for [`Self::told`].
     pub(crate) fn say(&mut self, channel: u16, command: ChannelCommand) {
-        self.shard.handle_commands(self.now, PEER, &mut vec![Command::Channel(channel, command)]);
+        self.say_only(channel, command);
         self.settle_down();
+    }
+    /// The same, and the disk does nothing yet.
+    pub(crate) fn say_only(&mut self, channel: u16, command: ChannelCommand) {
+        self.shard.handle_commands(self.now, PEER, &mut vec![Command::Channel(channel, command)]);
+        let mut out = Outbox::default();
+        self.shard.poll_effects(self.now, &mut out);
+        self.loads.append(&mut out.loads);
+        self.told.extend(out.connections.into_iter().flat_map(|(_, effects)| effects));
     }
 
     /// What channels were told since last asked.
