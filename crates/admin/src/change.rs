@@ -186,7 +186,10 @@ pub(crate) fn put_user(name: &str, body: &Body) -> Result<Operation, Reply> {
             let algorithm = body.text("hashing_algorithm")?.unwrap_or("rabbit_password_hashing_sha256");
             if !matches!(
                 algorithm,
-                "rabbit_password_hashing_sha256" | "rabbit_password_hashing_sha512" | "rabbit_password_hashing_md5"
+                "rabbit_password_hashing_sha256"
+                    | "rabbit_password_hashing_sha512"
+                    | "rabbit_password_hashing_md5"
+                    | "hornpipe_password_hashing_argon2id"
             ) {
                 return Err(Reply::bad_request(&format!("unknown hashing algorithm {algorithm}")));
             }

@@ -64,6 +64,9 @@ pub(crate) enum Command {
     HashPassword {
         /// The password; read from standard input when missing
         password: Option<String>,
+        /// The slow hash instead of RabbitMQ's, for hashing_algorithm = "hornpipe_password_hashing_argon2id"
+        #[arg(long)]
+        argon2id: bool,
     },
 }
 

@@ -12,6 +12,7 @@ use clap::Parser;
 use cli::{Cli, Command};
 use config::Config;
 use data_dir::DataDir;
+use hornpipe_server::auth::PasswordHashing;
 use hornpipe_server::{Broker, Handle};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
         }
     };
     let result = match cli.command {
-        Some(Command::HashPassword { password }) => hash_password(password),
+        Some(Command::HashPassword { password, argon2id }) => hash_password(password, argon2id),
         Some(Command::Healthcheck { url, timeout }) => healthcheck(&resolved.config, url, timeout),
         None if cli.settings.print_config => say(resolved.to_toml().trim_end()),
         None => {
@@ -65,7 +66,7 @@ fn say(text: &str) -> anyhow::Result<()> {
     writeln!(out, "{text}").and_then(|()| out.flush()).context("can't write to standard output")
 }
 
-fn hash_password(password: Option<String>) -> anyhow::Result<()> {
+fn hash_password(password: Option<String>, argon2id: bool) -> anyhow::Result<()> {
     let password = match password {
         Some(password) => password,
         None => {
@@ -75,8 +76,10 @@ fn hash_password(password: Option<String>) -> anyhow::Result<()> {
         }
     };
     anyhow::ensure!(!password.is_empty(), "a blank password is never accepted");
-    say(&hornpipe_server::auth::new_password_hash(&password)
-        .map_err(|error| anyhow::anyhow!("no random octets: {error}"))?)
+    let hashing = if argon2id { PasswordHashing::Argon2id } else { PasswordHashing::Sha256 };
+    let (_, hash) = hornpipe_server::auth::new_password_hash(hashing, &password)
+        .map_err(|error| anyhow::anyhow!("no random octets: {error}"))?;
+    say(&hash)
 }
 
 fn healthcheck(config: &Config, url: Option<String>, timeout: u64) -> anyhow::Result<()> {

@@ -5,11 +5,11 @@ use crate::Shared;
 use crate::auth::is_loopback;
 use crate::inbox::{Item, Link};
 use bytes::Buf;
-use hornpipe_amqp::{AuthOutcome, CloseReason, Connection, Status};
+use hornpipe_amqp::{AuthOutcome, AuthRequest, CloseReason, Connection, Status};
 use hornpipe_types::command::{Command, OpenConnection};
 use hornpipe_types::effect::ConnectionEffect;
 use hornpipe_types::ids::ConnectionId;
-use hornpipe_types::stats::LoginRefused;
+use hornpipe_types::stats::{AdminUser, LoginRefused};
 use hornpipe_types::time::Instant;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -88,6 +88,7 @@ pub(crate) async fn run(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr
         closing: None,
         give_up: None,
         armed: None,
+        login: None,
         started: now,
         shared,
     };
@@ -97,6 +98,8 @@ pub(crate) async fn run(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
+
+type Verdict = dyn Future<Output = Result<AdminUser, LoginRefused>> + Send;
 
 struct Driver {
     shared: Arc<Shared>,
@@ -118,6 +121,8 @@ struct Driver {
     give_up: Option<Instant>,
     /// What the timer is set to.
     armed: Option<Instant>,
+    /// A login that is being verified.
+    login: Option<(AuthRequest, Pin<Box<Verdict>>)>,
     started: Instant,
 }
 
@@ -151,7 +156,7 @@ impl Driver {
                 self.machine.handle_effects(now, &mut self.effects);
                 self.effects.clear();
             }
-            self.answer_auth(now);
+            self.answer_auth(cx, now);
             let written = self.poll_write(cx, now);
             if let Poll::Ready(Err(error)) = written {
                 return Poll::Ready(End::Lost(error));
@@ -275,11 +280,17 @@ impl Driver {
         self.shared.inbox.push(Item::Commands(self.id, std::mem::take(&mut self.commands)));
     }
 
-    /// Verifies a login right here: a hash of a short text costs less than moving it elsewhere.
-    fn answer_auth(&mut self, now: Instant) {
-        let Some(request) = self.machine.poll_auth() else { return };
+    /// Verifies a login: right here when that costs less than moving it elsewhere, which is so but for slow hashes.
+    fn answer_auth(&mut self, cx: &mut Context<'_>, now: Instant) {
+        if let Some(request) = self.machine.poll_auth() {
+            let (user, password) = (request.username.to_string(), request.password.to_string());
+            let verdict = crate::login(Arc::clone(&self.shared), user, password, self.loopback);
+            self.login = Some((request, Box::pin(verdict)));
+        }
+        let Some((request, verdict)) = &mut self.login else { return };
+        let Poll::Ready(verdict) = verdict.as_mut().poll(cx) else { return };
         let name = &self.name;
-        let outcome = match self.shared.auth.login(&request.username, &request.password, self.loopback) {
+        let outcome = match verdict {
             Ok(user) => AuthOutcome::Ok(user.name),
             Err(refused) => {
                 let why = match refused {
@@ -294,6 +305,7 @@ impl Driver {
                 AuthOutcome::Refused
             }
         };
+        self.login = None;
         self.machine.handle_auth(now, outcome);
     }
 

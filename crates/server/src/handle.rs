@@ -2,6 +2,7 @@
 
 use crate::Shared;
 use crate::alarms::Watch;
+use crate::auth::PasswordHashing;
 use crate::inbox::Item;
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::operate::{Operate, Operation, Outcome, Password};
@@ -66,7 +67,7 @@ impl Operate for Handle {
         let user = user.clone();
         Box::pin(async move {
             self.check_serving()?;
-            hash(&mut operation)?;
+            hash(self.shared.config.password_hashing, &mut operation)?;
             let (asker, outcome) = oneshot::channel();
             self.shared.inbox.push(Item::Operate(user, Box::new(operation), asker));
             outcome.await.map_err(|_| "the broker has stopped".to_owned())
@@ -75,14 +76,14 @@ impl Operate for Handle {
 }
 
 /// Passwords are hashed here, on the caller's thread. A blank one means that there is no login by password.
-fn hash(operation: &mut Operation) -> Result<(), String> {
+fn hash(hashing: PasswordHashing, operation: &mut Operation) -> Result<(), String> {
     let Operation::PutUser { user, password } = operation else { return Ok(()) };
     if let Password::Clear(text) = std::mem::replace(password, Password::Hashed) {
-        user.hashing_algorithm = crate::auth::SHA256.to_owned();
-        user.password_hash = match text.as_str() {
-            "" => String::new(),
-            text => crate::auth::new_password_hash(text).map_err(|e| format!("no random octets: {e}"))?,
+        let (algorithm, hash) = match text.as_str() {
+            "" => (crate::auth::SHA256, String::new()),
+            text => crate::auth::new_password_hash(hashing, text).map_err(|e| format!("no random octets: {e}"))?,
         };
+        (user.hashing_algorithm, user.password_hash) = (algorithm.to_owned(), hash);
     }
     Ok(())
 }
@@ -131,7 +132,7 @@ impl Inspect for Handle {
     }
 
     fn login(&self, user: &str, password: &str, loopback: bool) -> BoxFuture<'_, Result<AdminUser, LoginRefused>> {
-        let outcome = self.shared.auth.login(user, password, loopback);
-        Box::pin(std::future::ready(outcome))
+        let (shared, user, password) = (Arc::clone(&self.shared), user.to_owned(), password.to_owned());
+        Box::pin(crate::login(shared, user, password, loopback))
     }
 }

@@ -11,6 +11,7 @@
 //! sync, ends the process, because only a recovery can tell what is true then.
 
 mod alarms;
+mod argon;
 pub mod auth;
 mod buffers;
 mod clock;
@@ -36,13 +37,13 @@ use hornpipe_types::effect::Outbox;
 use hornpipe_types::ids::ConnectionId;
 use hornpipe_types::limits::Limits;
 use hornpipe_types::op::Recovered;
-use hornpipe_types::stats::Health;
+use hornpipe_types::stats::{AdminUser, Health, LoginRefused};
 use hornpipe_types::table::{FieldTable, Value};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 /// What happens when the process can't go on: gets a sentence. The default ends the process with exit code 1.
 pub type FatalHook = Arc<dyn Fn(&str) + Send + Sync>;
@@ -62,6 +63,8 @@ pub struct ServerConfig {
     pub limits: Limits,
     /// What an empty data folder starts with.
     pub first: FirstUser,
+    /// How passwords of users created here are hashed.
+    pub password_hashing: auth::PasswordHashing,
     /// Users who may log in from loopback addresses only.
     pub loopback_users: Vec<String>,
     /// Memory and disk watermarks.
@@ -99,6 +102,7 @@ impl ServerConfig {
             amqp: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             limits: Limits::default(),
             first: FirstUser::default(),
+            password_hashing: auth::PasswordHashing::default(),
             loopback_users: vec!["guest".to_owned()],
             alarms: AlarmConfig::default(),
             sockets_max: 0,
@@ -182,6 +186,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) inbox: inbox::Inbox,
     pub(crate) auth: auth::Auth,
+    /// Room for logins whose hash is slow.
+    pub(crate) slow_logins: Semaphore,
     pub(crate) machine: Arc<MachineConfig>,
     pub(crate) buffers: buffers::Buffers,
     pub(crate) sockets: Sockets,
@@ -215,7 +221,8 @@ impl Shared {
             clock,
             amqp: OnceLock::new(),
             inbox: inbox::Inbox::default(),
-            auth: auth::Auth::new(config.loopback_users.iter().cloned()),
+            auth: auth::Auth::new(config.loopback_users.iter().cloned(), config.password_hashing),
+            slow_logins: Semaphore::new(auth::Auth::slow_max()),
             machine: Arc::new(machine),
             buffers: buffers::Buffers::default(),
             sockets: Sockets { open: AtomicU64::new(0), max: sockets_max, none: Notify::new() },
@@ -416,8 +423,10 @@ fn recover(shared: &Shared) -> Result<(Store, Shard, Outbox), StartError> {
     };
     let mut shard = Shard::new(CoreConfig { limits: config.limits.clone(), seed: u64::from_le_bytes(seed) });
     let mut items = 0u64;
+    let mut is_new = true;
     store.recover(&mut |item| {
         items += 1;
+        is_new &= !matches!(item, Recovered::Definition(_));
         if items.is_multiple_of(100_000) {
             shared.set_health(Health::Starting(format!("recovering: {items} log entries read")));
         }
@@ -427,10 +436,15 @@ fn recover(shared: &Shared) -> Result<(Store, Shard, Outbox), StartError> {
         shard.handle_recovered(item);
     })?;
     let first = &config.first;
+    // the first user is made on an empty folder only, and the hash may be slow
+    let (algorithm, password_hash) = match is_new {
+        true => auth::new_password_hash(config.password_hashing, &first.password).map_err(random)?,
+        false => (auth::SHA256, String::new()),
+    };
     let user = UserDefinition {
         name: first.name.as_str().into(),
-        password_hash: auth::new_password_hash(&first.password).map_err(random)?,
-        hashing_algorithm: auth::SHA256.to_owned(),
+        password_hash,
+        hashing_algorithm: algorithm.to_owned(),
         tags: first.tags.clone(),
         limits: Vec::new(),
     };
@@ -448,4 +462,20 @@ fn recover(shared: &Shared) -> Result<(Store, Shard, Outbox), StartError> {
         shared.auth.set_table(table);
     }
     Ok((store, shard, outbox))
+}
+
+/// A login, on a thread of its own when its hash is slow.
+pub(crate) async fn login(
+    shared: Arc<Shared>,
+    user: String,
+    password: String,
+    loopback: bool,
+) -> Result<AdminUser, LoginRefused> {
+    if !shared.auth.is_slow(&user, &password) {
+        return shared.auth.login(&user, &password, loopback);
+    }
+    let _room = shared.slow_logins.acquire().await;
+    let shared = Arc::clone(&shared);
+    let verdict = tokio::task::spawn_blocking(move || shared.auth.login(&user, &password, loopback)).await;
+    verdict.unwrap_or(Err(LoginRefused::Credentials))
 }

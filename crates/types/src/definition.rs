@@ -124,14 +124,14 @@ pub struct VhostDefinition {
     pub limits: Vec<(ShortStr, i64)>,
 }
 
-/// A user. `password_hash` is base64(salt\[4\] ‖ H(salt ‖ password)), empty = no password login.
+/// A user. `password_hash` is base64(salt\[4\] ‖ H(salt ‖ password)), a PHC string for Argon2; empty = no password login.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct UserDefinition {
     pub name: ShortStr,
     pub password_hash: String,
-    /// `rabbit_password_hashing_sha256`, `…_sha512`, `…_md5`.
+    /// `rabbit_password_hashing_sha256`, `…_sha512`, `…_md5`, `hornpipe_password_hashing_argon2id`.
     pub hashing_algorithm: String,
     pub tags: Vec<String>,
     /// `max-connections`, `max-channels`; negative = none.

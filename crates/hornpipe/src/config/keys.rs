@@ -18,6 +18,7 @@ pub(crate) const KEYS: &[&str] = &[
     "default_pass",
     "default_vhost",
     "default_user_tags",
+    "password_hashing",
     "loopback_users",
     "frame_max",
     "frame_max_min",

@@ -2,6 +2,7 @@
 
 use super::{Config, ConfigError, LogFormat, RawConfig, value};
 use hornpipe_admin::AdminConfig;
+use hornpipe_server::auth::PasswordHashing;
 use hornpipe_server::{AlarmConfig, FirstUser, ServerConfig, Storage};
 use hornpipe_store::StoreConfig;
 use hornpipe_types::limits::Limits;
@@ -183,6 +184,13 @@ pub(crate) fn resolve(raw: &RawConfig) -> Result<Resolved, Vec<ConfigError>> {
         vhost: r.name("default_vhost", &first.vhost),
         tags: r.list("default_user_tags", &first.tags),
     };
+    let password_hashing =
+        r.take("password_hashing", PasswordHashing::default(), "sha256 or argon2id", |v| match v.as_str()? {
+            "sha256" => Some(PasswordHashing::Sha256),
+            "argon2id" => Some(PasswordHashing::Argon2id),
+            _ => None,
+        });
+    r.note("password_hashing", if password_hashing == PasswordHashing::Argon2id { "argon2id" } else { "sha256" });
     let loopback_users = r.list("loopback_users", &["guest".to_owned()]);
     let d = AlarmConfig::default();
     let alarms = AlarmConfig {
@@ -279,6 +287,7 @@ pub(crate) fn resolve(raw: &RawConfig) -> Result<Resolved, Vec<ConfigError>> {
         amqp,
         limits,
         first,
+        password_hashing,
         loopback_users,
         alarms,
         sockets_max,
