@@ -349,7 +349,7 @@ impl Queue {
         }
         let step = u64::from(range.step);
         let among = self.counters.range(range.first..=range.last()).map(|(seq, _)| *seq);
-        let gone: Vec<Seq> = among.filter(|seq| (seq - range.first) % step == 0).collect();
+        let gone: Vec<Seq> = among.filter(|seq| (seq - range.first).is_multiple_of(step)).collect();
         for seq in gone {
             self.counters.remove(&seq);
         }

@@ -3,7 +3,7 @@
 use hornpipe_core::{Bootstrap, CoreConfig, Shard};
 use hornpipe_store::{Memory, Store, StoreConfig};
 use hornpipe_types::command::{
-    Bind, ChannelCommand, Command, Consume, ExchangeDeclare, OpenConnection, PublishRun, QueueDeclare, Settle,
+    Bind, ChannelCommand, Command, ExchangeDeclare, OpenConnection, PublishRun, QueueDeclare, Settle,
 };
 use hornpipe_types::definition::UserDefinition;
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Load, Loaded, Outbox};
@@ -282,21 +282,6 @@ impl Rig {
         self.say(channel, ChannelCommand::Publish(run));
     }
 
-    /// Starts a consumer on a channel that asks for acknowledgements.
-    pub(crate) fn consume(&mut self, channel: u16, queue: &str, tag: &str) {
-        self.say(
-            channel,
-            ChannelCommand::Consume(Box::new(Consume {
-                queue: queue.into(),
-                consumer_tag: tag.into(),
-                no_ack: false,
-                exclusive: false,
-                nowait: false,
-                arguments: FieldTable::default(),
-            })),
-        );
-    }
-
     /// One basic.get.
     pub(crate) fn get(&mut self, channel: u16, queue: &str, no_ack: bool) -> Option<Got> {
         self.told();
@@ -313,16 +298,6 @@ impl Rig {
     /// Takes all that is ready; the bodies.
     pub(crate) fn drain(&mut self, queue: &str) -> Vec<String> {
         std::iter::from_fn(|| self.get(CHANNELS, queue, true)).map(|g| g.body).collect()
-    }
-
-    /// The deliveries among what was told.
-    pub(crate) fn delivered(&mut self) -> Vec<Got> {
-        let told = self.told();
-        let of = |(_, e): &(u16, ChannelEffect)| match e {
-            ChannelEffect::Deliver(d) => got(d.first_tag, d.redelivered, &d.span),
-            _ => Vec::new(),
-        };
-        told.iter().flat_map(of).collect()
     }
 
     pub(crate) fn settle(&mut self, channel: u16, how: Settle, tag: u64) {
