@@ -557,7 +557,8 @@ impl Log {
                             }
                         }
                     }
-                    group.ops.push(StoreOp::Enqueue(Enqueue { id, targets: run.targets.clone(), meta, span }));
+                    let (targets, more) = (run.targets.clone(), Vec::new());
+                    group.ops.push(StoreOp::Enqueue(Enqueue { id, targets, meta, span, more }));
                 }
             }
         }
@@ -570,7 +571,7 @@ impl Log {
                 }
             }
         }
-        self.merge_small(&mut group.ops, queues);
+        self.join_runs(&mut group.ops, queues);
         self.pending_bytes = 0;
         self.pending_live = 0;
         self.pending_settles = 0;

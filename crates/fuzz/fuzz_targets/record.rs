@@ -29,6 +29,7 @@ fn written() -> Memory {
                 targets: vec![Target { queue, first_seq: n * 10 }],
                 meta: RunMeta { deadline: UnixMillis(n), priority: 1, ..RunMeta::default() },
                 span: Span::whole(b.finish()),
+                more: Vec::new(),
             }),
             StoreOp::Settled { queue, ranges: vec![SeqRange { first: n * 10 - 9, count: 2, step: 3 }] },
             StoreOp::State { queue, seq: n * 10, delivery_count: 1, acquired_count: 2, hold_until: UnixMillis(0) },

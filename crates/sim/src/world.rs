@@ -560,7 +560,7 @@ fn brief_effect(effect: &ConnectionEffect) -> String {
 
 fn brief_group(group: &Group) -> String {
     let op = |op: &StoreOp| match op {
-        StoreOp::Enqueue(e) => format!("{:?} to {:?}", numbers(&e.span), e.targets),
+        StoreOp::Enqueue(e) => format!("{:?} to {:?}", e.spans().flat_map(numbers).collect::<Vec<_>>(), e.targets),
         other => format!("{other:?}"),
     };
     let ops: Vec<String> = group.ops.iter().map(op).collect();

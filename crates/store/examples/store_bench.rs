@@ -55,7 +55,13 @@ fn run(dir: &Path, messages: u32, size: usize, for_time: Duration) -> Result<Str
         let targets = vec![Target { queue: QueueId(1), first_seq: seq }];
         let span = Span::whole(batch.clone());
         let mut g = Group { upto: CommitSeq(n), ..Group::default() };
-        g.ops.push(StoreOp::Enqueue(Enqueue { id: EnqueueId(n), targets, meta: RunMeta::default(), span }));
+        g.ops.push(StoreOp::Enqueue(Enqueue {
+            id: EnqueueId(n),
+            targets,
+            meta: RunMeta::default(),
+            span,
+            more: Vec::new(),
+        }));
         // What the groups before have settled goes now.
         for place in gone.drain(..) {
             g.remove_records.push(place.lsn);

@@ -50,12 +50,12 @@ impl BodyWriter {
     pub(crate) fn active_file(&self) -> Option<u64> {
         self.active.as_ref().map(|a| a.file)
     }
-    /// Appends a run; `table` is what [`run::put_table`] made of it, `frames` what that returned.
-    pub(crate) fn append(
+    /// Appends a run made of some spans; `table` is what [`run::put_table`] made of it, `frames` what that returned.
+    pub(crate) fn append<'a>(
         &mut self,
         medium: &mut dyn Medium,
         lsn: u64,
-        span: &Span,
+        spans: impl Iterator<Item = &'a Span>,
         table: &[u8],
         frames: usize,
     ) -> Result<BodyPlace, StoreError> {
@@ -75,7 +75,7 @@ impl BodyWriter {
         let start = self.buffer.len();
         self.buffer.reserve(FRAME + len);
         self.buffer.resize(start + FRAME, 0);
-        run::put_run(&mut self.buffer, table, span);
+        run::put_run(&mut self.buffer, table, spans);
         debug_assert_eq!(self.buffer.len(), start + FRAME + len);
         let crc = crc32c::crc32c(&self.buffer[start + FRAME..]);
         self.buffer[start..start + 4].copy_from_slice(&len32.to_be_bytes());

@@ -11,69 +11,83 @@
 //! alone.
 
 use crate::wire::{Input, put_varint};
+use hornpipe_types::Map;
 use hornpipe_types::message::{Batch, BatchBuilder, MessageMeta, Span, is_full_route};
 use std::sync::Arc;
 
 /// Octets before the table.
 pub(crate) const PREFIX: usize = 8;
 
-/// Appends the table of a span; returns how many octets its frames take.
-pub(crate) fn put_table(out: &mut Vec<u8>, span: &Span) -> usize {
-    // The batch may have routes that this span does not use: number those it uses in order of appearance.
-    let batch = &*span.batch;
-    let mut routes: Vec<(u16, u32)> = Vec::new();
-    let mut last = None;
-    for i in span.indexes() {
-        let route = batch.meta(i).route;
-        if last != Some(route) {
-            last = Some(route);
-            if routes.len() < 8 {
-                if !routes.iter().any(|r| r.0 == route) {
-                    routes.push((route, i));
-                }
-            } else {
-                routes.push((route, i));
+/// Appends the table of some spans, told as one run; returns how many octets their frames take.
+pub(crate) fn put_table<'a>(out: &mut Vec<u8>, spans: impl Iterator<Item = &'a Span> + Clone) -> usize {
+    // A batch may have routes that its span does not use, and another one may have the same: number those used in order of
+    // appearance, and note which begins wherever a message has another route than the one before.
+    let (mut routes, mut numbers): (Vec<&[u8]>, Map<&[u8], u16>) = (Vec::new(), Map::default());
+    let mut changes: Vec<u16> = Vec::new();
+    for span in spans.clone() {
+        let mut last = None;
+        for i in span.indexes() {
+            let route = span.batch.meta(i).route;
+            if last == Some(route) {
+                continue;
             }
+            last = Some(route);
+            let bytes = span.batch.full_route(i);
+            // a few are found faster by looking at each
+            let known = match routes.len() {
+                0..=8 => routes.iter().position(|r| *r == bytes).map(|k| k as u16),
+                _ => numbers.get(bytes).copied(),
+            };
+            changes.push(known.unwrap_or_else(|| {
+                let number = routes.len() as u16;
+                routes.push(bytes);
+                if routes.len() == 9 {
+                    numbers.extend(routes.iter().zip(0..).map(|(r, n)| (*r, n)));
+                } else if routes.len() > 9 {
+                    numbers.insert(bytes, number);
+                }
+                number
+            }));
         }
     }
-    if routes.len() > 8 {
-        routes.sort_by_key(|r| r.0);
-        routes.dedup_by_key(|r| r.0);
-    }
-    let sorted = routes.len() > 8;
     put_varint(out, routes.len() as u64);
-    for &(_, i) in &routes {
-        let bytes = batch.full_route(i);
+    for bytes in routes {
         put_varint(out, bytes.len() as u64);
         out.extend_from_slice(bytes);
     }
-    put_varint(out, u64::from(span.count));
+    let count: u64 = spans.clone().map(|s| u64::from(s.count)).sum();
+    put_varint(out, count);
     let mut frames = 0;
     let mut entry: Option<(u64, MessageMeta)> = None;
     let mut put = |(repeat, m): (u64, MessageMeta)| {
-        let index = if sorted {
-            routes.binary_search_by_key(&m.route, |r| r.0).unwrap_or(0)
-        } else {
-            routes.iter().position(|r| r.0 == m.route).unwrap_or(0)
-        };
         put_varint(out, repeat);
-        put_varint(out, index as u64);
+        put_varint(out, u64::from(m.route));
         out.push(m.flags);
         out.push(m.priority);
         put_varint(out, u64::from(m.body));
         put_varint(out, u64::from(m.len));
     };
-    for i in span.indexes() {
-        let m = MessageMeta { offset: 0, ..batch.meta(i) };
-        frames += m.len as usize;
-        entry = Some(match entry {
-            Some((repeat, same)) if same == m => (repeat + 1, same),
-            Some(other) => {
-                put(other);
-                (1, m)
+    let mut changes = changes.into_iter();
+    let mut number = 0;
+    for span in spans {
+        let mut last = None;
+        for i in span.indexes() {
+            let theirs = span.batch.meta(i);
+            if last != Some(theirs.route) {
+                last = Some(theirs.route);
+                number = changes.next().unwrap_or(number);
             }
-            None => (1, m),
-        });
+            let m = MessageMeta { offset: 0, route: number, ..theirs };
+            frames += m.len as usize;
+            entry = Some(match entry {
+                Some((repeat, same)) if same == m => (repeat + 1, same),
+                Some(other) => {
+                    put(other);
+                    (1, m)
+                }
+                None => (1, m),
+            });
+        }
     }
     if let Some(entry) = entry {
         put(entry);
@@ -81,13 +95,15 @@ pub(crate) fn put_table(out: &mut Vec<u8>, span: &Span) -> usize {
     frames
 }
 
-/// Appends the whole run; `table` is what [`put_table`] made of the same span.
-pub(crate) fn put_run(out: &mut Vec<u8>, table: &[u8], span: &Span) {
+/// Appends the whole run; `table` is what [`put_table`] made of the same spans.
+pub(crate) fn put_run<'a>(out: &mut Vec<u8>, table: &[u8], spans: impl Iterator<Item = &'a Span>) {
     out.extend_from_slice(&(table.len() as u32).to_be_bytes());
     out.extend_from_slice(&crc32c::crc32c(table).to_be_bytes());
     out.extend_from_slice(table);
-    for i in span.indexes() {
-        out.extend_from_slice(span.batch.frames(i));
+    for span in spans {
+        for i in span.indexes() {
+            out.extend_from_slice(span.batch.frames(i));
+        }
     }
 }
 
@@ -217,8 +233,19 @@ pub(crate) mod tests {
 
     pub(crate) fn encode(span: &Span) -> Vec<u8> {
         let (mut table, mut run) = (vec![], vec![]);
-        let frames = put_table(&mut table, span);
-        put_run(&mut run, &table, span);
+        let frames = put_table(&mut table, [span].into_iter());
+        // cut in two it is the same run
+        let cut = span.count / 2;
+        if cut > 0 {
+            let back = Span { from: span.from + cut * span.step, count: span.count - cut, ..span.clone() };
+            let halves = [Span { count: cut, ..span.clone() }, back];
+            let (mut again, mut same) = (Vec::new(), Vec::new());
+            assert_eq!(put_table(&mut again, halves.iter()), frames);
+            put_run(&mut same, &again, halves.iter());
+            put_run(&mut run, &table, [span].into_iter());
+            assert!(same == std::mem::take(&mut run));
+        }
+        put_run(&mut run, &table, [span].into_iter());
         assert_eq!(run.len(), PREFIX + table.len() + frames);
         run
     }
@@ -264,7 +291,7 @@ pub(crate) mod tests {
     fn messages_alike_share_an_entry() {
         let span = Span::whole(batch(&[(0, 100, 0); 256]));
         let mut table = vec![];
-        put_table(&mut table, &span);
+        put_table(&mut table, [&span].into_iter());
         assert!(table.len() < 40, "{}", table.len());
     }
 }

@@ -61,6 +61,7 @@ struct Job<'a> {
     targets: &'a [Target],
     meta: &'a RunMeta,
     span: Cow<'a, Span>,
+    more: &'a [Span],
     table: std::ops::Range<usize>,
     frames: usize,
 }
@@ -255,14 +256,15 @@ impl Store {
                 StoreOp::Enqueue(_) | StoreOp::Refer { place: Place { body: None, .. }, .. } => {
                     let Some(job) = jobs.next() else { continue };
                     let table = &tables[job.table.clone()];
-                    let sums = (job.span.count, job.span.body_bytes());
+                    let spans = || std::iter::once(&*job.span).chain(job.more);
+                    let sums = (spans().map(|s| s.count).sum(), spans().map(Span::body_bytes).sum());
                     let (at, body) = if out_of_line {
-                        let body = self.bodies.append(&mut *self.medium, lsn, &job.span, table, job.frames)?;
+                        let body = self.bodies.append(&mut *self.medium, lsn, spans(), table, job.frames)?;
                         (put_body(&mut parts, &mut op, job.targets, job.meta, sums, &body, None), Some(body))
                     } else {
                         let len = run::PREFIX + table.len() + job.frames;
                         record::put_inline(&mut op, job.targets, job.meta, sums, len);
-                        run::put_run(&mut op, table, &job.span);
+                        run::put_run(&mut op, table, spans());
                         (parts.push(&op), None)
                     };
                     places.push((job.id, Place { lsn, part: at.0, index: at.1, body }));
@@ -305,20 +307,20 @@ impl Store {
     fn jobs<'a>(&self, group: &'a Group, tables: &mut Vec<u8>) -> Result<Vec<Job<'a>>, StoreError> {
         let mut jobs = Vec::new();
         for op in &group.ops {
-            let (id, targets, meta, span) = match op {
-                StoreOp::Enqueue(e) => (e.id, &e.targets, &e.meta, Cow::Borrowed(&e.span)),
+            let (id, targets, meta, span, more) = match op {
+                StoreOp::Enqueue(e) => (e.id, &e.targets, &e.meta, Cow::Borrowed(&e.span), &e.more[..]),
                 StoreOp::Refer { id, targets, meta, place: place @ Place { body: None, .. }, from, count } => {
                     let batch = read(&*self.view, place)?;
                     if from.checked_add(*count).is_none_or(|end| end > batch.len()) {
                         return Err(StoreError::Fatal(format!("a reference beyond the run at {place:?}")));
                     }
-                    (*id, targets, meta, Cow::Owned(Span { batch, from: *from, count: *count, step: 1 }))
+                    (*id, targets, meta, Cow::Owned(Span { batch, from: *from, count: *count, step: 1 }), &[][..])
                 }
                 _ => continue,
             };
             let start = tables.len();
-            let frames = run::put_table(tables, &span);
-            jobs.push(Job { id, targets, meta, span, table: start..tables.len(), frames });
+            let frames = run::put_table(tables, std::iter::once(&*span).chain(more));
+            jobs.push(Job { id, targets, meta, span, more, table: start..tables.len(), frames });
         }
         Ok(jobs)
     }

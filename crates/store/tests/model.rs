@@ -117,7 +117,12 @@ impl Case<'_> {
                 let contents = slice(&b, from, span.count);
                 self.record.push((run_words(&targets, &meta, span.count, span.body_bytes()), Some(contents.clone())));
                 self.unreported.insert(n, contents);
-                self.group.ops.push(StoreOp::Enqueue(Enqueue { id: EnqueueId(n), targets, meta, span }));
+                // every other run comes in two parts
+                let front = if n % 2 == 0 { span.count.div_ceil(2) } else { span.count };
+                let back = Span { from: span.from + front, count: span.count - front, ..span.clone() };
+                let more = if back.count > 0 { vec![back] } else { Vec::new() };
+                let span = Span { count: front, ..span };
+                self.group.ops.push(StoreOp::Enqueue(Enqueue { id: EnqueueId(n), targets, meta, span, more }));
             }
             Step::Refer { run, from, count } => {
                 if self.model.runs.is_empty() {

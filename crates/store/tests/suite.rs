@@ -55,7 +55,8 @@ fn every_op_comes_back() {
         let first = put(&mut store, &group(10, ops));
         assert_eq!(first.upto.0, 10);
         let span = Span { batch: large.clone(), from: 10, count: 80, step: 1 };
-        let run = Enqueue { id: EnqueueId(2), targets: vec![target(1, 100)], meta, span: span.clone() };
+        let run =
+            Enqueue { id: EnqueueId(2), targets: vec![target(1, 100)], meta, span: span.clone(), more: Vec::new() };
         let second = put(&mut store, &group(11, vec![StoreOp::Enqueue(run)]));
         assert!(second.lsn > first.lsn, "{name}");
         let (inline, out) = (first.places[0].1, second.places[0].1);

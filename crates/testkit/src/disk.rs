@@ -19,13 +19,10 @@ pub struct Disk {
     live: BTreeMap<(QueueId, Seq), (Place, u32)>,
 }
 
-/// The messages of a span as a batch of their own.
-fn copied(span: &Span) -> Arc<Batch> {
+/// The messages of spans as a batch of their own.
+fn copied<'a>(spans: impl IntoIterator<Item = &'a Span>) -> Arc<Batch> {
     let mut b = BatchBuilder::default();
-    for i in span.indexes() {
-        let route = b.push_full_route(span.batch.full_route(i));
-        b.push_copy(&span.batch, i, route);
-    }
+    spans.into_iter().for_each(|span| b.append(span));
     b.finish()
 }
 
@@ -52,7 +49,7 @@ impl Disk {
             let at = Place { lsn: self.last_lsn, part: 0, index: index as u16, body: None };
             match op {
                 StoreOp::Enqueue(e) => {
-                    let batch = copied(&e.span);
+                    let batch = copied(e.spans());
                     let len: usize = (0..batch.len()).map(|i| batch.frames(i).len()).sum();
                     let body = self.in_files.then(|| BodyPlace {
                         file: self.last_lsn / 3 + 1,
@@ -67,7 +64,7 @@ impl Disk {
                 StoreOp::Refer { id, targets, place, from, count, .. } => {
                     let there = self.runs.get(&place);
                     let there = Arc::clone(there.unwrap_or_else(|| panic!("reference to {place:?}, which is gone")));
-                    let batch = copied(&Span { batch: there, from, count, step: 1 });
+                    let batch = copied([&Span { batch: there, from, count, step: 1 }]);
                     let place = Place { body: place.body, ..at };
                     self.put(place, batch, &targets);
                     committed.places.push((id, place));

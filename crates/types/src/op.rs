@@ -42,6 +42,19 @@ pub struct Enqueue {
     pub meta: RunMeta,
     /// The messages, `step` 1.
     pub span: Span,
+    /// Those that follow them, where they lie in other batches; each `step` 1.
+    pub more: Vec<Span>,
+}
+
+impl Enqueue {
+    /// All messages, in order.
+    pub fn spans(&self) -> impl Iterator<Item = &Span> + Clone {
+        std::iter::once(&self.span).chain(&self.more)
+    }
+    /// Number of messages.
+    pub fn count(&self) -> u32 {
+        self.spans().map(|s| s.count).sum()
+    }
 }
 
 /// A change to durable state.

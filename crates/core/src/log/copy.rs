@@ -9,15 +9,16 @@ use crate::queue::Queue;
 use hornpipe_types::Map;
 use hornpipe_types::ids::{EnqueueId, QueueId, Seq};
 use hornpipe_types::limits::Limits;
-use hornpipe_types::message::{Batch, BatchBuilder, Span};
+use hornpipe_types::message::{Batch, Span};
 use hornpipe_types::op::{Enqueue, Place, StoreOp, Target};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A run with fewer messages is short.
 const SHORT: u32 = 16;
-/// Runs are not joined beyond so many octets: a run is what one read brings back.
-const JOINED_BYTES: u64 = 128 << 10;
+/// Runs are not joined beyond so many octets and messages: a run is what one read brings back.
+const JOINED_BYTES: u64 = 256 << 10;
+const JOINED_MESSAGES: u32 = 16 << 10;
 /// A short run with more octets than this is not worth copying.
 const SHORT_BYTES: u64 = 16 << 10;
 /// Most runs of one step.
@@ -200,10 +201,10 @@ impl Log {
         self.copied_next.push((from, bytes));
     }
 
-    /// Joins short runs of a group that went to the same queues at consecutive seqs, so that a queue filled message by
-    /// message costs what one filled in runs does. Enqueues may move ahead of other operations of the group: those on the
+    /// Joins runs of a group that went to the same queues at consecutive seqs, so that a queue filled message by message, or
+    /// read by read, costs what one filled at once does. Enqueues may move ahead of other operations of the group: those on the
     /// same queue concern older seqs.
-    pub(super) fn merge_small(&mut self, ops: &mut Vec<StoreOp>, queues: &mut Map<QueueId, Queue>) {
+    pub(super) fn join_runs(&mut self, ops: &mut Vec<StoreOp>, queues: &mut Map<QueueId, Queue>) {
         // by their first queue, the run that may grow
         let mut open: BTreeMap<QueueId, Joined> = BTreeMap::new();
         let mut closed: Vec<Joined> = Vec::new();
@@ -213,13 +214,14 @@ impl Log {
             let Some(run) = self.runs.get(&e.id) else { continue };
             let bytes = span_bytes(&e.span);
             let whole = run.live == run.count.saturating_mul(run.targets.len() as u32);
-            if !whole || e.span.count >= SHORT || bytes > SHORT_BYTES || e.span.step != 1 {
+            if !whole || bytes > JOINED_BYTES / 2 || e.span.step != 1 {
                 closed.extend(open.remove(&first.queue));
                 continue;
             }
             if let Some(joined) = open.get_mut(&first.queue)
                 && let Some(StoreOp::Enqueue(head)) = joined.members.first().and_then(|k| ops.get(*k))
                 && joined.bytes + bytes <= JOINED_BYTES
+                && joined.count + e.span.count <= JOINED_MESSAGES
                 && follows(head, joined.count, e)
             {
                 joined.members.push(at);
@@ -262,10 +264,6 @@ impl Log {
                 queue.join_log_runs(target.first_seq, counts.len(), run);
             }
         }
-        let mut builder = BatchBuilder::with_capacity(joined.bytes as usize + 64);
-        for member in &members {
-            builder.append(&member.span);
-        }
         // one publisher's tags in a row, or nobody is told early
         let mut publisher = self.runs.get(&head.id).and_then(|r| r.publisher);
         let mut next_tag = publisher.map_or(0, |p| p.first_tag + u64::from(head.span.count));
@@ -285,10 +283,10 @@ impl Log {
             run.bytes = joined.bytes;
             run.publisher = publisher;
         }
-        let span = Span::whole(builder.finish());
+        let mut more: Vec<Span> = members.iter().skip(1).map(|m| m.span.clone()).collect();
         for (k, at) in joined.members.iter().enumerate() {
             match ops.get_mut(*at) {
-                Some(StoreOp::Enqueue(e)) if k == 0 => e.span = span.clone(),
+                Some(StoreOp::Enqueue(e)) if k == 0 => e.more.append(&mut more),
                 _ => gone.get_mut(*at).into_iter().for_each(|g| *g = true),
             }
         }

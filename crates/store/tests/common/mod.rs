@@ -127,7 +127,7 @@ pub fn target(queue: u64, first_seq: u64) -> Target {
 
 pub fn enqueue(id: u64, targets: Vec<Target>, batch: &Arc<Batch>) -> StoreOp {
     let span = Span::whole(batch.clone());
-    StoreOp::Enqueue(Enqueue { id: EnqueueId(id), targets, meta: RunMeta::default(), span })
+    StoreOp::Enqueue(Enqueue { id: EnqueueId(id), targets, meta: RunMeta::default(), span, more: Vec::new() })
 }
 
 pub fn group(upto: u64, ops: Vec<StoreOp>) -> Group {
