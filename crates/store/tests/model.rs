@@ -118,7 +118,7 @@ impl Case<'_> {
                 self.record.push((run_words(&targets, &meta, span.count, span.body_bytes()), Some(contents.clone())));
                 self.unreported.insert(n, contents);
                 // every other run comes in two parts
-                let front = if n % 2 == 0 { span.count.div_ceil(2) } else { span.count };
+                let front = if n.is_multiple_of(2) { span.count.div_ceil(2) } else { span.count };
                 let back = Span { from: span.from + front, count: span.count - front, ..span.clone() };
                 let more = if back.count > 0 { vec![back] } else { Vec::new() };
                 let span = Span { count: front, ..span };

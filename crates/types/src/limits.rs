@@ -74,7 +74,7 @@ impl Default for Limits {
             log_records_slack: 512,
             short_runs: 1024,
             inline_live_bytes: 32 * 1024 * 1024,
-            resident_bytes: 64 * 1024 * 1024,
+            resident_bytes: 32 * 1024 * 1024,
             resident_bytes_per_queue: 256 * 1024,
             consumers_per_channel: 0,
             connections: 0,
