@@ -2,7 +2,7 @@
 //! Exchanges"]. A work list, never recursion.
 
 use crate::keys::Keys;
-use crate::publish::{Entry, headers_of, rewrite};
+use crate::publish::{Entry, headers_of, priority_of, rewrite};
 use crate::queue::Queue;
 use crate::shard::Shard;
 use hornpipe_types::header::Properties;
@@ -246,8 +246,8 @@ impl Shard {
         // priorities may differ within the group: one stretch each
         let mut i = 0;
         while i < span.count {
-            let priority = span.batch.meta(i).priority;
-            let n = (i..span.count).take_while(|k| span.batch.meta(*k).priority == priority).count() as u32;
+            let priority = priority_of(span.batch.meta(i));
+            let n = (i..span.count).take_while(|k| priority_of(span.batch.meta(*k)) == priority).count() as u32;
             let part = Span { batch: Arc::clone(&span.batch), from: i, count: n, step: 1 };
             self.enter(now, &queues, part, Entry { persistent, ..Entry::default() });
             i += n;

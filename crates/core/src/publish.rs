@@ -15,7 +15,8 @@ use hornpipe_types::error::{AmqpError, ReplyCode};
 use hornpipe_types::header::Properties;
 use hornpipe_types::ids::{CommitSeq, ConnectionId, QueueId};
 use hornpipe_types::message::{
-    BatchBuilder, DEAD_LETTERED, HAS_EXPIRATION, HAS_HEADERS, HAS_REPLY_TO, HAS_USER_ID, MessageMeta, PERSISTENT, Span,
+    BatchBuilder, DEAD_LETTERED, HAS_EXPIRATION, HAS_HEADERS, HAS_PRIORITY, HAS_REPLY_TO, HAS_USER_ID, MessageMeta,
+    PERSISTENT, Span,
 };
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::op::{RunMeta, Target};
@@ -439,8 +440,9 @@ impl Shard {
             let at = span.from + i * span.step;
             let mut take = if by_one { 1 } else { span.count - i };
             if by_priority && take > 1 {
-                let priority = span.batch.meta(at).priority;
-                let same = (1..take).take_while(|k| span.batch.meta(at + k * span.step).priority == priority).count();
+                let priority = priority_of(span.batch.meta(at));
+                let same =
+                    (1..take).take_while(|k| priority_of(span.batch.meta(at + k * span.step)) == priority).count();
                 take = 1 + same as u32;
             }
             let part = Span { batch: Arc::clone(&span.batch), from: at, count: take, step: 1 };
@@ -510,7 +512,7 @@ impl Shard {
                 (a, b) => a.or(b),
             };
             let deadline = ttl.map_or(0, |ttl| (now.wall.0 + ttl).max(1));
-            let level = if queue.levels.len() > 1 { queue.level_of(span.batch.meta(span.from).priority) } else { 0 };
+            let level = if queue.levels.len() > 1 { queue.level_of(span.batch.meta(span.from)) } else { 0 };
             let logs = queue.logs(entry.persistent);
             let first = queue.next_seq;
             queue.next_seq += u64::from(span.count);
@@ -534,7 +536,11 @@ impl Shard {
             queue.stats.publish += u64::from(span.count);
             self.resident += bytes;
             if logs {
-                let meta = RunMeta { deadline: UnixMillis(deadline), priority: level, ..RunMeta::default() };
+                let meta = RunMeta {
+                    deadline: UnixMillis(deadline),
+                    priority: queue.logged_level(level),
+                    ..RunMeta::default()
+                };
                 let target = Target { queue: *id, first_seq: first };
                 match logged.iter_mut().find(|(m, _)| *m == meta) {
                     Some((_, targets)) => targets.push(target),
@@ -650,6 +656,11 @@ fn span_count(n: u64) -> u32 {
 /// Whether a content header may name CC or BCC keys: a quick look that never misses one.
 fn names_copies(header: &[u8]) -> bool {
     header.windows(3).any(|w| w == b"\x02CC" || w == b"BCC")
+}
+
+/// The property `priority`, absent told from 0.
+pub(crate) fn priority_of(meta: MessageMeta) -> (bool, u8) {
+    (meta.flags & HAS_PRIORITY != 0, meta.priority)
 }
 
 /// A message with other properties: a batch of its own. `hidden` are its routing keys that consumers don't see.

@@ -373,7 +373,7 @@ impl Shard {
                         deadline: run.meta.deadline.0,
                         delivery_count: if classic { 0 } else { delivery_count },
                         acquired: if classic { 0 } else { acquired },
-                        redelivered: !clean || run.meta.redelivered || acquired > 0,
+                        redelivered: !clean || run.meta.redelivered || acquired > 0 || state.is_some(),
                         logged: true,
                     };
                     if let Some(counters) = state.filter(|_| !classic) {
@@ -382,11 +382,12 @@ impl Shard {
                     match &mut queue.delayed {
                         Some(delayed) => delayed.hold(segment),
                         None if hold_until > now.wall.0 && !classic => {
-                            let level = queue.level_of(run.meta.priority);
+                            let level = queue.level_logged(run.meta.priority);
                             queue.hold_back(hold_until, level, vec![segment]);
                         }
+                        None if acquired > 0 && !classic => queue.put_back(0, vec![segment]),
                         None => {
-                            let level = queue.level_of(run.meta.priority);
+                            let level = queue.level_logged(run.meta.priority);
                             queue.push(level, segment);
                         }
                     }

@@ -99,6 +99,10 @@ impl Shard {
             let queue = self.queues.get(&id)?;
             if queue.args.single_active { Some(queue.single_active?) } else { None }
         };
+        let single = match single {
+            Some(key) => Some(self.succeeded(id, key)?),
+            None => None,
+        };
         if let Some(key) = single {
             let credit = self.credit(key, id);
             if credit == 0 {
@@ -132,6 +136,7 @@ impl Shard {
                     if takers.is_empty() {
                         return Some((vec![key], 1));
                     }
+                    each = 1;
                     break;
                 }
                 // a channel gets its deliveries in the queue's order, whichever of its consumers they are for [spec §4.7]:
@@ -153,6 +158,26 @@ impl Shard {
             }
             group += 1;
         }
+    }
+
+    /// The single active consumer of a queue. In a quorum queue one of higher priority takes its place, once it has settled
+    /// what it was given; till then nobody gets anything [RabbitMQ "Single Active Consumer"].
+    fn succeeded(&mut self, id: QueueId, key: u64) -> Option<u64> {
+        let queue = self.queues.get(&id)?;
+        if queue.args.kind != QueueKind::Quorum {
+            return Some(key);
+        }
+        let active = self.consumers.get(&key)?;
+        let highest = queue.consumers.iter().filter_map(|k| self.consumers.get(k)).map(|c| c.priority).max();
+        if highest.is_none_or(|p| p <= active.priority) {
+            return Some(key);
+        }
+        if active.unacked > 0 {
+            return None;
+        }
+        self.queues.get_mut(&id)?.single_active = None;
+        self.choose_single_active(id);
+        self.queues.get(&id)?.single_active
     }
 
     /// Whether the consumer's channel has a limit for all its consumers together.

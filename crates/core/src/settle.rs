@@ -115,8 +115,13 @@ impl Shard {
         }
         if let Some(consumer) = self.consumers.get_mut(&key) {
             consumer.unacked -= n.min(consumer.unacked);
+            let settled_all = consumer.unacked == 0;
             if !consumer.active {
                 self.reactivate(key);
+            }
+            // another of higher priority may have waited for this
+            if settled_all && self.queues.get(&run.queue).is_some_and(|q| q.args.single_active) {
+                self.mark_dirty(run.queue);
             }
         }
         for key in shared {
@@ -159,7 +164,9 @@ impl Shard {
                     self.log.op(counters.op(run.queue, seq));
                 }
             }
-            let segments = by_place.entry((run.queue, hold_until, run.level)).or_default();
+            // a quorum queue's returned messages stand together, whatever their priority
+            let level = if quorum { 0 } else { run.level };
+            let segments = by_place.entry((run.queue, hold_until, level)).or_default();
             let piece = |offset: u32, count: u32| Segment {
                 first: run.first + u64::from(offset) * u64::from(run.step),
                 count,

@@ -385,7 +385,8 @@ impl Shard {
                         queue: id,
                         seq,
                         delivery_count: s.delivery_count,
-                        acquired_count: s.acquired.max(1),
+                        // the mark alone must not look like a message that came back
+                        acquired_count: s.acquired,
                         hold_until: UnixMillis(0),
                     });
                 }

@@ -754,7 +754,9 @@ impl Oracle {
             if is_open {
                 once::on_delivery(self, copy, queue)?;
             }
-            if first_of_life && is_open && consumer.is_some() {
+            // what came back to a quorum queue goes before the others, in the order of its return
+            let returned = self.plan.queues[queue].quorum && copy.last.is_some();
+            if first_of_life && !returned && is_open && consumer.is_some() {
                 let m = &self.messages[message];
                 let key = OrderKey { to: at, queue, publisher: m.publisher, priority: m.priority };
                 order::on_delivery(self, copy, &key)?;

@@ -10,7 +10,7 @@ use hornpipe_types::Map;
 use hornpipe_types::args::{QueueArgs, QueueKind};
 use hornpipe_types::definition::QueueDefinition;
 use hornpipe_types::ids::{ConnectionId, EnqueueId, LoadId, QueueId, Seq};
-use hornpipe_types::message::Batch;
+use hornpipe_types::message::{Batch, HAS_PRIORITY, MessageMeta};
 use hornpipe_types::op::StoreOp;
 use hornpipe_types::range::SeqRange;
 use hornpipe_types::stats::MessageStats;
@@ -18,6 +18,11 @@ use hornpipe_types::time::{Instant, UnixMillis};
 use ready::{Ready, Segment};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+
+/// Level of a quorum queue's returned messages, above those of its 32 priorities.
+const RETURNED: u8 = 32;
+/// Level of messages without a priority in a quorum queue.
+const QUORUM_DEFAULT: u8 = 4;
 
 /// Consumers of one priority.
 #[derive(Debug)]
@@ -149,7 +154,11 @@ impl Queue {
         effective: Effective,
         settings: QueueSettings,
     ) -> Self {
-        let levels = args.max_priority.map_or(1, |n| usize::from(n) + 1);
+        let levels = match args.kind {
+            QueueKind::Quorum => usize::from(RETURNED) + 1,
+            _ => args.max_priority.map_or(1, |n| usize::from(n) + 1),
+        };
+        let quorum = args.kind == QueueKind::Quorum;
         Self {
             id: definition.id,
             vhost,
@@ -159,7 +168,7 @@ impl Queue {
             settings,
             owner: None,
             next_seq: 1,
-            levels: (0..levels).map(|_| Ready::default()).collect(),
+            levels: (0..levels).map(|l| Ready::new(quorum && l == usize::from(RETURNED))).collect(),
             ready: 0,
             ready_bytes: 0,
             unacked: 0,
@@ -208,9 +217,27 @@ impl Queue {
     pub(crate) fn logs(&self, persistent: bool) -> bool {
         self.is_logged() && (persistent || self.args.kind == QueueKind::Quorum)
     }
-    /// Level of a message with this priority property.
-    pub(crate) fn level_of(&self, priority: u8) -> u8 {
-        priority.min((self.levels.len() - 1).min(255) as u8)
+    fn is_quorum(&self) -> bool {
+        self.args.kind == QueueKind::Quorum
+    }
+    /// Level of a message that enters [RabbitMQ "Priority Queues", "Quorum Queues: Priorities"].
+    pub(crate) fn level_of(&self, meta: MessageMeta) -> u8 {
+        if !self.is_quorum() {
+            return meta.priority.min((self.levels.len() - 1).min(255) as u8);
+        }
+        if meta.flags & HAS_PRIORITY == 0 { QUORUM_DEFAULT } else { meta.priority.min(RETURNED - 1) }
+    }
+    /// The level as the log has it: 0 is that of runs which were logged before quorum queues had levels.
+    pub(crate) fn logged_level(&self, level: u8) -> u8 {
+        if self.is_quorum() { level.min(RETURNED - 1) + 1 } else { level }
+    }
+    /// The level of what the log has.
+    pub(crate) fn level_logged(&self, logged: u8) -> u8 {
+        match logged {
+            0 if self.is_quorum() => QUORUM_DEFAULT,
+            n if self.is_quorum() => (n - 1).min(RETURNED - 1),
+            n => n.min((self.levels.len() - 1).min(255) as u8),
+        }
     }
     /// The level whose head is next.
     pub(crate) fn head_level(&self) -> Option<usize> {
@@ -247,7 +274,8 @@ impl Queue {
             self.resident -= segment.bytes.min(self.resident);
         }
     }
-    /// Puts messages back to their positions; `segments` is sorted by seq.
+    /// Puts messages back: to their positions, in a quorum queue before all others, behind those returned earlier. `segments`
+    /// is sorted by seq.
     pub(crate) fn put_back(&mut self, level: u8, segments: Vec<Segment>) {
         for s in &segments {
             self.ready += u64::from(s.count);
@@ -256,7 +284,12 @@ impl Queue {
                 self.resident += s.bytes;
             }
         }
-        if let Some(ready) = self.levels.get_mut(usize::from(level)) {
+        let quorum = self.is_quorum();
+        let level = if quorum { RETURNED } else { level };
+        let Some(ready) = self.levels.get_mut(usize::from(level)) else { return };
+        if quorum {
+            segments.into_iter().for_each(|s| ready.push_back(s));
+        } else {
             ready.insert_sorted(segments);
         }
     }

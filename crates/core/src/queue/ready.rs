@@ -87,9 +87,14 @@ impl Segment {
 #[derive(Debug, Default)]
 pub(crate) struct Ready {
     segments: VecDeque<Segment>,
+    /// Not in the order of seqs but in that of their return; such a list is only appended to.
+    by_return: bool,
 }
 
 impl Ready {
+    pub(crate) fn new(by_return: bool) -> Self {
+        Self { segments: VecDeque::new(), by_return }
+    }
     pub(crate) fn is_empty(&self) -> bool {
         self.segments.is_empty()
     }
@@ -181,13 +186,13 @@ impl Ready {
     /// `first + i`. Returns the octets of bodies that became resident and the correction of the byte count.
     pub(crate) fn attach(&mut self, first: Seq, batch: &Arc<Batch>) -> (u64, i64) {
         let end = first + u64::from(batch.len());
-        let mut k = self.segments.partition_point(|s| s.end() <= first);
+        let mut k = if self.by_return { 0 } else { self.segments.partition_point(|s| s.end() <= first) };
         let (mut resident, mut correction) = (0, 0);
         while let Some(segment) = self.segments.get_mut(k) {
-            if segment.first >= end {
+            if segment.first >= end && !self.by_return {
                 break;
             }
-            if segment.batch.is_some() {
+            if segment.batch.is_some() || segment.end() <= first || segment.first >= end {
                 k += 1;
                 continue;
             }

@@ -13,7 +13,7 @@ use hornpipe_types::ids::ConnectionId;
 use hornpipe_types::limits::Limits;
 use hornpipe_types::message::{Batch, BatchBuilder};
 use hornpipe_types::table::{FieldTable, Value};
-use model::{End, Heard, Message, Model, Plan};
+use model::{End, Heard, Message, Model, Plan, Seen};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,6 +64,18 @@ enum Op {
     Purge {
         queue: usize,
     },
+    /// A limit for the channel's consumers together.
+    GlobalQos {
+        channel: usize,
+        count: u16,
+    },
+    TxSelect {
+        channel: usize,
+    },
+    TxEnd {
+        channel: usize,
+        commit: bool,
+    },
     Advance {
         tens: u64,
     },
@@ -86,7 +98,10 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         8 => (channel.clone(), 0..9usize, 1u32..4, 0u8..5, any::<bool>())
             .prop_map(|(channel, which, count, how, multiple)| Op::Settle { channel, which, count, how, multiple }),
         1 => channel.clone().prop_map(|channel| Op::Recover { channel }),
-        1 => channel.prop_map(|channel| Op::Close { channel }),
+        1 => channel.clone().prop_map(|channel| Op::Close { channel }),
+        1 => (channel.clone(), 0u16..4).prop_map(|(channel, count)| Op::GlobalQos { channel, count }),
+        1 => channel.clone().prop_map(|channel| Op::TxSelect { channel }),
+        2 => (channel, any::<bool>()).prop_map(|(channel, commit)| Op::TxEnd { channel, commit }),
         1 => (0..2usize).prop_map(|queue| Op::Purge { queue }),
         4 => prop_oneof![Just(1u64), Just(3), Just(10)].prop_map(|tens| Op::Advance { tens }),
         3 => Just(Op::TakeGroup),
@@ -102,7 +117,8 @@ prop_compose! {
         ttl in 0usize..9,
         max_length in prop::option::weighted(0.3, 0usize..6),
         max_bytes in prop::option::weighted(0.2, 0u64..200),
-        refuses in any::<bool>(),
+        (refuses, refused_die) in any::<(bool, bool)>(),
+        quorum in prop::option::weighted(0.3, prop::option::of(0u32..3)),
         max_priority in prop::option::weighted(0.3, 1u8..5),
         single_active in prop::bool::weighted(0.2),
         dead_letters in any::<bool>(),
@@ -110,7 +126,19 @@ prop_compose! {
         // when heads must be read first, what is dropped meanwhile is nobody's promise: no limits then
         let (max_length, max_bytes) = if paged { (None, None) } else { (max_length, max_bytes) };
         let ttl = LIFETIMES.get(ttl).copied().flatten().filter(|ttl| *ttl > 0 || !paged);
-        Plan { durable: durable || paged, ttl, max_length, max_bytes, refuses, max_priority, single_active, dead_letters }
+        Plan {
+            durable: durable || paged || quorum.is_some(),
+            ttl,
+            max_length,
+            max_bytes,
+            refuses,
+            refused_die: refuses && refused_die && quorum.is_none(),
+            quorum: quorum.is_some(),
+            delivery_limit: quorum.flatten(),
+            max_priority: max_priority.filter(|_| quorum.is_none()),
+            single_active,
+            dead_letters,
+        }
     }
 }
 
@@ -151,6 +179,7 @@ fn case() -> impl Strategy<Value = Case> {
                     // and nothing overtakes
                     if plans[1 - q].dead_letters {
                         plans[q].max_priority = None;
+                        (plans[q].quorum, plans[q].delivery_limit) = (false, None);
                         if plans[q].refuses {
                             (plans[q].max_length, plans[q].max_bytes) = (None, None);
                         }
@@ -193,7 +222,12 @@ fn arguments(plan: &Plan, q: usize) -> FieldTable {
     number("x-max-length-bytes", plan.max_bytes);
     number("x-max-priority", plan.max_priority.map(u64::from));
     if plan.refuses {
-        t.set("x-overflow", Value::long_str("reject-publish"));
+        let how = if plan.refused_die { "reject-publish-dlx" } else { "reject-publish" };
+        t.set("x-overflow", Value::long_str(how));
+    }
+    if plan.quorum {
+        t.set("x-queue-type", Value::long_str("quorum"));
+        t.set("x-delivery-limit", Value::I32(plan.delivery_limit.map_or(-1, |n| n as i32)));
     }
     if plan.single_active {
         t.set("x-single-active-consumer", Value::Bool(true));
@@ -212,7 +246,7 @@ fn deaths(batch: &Batch, i: u32) -> Vec<(usize, &'static str, i64)> {
     let entry = |v: &Value| {
         let Value::Table(t) = v else { panic!("{v:?}") };
         let text = |key| t.get(key).and_then(Value::as_str).unwrap_or_default();
-        let reason = ["expired", "maxlen", "rejected"].into_iter().find(|r| *r == text("reason"));
+        let reason = ["expired", "maxlen", "rejected", "delivery_limit"].into_iter().find(|r| *r == text("reason"));
         (
             NAMES.iter().position(|n| *n == text("queue")).unwrap(),
             reason.unwrap(),
@@ -220,6 +254,17 @@ fn deaths(batch: &Batch, i: u32) -> Vec<(usize, &'static str, i64)> {
         )
     };
     entries.iter().map(entry).collect()
+}
+
+/// A message as a client sees it.
+fn seen(batch: &Batch, i: u32) -> Seen {
+    let headers = message::properties(batch, i).headers.unwrap_or_default();
+    let count = |key| headers.get(key).and_then(Value::as_int).unwrap_or(0) as u32;
+    Seen {
+        id: message::id_of(batch, i),
+        deaths: deaths(batch, i),
+        counts: (count("x-delivery-count"), count("x-acquired-count")),
+    }
 }
 
 impl World {
@@ -322,7 +367,7 @@ impl World {
         let (how, end) = match how {
             0 | 1 => (Settle::Ack, End::Ack),
             2 => (Settle::Nack { requeue: true }, End::Back),
-            3 => (Settle::Reject { requeue: true }, End::Back),
+            3 => (Settle::Reject { requeue: true }, End::Failed),
             _ => (Settle::Nack { requeue: false }, End::Drop),
         };
         let consecutive = tags[k..].iter().enumerate().take_while(|(i, t)| **t == tag + *i as u64).count() as u32;
@@ -336,6 +381,9 @@ impl World {
     fn apply(&mut self, op: &Op) {
         match *op {
             Op::Publish { both, ref messages } => self.publish(both, messages),
+            // not to be had
+            Op::Get { queue, .. }
+                if self.model.queues[queue].plan.quorum && self.model.queues[queue].plan.single_active => {}
             Op::Get { queue, channel, no_ack } => {
                 self.model.get(queue, channel, no_ack);
                 self.broker.run(CLIENT, on(channel, ChannelCommand::Get { queue: NAMES[queue].into(), no_ack }));
@@ -370,8 +418,7 @@ impl World {
             Op::Cancel { .. } => {}
             Op::Settle { channel, which, count, how, multiple } => self.settle(channel, which, count, how, multiple),
             Op::Recover { channel } => {
-                let tags: Vec<u64> = self.model.channels[channel].outstanding.keys().copied().collect();
-                self.model.end(channel, &tags, End::Back);
+                self.model.recover(channel);
                 self.broker.run(CLIENT, on(channel, ChannelCommand::Recover { requeue: true, nowait: true }));
             }
             Op::Close { channel } => {
@@ -379,6 +426,27 @@ impl World {
                 let commands = [on(channel, ChannelCommand::Close), on(channel, ChannelCommand::Open)];
                 self.broker.run(CLIENT, commands.into_iter().flatten().collect());
             }
+            // refused to consumers of quorum queues
+            Op::GlobalQos { channel, .. } if self.model.queues[channel / 2].plan.quorum => {}
+            Op::GlobalQos { channel, count } => {
+                self.model.limit_channel(channel, count.into());
+                let qos = ChannelCommand::Qos { prefetch_size: 0, prefetch_count: count, global: true };
+                self.broker.run(CLIENT, on(channel, qos));
+            }
+            Op::TxSelect { channel } => {
+                self.model.tx_select(channel);
+                self.broker.run(CLIENT, on(channel, ChannelCommand::TxSelect));
+            }
+            Op::TxEnd { channel, commit } if self.model.is_tx(channel) => {
+                self.model.tx_end(channel, commit);
+                self.model.settle_down();
+                let end = if commit { ChannelCommand::TxCommit } else { ChannelCommand::TxRollback };
+                self.broker.run(CLIENT, on(channel, end));
+                // later replies of the channel wait behind the answer to a commit, and that for the disk
+                self.apply(&Op::Advance { tens: 6 });
+                self.apply(&Op::CommitAll);
+            }
+            Op::TxEnd { .. } => {}
             Op::Purge { queue } => {
                 let n = self.model.purge(queue);
                 self.purged.push(n);
@@ -426,8 +494,7 @@ impl World {
                             consumer: d.consumer_tag.to_string(),
                             tag: d.first_tag + k as u64,
                             redelivered: d.redelivered,
-                            id: message::id_of(&d.span.batch, i),
-                            deaths: deaths(&d.span.batch, i),
+                            message: seen(&d.span.batch, i),
                         });
                     }
                 }
@@ -435,12 +502,12 @@ impl World {
                     tag,
                     redelivered,
                     left: messages.into(),
-                    id: message::id_of(&span.batch, span.from),
-                    deaths: deaths(&span.batch, span.from),
+                    message: seen(&span.batch, span.from),
                 }),
                 ChannelEffect::GetEmpty => heard[channel].push(Heard::Empty),
                 ChannelEffect::Confirm { tag, count, multiple, ack } => self.confirmed(tag, count, multiple, ack),
                 ChannelEffect::QosOk | ChannelEffect::CloseOk | ChannelEffect::OpenOk => {}
+                ChannelEffect::TxSelectOk | ChannelEffect::TxCommitOk | ChannelEffect::TxRollbackOk => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -551,7 +618,10 @@ fn run(case: &Case) {
     }
     for queue in [0, 1, 0] {
         while world.model.ready(queue).0 > 0 {
-            world.apply(&Op::Get { queue, channel: 0, no_ack: true });
+            let plan = &case.plans[queue];
+            let only_consumers = plan.quorum && plan.single_active;
+            let get = Op::Get { queue, channel: 0, no_ack: true };
+            world.apply(&if only_consumers { Op::Purge { queue } } else { get });
             world.hear();
         }
     }

@@ -10,6 +10,11 @@ pub(crate) struct Plan {
     pub(crate) max_length: Option<usize>,
     pub(crate) max_bytes: Option<u64>,
     pub(crate) refuses: bool,
+    /// What is refused goes where the dead go.
+    pub(crate) refused_die: bool,
+    pub(crate) quorum: bool,
+    /// Failed deliveries of a quorum queue's message; `None` = any number.
+    pub(crate) delivery_limit: Option<u32>,
     pub(crate) max_priority: Option<u8>,
     pub(crate) single_active: bool,
     /// The dead go to the other queue.
@@ -26,15 +31,31 @@ pub(crate) struct Message {
     /// Queue, reason, count; newest first.
     pub(crate) deaths: Vec<(usize, &'static str, i64)>,
     pub(crate) redelivered: bool,
+    /// Failed deliveries and hand-outs that came to nothing, in a quorum queue.
+    pub(crate) counts: (u32, u32),
     position: u64,
     level: u8,
+    /// Place among the returned of a quorum queue.
+    returned: Option<u64>,
     deadline: Option<u64>,
 }
 
 impl Message {
     pub(crate) fn new(id: u64, bytes: u64, priority: u8, persistent: bool, expiration: Option<u64>) -> Self {
-        let (deaths, redelivered, position, level, deadline) = (Vec::new(), false, 0, 0, None);
-        Self { id, bytes, priority, persistent, expiration, deaths, redelivered, position, level, deadline }
+        Self {
+            id,
+            bytes,
+            priority,
+            persistent,
+            expiration,
+            deaths: Vec::new(),
+            redelivered: false,
+            counts: (0, 0),
+            position: 0,
+            level: 0,
+            returned: None,
+            deadline: None,
+        }
     }
 }
 
@@ -56,17 +77,32 @@ pub(crate) struct Queue {
     pub(crate) plan: Plan,
     ready: Vec<Message>,
     next_position: u64,
+    next_return: u64,
     consumers: Vec<Consumer>,
     /// Names in turn order, all priorities mixed.
     turns: VecDeque<String>,
     active: Option<String>,
 }
 
+/// A message as a client sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) id: u64,
+    pub(crate) deaths: Vec<(usize, &'static str, i64)>,
+    pub(crate) counts: (u32, u32),
+}
+
+impl From<&Message> for Seen {
+    fn from(m: &Message) -> Self {
+        Self { id: m.id, deaths: m.deaths.clone(), counts: m.counts }
+    }
+}
+
 /// What a channel hears.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Heard {
-    Delivery { consumer: String, tag: u64, redelivered: bool, id: u64, deaths: Vec<(usize, &'static str, i64)> },
-    Got { tag: u64, redelivered: bool, left: u64, id: u64, deaths: Vec<(usize, &'static str, i64)> },
+    Delivery { consumer: String, tag: u64, redelivered: bool, message: Seen },
+    Got { tag: u64, redelivered: bool, left: u64, message: Seen },
     Empty,
 }
 
@@ -77,9 +113,18 @@ pub(crate) struct Outstanding {
     message: Message,
 }
 
+/// Deliveries taken off a channel, with their tags.
+type Taken = Vec<(u64, Outstanding)>;
+
 #[derive(Debug, Default)]
 pub(crate) struct Channel {
     last_tag: u64,
+    /// Limit for all its consumers together; 0 = none.
+    global: usize,
+    /// Consumers in order of registration.
+    consumers: Vec<String>,
+    /// Settlements of the transaction under way; `None` = not transactional.
+    tx: Option<Vec<(End, Taken)>>,
     pub(crate) outstanding: BTreeMap<u64, Outstanding>,
     pub(crate) heard: Vec<Heard>,
 }
@@ -95,31 +140,61 @@ pub(crate) struct Model {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     Ack,
+    /// Returned without a failure.
     Back,
+    /// Returned, and counted as a failed delivery.
+    Failed,
     Drop,
 }
 
+/// Whether a consumer may be given one more.
+fn has_credit(c: &Consumer, channels: &[Channel], of_channel: usize) -> bool {
+    let global = channels[c.channel].global;
+    c.no_ack || ((c.prefetch == 0 || c.unacked < c.prefetch) && (global == 0 || of_channel < global))
+}
+
+impl Plan {
+    fn logs(&self, m: &Message) -> bool {
+        self.durable && (m.persistent || self.quorum)
+    }
+}
+
 impl Model {
+    /// All that is out, in transactions too.
+    fn out(&self) -> impl Iterator<Item = &Outstanding> {
+        self.channels.iter().flat_map(|c| {
+            let in_tx = c.tx.iter().flatten().flat_map(|(_, taken)| taken.iter().map(|(_, o)| o));
+            c.outstanding.values().chain(in_tx)
+        })
+    }
+    /// Deliveries to consumers that a channel has not settled.
+    fn of_channel(&self, c: usize) -> usize {
+        let channel = &self.channels[c];
+        let in_tx = channel.tx.iter().flatten().flat_map(|(_, taken)| taken.iter().map(|(_, o)| o));
+        channel.outstanding.values().chain(in_tx).filter(|o| o.consumer.is_some()).count()
+    }
+
     fn head(&self, q: usize) -> Option<usize> {
         let ready = &self.queues[q].ready;
-        (0..ready.len()).min_by_key(|k| (255 - ready[*k].level, ready[*k].position))
+        let place = |m: &Message| (m.returned.unwrap_or(u64::MAX), 255 - m.level, m.position);
+        (0..ready.len()).min_by_key(|k| place(&ready[*k]))
     }
     pub(crate) fn ready(&self, q: usize) -> (u64, u64, u64) {
         let queue = &self.queues[q];
-        let logged = queue.ready.iter().filter(|m| m.persistent && queue.plan.durable).count();
+        let logged = queue.ready.iter().filter(|m| queue.plan.logs(m)).count();
         (queue.ready.len() as u64, queue.ready.iter().map(|m| m.bytes).sum(), logged as u64)
     }
     pub(crate) fn unacked(&self, q: usize) -> u64 {
-        self.channels.iter().flat_map(|c| c.outstanding.values()).filter(|o| o.queue == q).count() as u64
+        self.out().filter(|o| o.queue == q).count() as u64
     }
     pub(crate) fn consumers(&self, q: usize) -> (u32, Option<String>) {
         (self.queues[q].consumers.len() as u32, self.queues[q].active.clone())
     }
     fn logged(&self, q: usize) -> Vec<&Message> {
         let queue = &self.queues[q];
-        let out = self.channels.iter().flat_map(|c| c.outstanding.values()).filter(|o| o.queue == q);
+        let out = self.out().filter(|o| o.queue == q);
         let mut all: Vec<&Message> = queue.ready.iter().chain(out.map(|o| &o.message)).collect();
-        all.retain(|m| queue.plan.durable && m.persistent);
+        all.retain(|m| queue.plan.logs(m));
         all.sort_by_key(|m| m.position);
         all
     }
@@ -144,11 +219,15 @@ impl Model {
 
     /// The next in turn with credit, of the highest priority.
     fn taker(&mut self, q: usize) -> Option<String> {
-        let queue = &mut self.queues[q];
+        let used: Vec<usize> = (0..self.channels.len()).map(|c| self.of_channel(c)).collect();
+        self.succeed(q);
+        let (queue, channels) = (&mut self.queues[q], &self.channels[..]);
         if queue.plan.single_active {
             let active = queue.active.clone()?;
+            let highest = queue.consumers.iter().map(|c| c.priority).max();
             let c = queue.consumers.iter().find(|c| c.name == active)?;
-            return (c.no_ack || c.prefetch == 0 || c.unacked < c.prefetch).then_some(active);
+            let outranked = queue.plan.quorum && highest > Some(c.priority);
+            return (!outranked && has_credit(c, channels, used[c.channel])).then_some(active);
         }
         let mut priorities: Vec<i64> = queue.consumers.iter().map(|c| c.priority).collect();
         priorities.sort_unstable();
@@ -159,7 +238,7 @@ impl Model {
                     continue;
                 };
                 queue.turns.retain(|n| *n != name);
-                if c.no_ack || c.prefetch == 0 || c.unacked < c.prefetch {
+                if has_credit(c, channels, used[c.channel]) {
                     queue.turns.push_back(name.clone());
                     return Some(name);
                 }
@@ -167,6 +246,17 @@ impl Model {
             }
         }
         None
+    }
+
+    /// In a quorum queue a higher priority takes over from a single active consumer that has nothing outstanding.
+    fn succeed(&mut self, q: usize) {
+        let queue = &mut self.queues[q];
+        let highest = queue.consumers.iter().map(|c| c.priority).max();
+        let active = queue.consumers.iter().find(|c| Some(&c.name) == queue.active.as_ref());
+        if queue.plan.quorum && active.is_some_and(|c| c.unacked == 0 && highest > Some(c.priority)) {
+            queue.active = None;
+            self.choose(q);
+        }
     }
 
     pub(crate) fn serve(&mut self, q: usize) {
@@ -186,8 +276,7 @@ impl Model {
                 consumer: name.clone(),
                 tag,
                 redelivered: message.redelivered,
-                id: message.id,
-                deaths: message.deaths.clone(),
+                message: Seen::from(&message),
             });
             if !c.no_ack {
                 c.unacked += 1;
@@ -250,11 +339,25 @@ impl Model {
         let over = queue.plan.max_length.is_some_and(|max| ready as usize + 1 > max)
             || queue.plan.max_bytes.is_some_and(|max| bytes + message.bytes > max);
         if queue.plan.refuses && over {
+            if queue.plan.refused_die {
+                self.deaths.push_back((q, message, "maxlen"));
+            }
             return false;
         }
+        (message.counts, message.returned) = ((0, 0), None);
         let ttl = queue.plan.ttl.into_iter().chain(message.expiration).min();
         message.deadline = ttl.map(|ttl| self.now + ttl);
-        message.level = queue.plan.max_priority.map_or(0, |max| message.priority.min(max));
+        message.level = match queue.plan.max_priority {
+            // the tests send no priority for 0
+            _ if queue.plan.quorum => {
+                if message.priority == 0 {
+                    4
+                } else {
+                    message.priority.min(31)
+                }
+            }
+            max => max.map_or(0, |max| message.priority.min(max)),
+        };
         message.position = queue.next_position;
         queue.next_position += 1;
         queue.ready.push(message);
@@ -269,9 +372,8 @@ impl Model {
         let left = self.queues[q].ready.len() as u64;
         let channel = &mut self.channels[c];
         channel.last_tag += 1;
-        let (tag, id, redelivered, deaths) =
-            (channel.last_tag, message.id, message.redelivered, message.deaths.clone());
-        channel.heard.push(Heard::Got { tag, redelivered, left, id, deaths });
+        let (tag, redelivered) = (channel.last_tag, message.redelivered);
+        channel.heard.push(Heard::Got { tag, redelivered, left, message: Seen::from(&message) });
         if !no_ack {
             channel.outstanding.insert(tag, Outstanding { queue: q, consumer: None, message });
         }
@@ -282,8 +384,25 @@ impl Model {
         let consumer =
             Consumer { name: name.clone(), channel: c, queue: q, prefetch, no_ack, priority, unacked: 0, listed: true };
         self.queues[q].consumers.push(consumer);
-        self.queues[q].turns.push_back(name);
+        self.queues[q].turns.push_back(name.clone());
+        self.channels[c].consumers.push(name);
         self.choose(q);
+    }
+    /// A consumer may have credit again.
+    fn relist(&mut self, name: &str) {
+        for queue in &mut self.queues {
+            if let Some(c) = queue.consumers.iter_mut().find(|c| c.name == name)
+                && !std::mem::replace(&mut c.listed, true)
+            {
+                queue.turns.push_back(name.to_owned());
+            }
+        }
+    }
+    pub(crate) fn limit_channel(&mut self, c: usize, global: usize) {
+        self.channels[c].global = global;
+        for name in self.channels[c].consumers.clone() {
+            self.relist(&name);
+        }
     }
     fn choose(&mut self, q: usize) {
         let queue = &mut self.queues[q];
@@ -298,6 +417,7 @@ impl Model {
         let queue = &mut self.queues[q];
         queue.consumers.retain(|c| c.name != name);
         queue.turns.retain(|n| n != name);
+        self.channels.iter_mut().for_each(|c| c.consumers.retain(|n| n != name));
         if queue.active.as_deref() == Some(name) {
             queue.active = None;
         }
@@ -309,22 +429,75 @@ impl Model {
         }
     }
 
-    /// Ends deliveries, in tag order.
+    /// Ends deliveries, in tag order; in a transaction when it commits.
     pub(crate) fn end(&mut self, c: usize, tags: &[u64], end: End) {
-        for tag in tags {
-            let Some(o) = self.channels[c].outstanding.remove(tag) else { continue };
-            let queue = &mut self.queues[o.queue];
-            if let Some(consumer) = queue.consumers.iter_mut().find(|c| Some(&c.name) == o.consumer.as_ref()) {
-                consumer.unacked -= 1;
-                if !std::mem::replace(&mut consumer.listed, true) {
-                    queue.turns.push_back(consumer.name.clone());
+        let channel = &mut self.channels[c];
+        let taken: Taken = tags.iter().filter_map(|t| channel.outstanding.remove(t).map(|o| (*t, o))).collect();
+        match &mut channel.tx {
+            Some(tx) => tx.push((end, taken)),
+            None => self.finish(c, taken, end),
+        }
+    }
+    pub(crate) fn is_tx(&self, c: usize) -> bool {
+        self.channels[c].tx.is_some()
+    }
+    pub(crate) fn tx_select(&mut self, c: usize) {
+        self.channels[c].tx.get_or_insert_default();
+    }
+    pub(crate) fn tx_end(&mut self, c: usize, commit: bool) {
+        for (end, taken) in self.channels[c].tx.replace(Vec::new()).unwrap_or_default() {
+            if commit {
+                self.finish(c, taken, end);
+            } else {
+                self.channels[c].outstanding.extend(taken);
+            }
+        }
+    }
+    /// Not a matter of the transaction.
+    pub(crate) fn recover(&mut self, c: usize) {
+        let taken = std::mem::take(&mut self.channels[c].outstanding).into_iter().collect();
+        self.finish(c, taken, End::Back);
+    }
+    fn finish(&mut self, c: usize, taken: Taken, end: End) {
+        let mut back: Vec<(usize, Message)> = Vec::new();
+        for (_, o) in taken {
+            if let Some(name) = &o.consumer {
+                for queue in &mut self.queues {
+                    queue.consumers.iter_mut().filter(|x| x.name == *name).for_each(|x| x.unacked -= 1);
+                }
+                self.relist(name);
+                if self.channels[c].global > 0 {
+                    for name in self.channels[c].consumers.clone() {
+                        self.relist(&name);
+                    }
                 }
             }
             match end {
                 End::Ack => {}
-                End::Back => queue.ready.push(Message { redelivered: true, ..o.message }),
                 End::Drop => self.deaths.push_back((o.queue, o.message, "rejected")),
+                End::Back | End::Failed => {
+                    let mut message = Message { redelivered: true, ..o.message };
+                    let plan = &self.queues[o.queue].plan;
+                    if plan.quorum {
+                        message.counts.0 += u32::from(end == End::Failed);
+                        message.counts.1 += 1;
+                        if plan.delivery_limit.is_some_and(|limit| message.counts.0 > limit) {
+                            self.deaths.push_back((o.queue, message, "delivery_limit"));
+                            continue;
+                        }
+                    }
+                    back.push((o.queue, message));
+                }
             }
+        }
+        back.sort_by_key(|(_, m)| m.position);
+        for (q, mut message) in back {
+            let queue = &mut self.queues[q];
+            if queue.plan.quorum {
+                message.returned = Some(queue.next_return);
+                queue.next_return += 1;
+            }
+            queue.ready.push(message);
         }
     }
     pub(crate) fn close(&mut self, c: usize) {
@@ -338,8 +511,11 @@ impl Model {
         names.iter().for_each(|(name, _)| {
             self.forget(name);
         });
+        // the end of a channel is a rollback
+        self.tx_end(c, false);
+        (self.channels[c].tx, self.channels[c].global) = (None, 0);
         let tags: Vec<u64> = self.channels[c].outstanding.keys().copied().collect();
-        self.end(c, &tags, End::Back);
+        self.end(c, &tags, End::Failed);
         names.iter().for_each(|(_, q)| self.choose(*q));
         self.channels[c].last_tag = 0;
     }

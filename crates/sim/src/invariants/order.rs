@@ -26,6 +26,10 @@ pub(crate) fn at_turn_end(oracle: &Oracle) -> Result<(), Violation> {
         if copy.phase != Phase::Ready || copy.deaths > 0 || copy.ready_since >= oracle.turn {
             continue;
         }
+        // those that came back to a quorum queue go in the order of their return
+        if oracle.plan.queues[copy.at].quorum && copy.last.is_some() {
+            continue;
+        }
         let m = &oracle.messages[copy.message];
         let Some(furthest) = oracle.furthest.get(&(copy.at, m.publisher, m.priority)) else { continue };
         if *furthest <= m.index || oracle.may_be_gone(copy) || oracle.reach(copy).0.len() > 1 {

@@ -2,6 +2,7 @@
 
 use crate::rig::{Rig, persistent, text};
 use hornpipe_types::command::{ChannelCommand, Settle};
+use hornpipe_types::header::Properties;
 use hornpipe_types::limits::Limits;
 use hornpipe_types::table::Value;
 
@@ -115,4 +116,84 @@ fn counters_move_with_a_message_that_is_copied_forward() {
     let m = rig.get(1, "q", false).unwrap();
     rig.settle(1, Settle::Reject { requeue: true }, m.tag);
     assert_eq!(rig.get(1, "q", true), None, "its deliveries were counted on, so the limit is reached");
+}
+
+fn with_priority(priority: Option<u8>) -> Properties {
+    Properties { priority, ..persistent() }
+}
+
+/// 32 levels without being asked: no priority is 4, what is above 31 is 31; a restart changes nothing.
+#[test]
+fn messages_leave_by_their_priority() {
+    let mut rig = Rig::new();
+    rig.declare("q", true, &quorum(&[]));
+    for (priority, body) in [
+        (None, "4a"),
+        (Some(0), "0"),
+        (Some(4), "4b"),
+        (Some(255), "31a"),
+        (Some(31), "31b"),
+        (Some(5), "5"),
+        (None, "4c"),
+    ] {
+        rig.publish("", "q", &with_priority(priority), &[body]);
+    }
+    for stop in [Rig::crash, Rig::restart] {
+        stop(&mut rig);
+        assert_eq!(rig.get(1, "q", true).unwrap().body, if rig.restarts() == 1 { "31a" } else { "31b" });
+    }
+    assert_eq!(rig.drain("q"), ["5", "4a", "4b", "4c", "0"]);
+}
+
+/// Returned messages go before all others, whatever their priority, in the order of their return.
+#[test]
+fn returned_messages_go_first_in_the_order_of_return() {
+    let mut rig = Rig::new();
+    rig.declare("q", true, &quorum(&[]));
+    rig.publish("", "q", &with_priority(Some(1)), &["a", "b", "c", "d"]);
+    let tags: Vec<u64> = (0..3).map(|_| rig.get(1, "q", false).unwrap().tag).collect();
+    for k in [2, 0] {
+        rig.settle(1, Settle::Nack { requeue: true }, tags[k]);
+    }
+    rig.publish("", "q", &with_priority(Some(9)), &["high"]);
+    assert_eq!(rig.drain("q"), ["c", "a", "high", "d"]);
+}
+
+/// What came back is still before the others after a crash.
+#[test]
+fn returned_messages_go_first_after_a_crash() {
+    let mut rig = Rig::new();
+    rig.declare("q", true, &quorum(&[]));
+    rig.publish("", "q", &with_priority(Some(1)), &["a", "b"]);
+    let b = {
+        let a = rig.get(1, "q", false).unwrap();
+        let b = rig.get(1, "q", false).unwrap();
+        rig.settle(1, Settle::Ack, a.tag);
+        b
+    };
+    rig.settle(1, Settle::Nack { requeue: true }, b.tag);
+    rig.publish("", "q", &with_priority(Some(9)), &["high"]);
+    rig.crash();
+    assert_eq!(rig.drain("q"), ["b", "high"]);
+}
+
+/// A consumer of higher priority takes the place of the single active one once that has settled what it has.
+#[test]
+fn a_higher_priority_displaces_the_single_active_consumer_of_a_quorum_queue() {
+    let mut rig = Rig::new();
+    let mut arguments = quorum(&[]);
+    arguments.push(("x-single-active-consumer", Value::Bool(true)));
+    rig.declare("q", true, &arguments);
+    rig.consume(1, "q", "low", 0);
+    rig.publish("", "q", &persistent(), &["1"]);
+    let first = rig.delivered();
+    assert_eq!(first.iter().map(|(tag, g)| (tag.as_str(), g.body.as_str())).collect::<Vec<_>>(), [("low", "1")]);
+    rig.consume(2, "q", "high", 5);
+    rig.consume(3, "q", "also high", 5);
+    rig.publish("", "q", &persistent(), &["2"]);
+    assert_eq!(rig.delivered(), [], "the old one has not settled yet, the new one has to wait");
+    rig.settle(1, Settle::Ack, first[0].1.tag);
+    rig.publish("", "q", &persistent(), &["3"]);
+    let then: Vec<_> = rig.delivered().into_iter().map(|(tag, g)| (tag, g.body)).collect();
+    assert_eq!(then, [("high".to_owned(), "2".to_owned()), ("high".to_owned(), "3".to_owned())]);
 }

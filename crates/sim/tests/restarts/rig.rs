@@ -3,7 +3,7 @@
 use hornpipe_core::{Bootstrap, CoreConfig, Shard};
 use hornpipe_store::{Memory, Store, StoreConfig};
 use hornpipe_types::command::{
-    Bind, ChannelCommand, Command, ExchangeDeclare, OpenConnection, PublishRun, QueueDeclare, Settle,
+    Bind, ChannelCommand, Command, Consume, ExchangeDeclare, OpenConnection, PublishRun, QueueDeclare, Settle,
 };
 use hornpipe_types::definition::UserDefinition;
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Load, Loaded, Outbox};
@@ -280,6 +280,34 @@ impl Rig {
         let count = b.len();
         let run = PublishRun { batch: b.finish(), from: 0, count, mandatory: false };
         self.say(channel, ChannelCommand::Publish(run));
+    }
+
+    /// Starts a consumer that acknowledges, with a priority.
+    pub(crate) fn consume(&mut self, channel: u16, queue: &str, tag: &str, priority: i32) {
+        let consume = Consume {
+            queue: queue.into(),
+            consumer_tag: tag.into(),
+            no_ack: false,
+            exclusive: false,
+            nowait: true,
+            arguments: table(&[("x-priority", Value::I32(priority))]),
+        };
+        self.say(channel, ChannelCommand::Consume(Box::new(consume)));
+    }
+
+    /// Deliveries since last asked, with the tags of their consumers.
+    pub(crate) fn delivered(&mut self) -> Vec<(String, Got)> {
+        let told = self.told();
+        let deliveries = told.iter().filter_map(|(_, e)| match e {
+            ChannelEffect::Deliver(d) => Some((d.consumer_tag.to_string(), got(d.first_tag, d.redelivered, &d.span))),
+            _ => None,
+        });
+        deliveries.flat_map(|(tag, all)| all.into_iter().map(move |g| (tag.clone(), g))).collect()
+    }
+
+    /// How often it was started after the first time.
+    pub(crate) fn restarts(&self) -> u64 {
+        self.seed - 1
     }
 
     /// One basic.get.
