@@ -1,4 +1,4 @@
-//! `hornpipe-sim --seeds N --seed S`: N seeds from S on; without a seed the known ones and N from 1 on.
+//! `hornpipe-sim --seeds N --seed S`: N seeds from S on; without a seed the known ones and N from 1 on, and a quarter as many restless ones.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -51,6 +51,10 @@ fn main() -> ExitCode {
     let first = args.seed.unwrap_or(1);
     let mut seeds = if args.seed.is_none() { hornpipe_sim::known_seeds() } else { Vec::new() };
     seeds.extend(first..first + args.seeds);
+    if args.seed.is_none() {
+        let restless = hornpipe_sim::RESTLESS;
+        seeds.extend(restless..restless + args.seeds / 4);
+    }
     let (mut failed, mut turns, mut crashes) = (0u64, 0, 0);
     for seed in &seeds {
         match hornpipe_sim::run_traced(*seed, args.trace) {

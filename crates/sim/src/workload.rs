@@ -222,6 +222,30 @@ impl Plan {
         }
     }
 
+    /// More of what is rare otherwise, all at once: messages that expire and move on, between queues that are lost in a crash
+    /// and such that are not, settled and published in transactions, with many crashes.
+    pub(crate) fn make_restless(&mut self, rng: &mut Rng) {
+        let n = self.queues.len();
+        for i in 0..n {
+            if self.queues[i].ttl_ms.is_none() && rng.chance(40) {
+                self.queues[i].ttl_ms = Some(rng.pick(&[0, 5, 60, 500]));
+            }
+            let to = rng.below(n as u64) as usize;
+            let target = &self.queues[to];
+            if self.queues[i].dead_to.is_none() && to != i && !target.refuses && !target.replaceable && !target.quorum {
+                self.queues[i].dead_to = Some((to, rng.chance(50)));
+            }
+        }
+        for client in &mut self.clients {
+            match client {
+                Role::Publisher(mode) if rng.chance(40) => *mode = Mode::Tx,
+                Role::Consumer(c) if !c.no_ack && rng.chance(60) => c.tx = true,
+                _ => {}
+            }
+        }
+        (self.expiration, self.crash) = (30, 120);
+    }
+
     /// Whether messages may leave a queue without anybody asking: by time or by length.
     fn is_restless(&self, queue: usize, expires: bool) -> bool {
         let q = &self.queues[queue];

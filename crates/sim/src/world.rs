@@ -81,7 +81,11 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64, traced: bool) -> Result<Self, Violation> {
         let mut rng = Rng::new(seed);
-        let plan = Rc::new(Plan::new(&mut rng));
+        let mut plan = Plan::new(&mut rng);
+        if seed >= crate::RESTLESS {
+            plan.make_restless(&mut rng);
+        }
+        let plan = Rc::new(plan);
         let clock = Clock::default();
         let mut world = Self {
             oracle: Oracle::new(Rc::clone(&plan), clock.now()),

@@ -1,6 +1,6 @@
 //! A few hundred seeds, and those that once found something.
 
-use hornpipe_sim::{Summary, known_seeds, run};
+use hornpipe_sim::{RESTLESS, Summary, known_seeds, run};
 
 const FRESH: u64 = 400;
 
@@ -8,7 +8,7 @@ const FRESH: u64 = 400;
 fn seeds_hold() {
     let mut failures = Vec::new();
     let mut all = Summary::default();
-    for seed in known_seeds().into_iter().chain(1..=FRESH) {
+    for seed in known_seeds().into_iter().chain(1..=FRESH).chain(RESTLESS..RESTLESS + FRESH / 4) {
         match run(seed) {
             Ok(s) => {
                 all.published += s.published;
