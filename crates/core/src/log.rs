@@ -20,6 +20,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Most records removed with one group.
 const REMOVE_MAX: usize = 64;
+/// Most records removed with a group that holds nothing else, so that nobody waits for it.
+const REMOVE_MAX_ALONE: usize = 512;
 
 /// Settled seqs in the middle of a [`LogRun`].
 #[derive(Debug, Clone)]
@@ -152,6 +154,14 @@ struct LoggedRun {
     copy: bool,
 }
 
+impl LoggedRun {
+    /// Octets of its unsettled messages. Of a run with several targets it is told how many copies live, not of how many
+    /// messages: then this is the most it can be.
+    fn live_bytes(&self) -> u64 {
+        self.bytes * u64::from(self.live.min(self.count)) / u64::from(self.count.max(1))
+    }
+}
+
 /// What is known of a log record.
 #[derive(Debug, Default)]
 struct RecordState {
@@ -165,6 +175,8 @@ struct FileState {
     live: u32,
     live_bytes: u64,
     total_bytes: u64,
+    /// Where the last run that is known ends.
+    end: u64,
     runs: Vec<EnqueueId>,
 }
 
@@ -300,17 +312,19 @@ impl Log {
     ) -> EnqueueId {
         self.last_enqueue = self.last_enqueue.next();
         let id = self.last_enqueue;
-        let bytes = place.body.map_or(body_bytes + u64::from(count) * 64, |b| u64::from(b.len));
+        // of a longer run in a body file it may be only a part
+        let most = body_bytes + u64::from(count) * 64;
+        let bytes = place.body.map_or(most, |b| most.min(b.len.into()));
         self.runs.insert(
             id,
             LoggedRun { live: 0, count, bytes, at: At::Stored(place), meta, targets, publisher: None, copy: false },
         );
-        self.settle_down(id, place, bytes);
+        self.settle_down(id, place, bytes, bytes);
         id
     }
 
-    /// A run lies at a place: its record and body file count it.
-    fn settle_down(&mut self, id: EnqueueId, place: Place, bytes: u64) {
+    /// A run of so many octets lies at a place: its record and body file count it, and `live` of them as live.
+    fn settle_down(&mut self, id: EnqueueId, place: Place, bytes: u64, live: u64) {
         let record = self.records.entry(place.lsn).or_default();
         if record.live == 0 {
             self.live_records += 1;
@@ -322,11 +336,12 @@ impl Log {
                 self.newest_file = self.newest_file.max(body.file);
                 let file = self.files.entry(body.file).or_default();
                 file.live += 1;
-                file.live_bytes += bytes;
+                file.live_bytes += live;
                 file.total_bytes += bytes;
+                file.end = file.end.max(body.offset + u64::from(body.len));
                 file.runs.push(id);
             }
-            None => self.inline_live += bytes,
+            None => self.inline_live += live,
         }
     }
 
@@ -338,12 +353,38 @@ impl Log {
     }
     /// Recovery is done: runs without live messages are buried.
     pub(crate) fn recovery_done(&mut self) {
-        let mut dead: Vec<_> = self.runs.iter().filter(|(_, r)| r.live == 0).map(|(id, _)| *id).collect();
-        dead.sort_unstable();
-        for id in dead {
-            if let Some(LoggedRun { at: At::Stored(place), bytes, .. }) = self.runs.remove(&id) {
-                self.bury(place, bytes);
+        for file in self.files.values_mut() {
+            // what was dead before this process began takes room in it too
+            file.total_bytes = file.total_bytes.max(file.end);
+        }
+        let mut dead = Vec::new();
+        for (id, run) in &self.runs {
+            if let At::Stored(place) = run.at
+                && run.live_bytes() < run.bytes.max(1)
+            {
+                dead.push((*id, place, run.bytes - run.live_bytes()));
             }
+        }
+        dead.sort_unstable_by_key(|(id, ..)| *id);
+        for (id, place, died) in dead {
+            if self.runs.get(&id).is_some_and(|r| r.live == 0) {
+                self.runs.remove(&id);
+                self.bury(place, died);
+            } else {
+                self.forget_bytes(place, died);
+            }
+        }
+    }
+
+    /// Whether records or body files without anything live wait for a group to go with.
+    fn has_leftovers(&self) -> bool {
+        self.records.first_key_value().is_some_and(|(_, r)| r.live == 0)
+            || self.dead_files.iter().any(|f| *f < self.newest_file)
+    }
+    /// Sees to it that leftovers go before long, also when no client does anything any more.
+    pub(crate) fn tidy_soon(&mut self, now: Now, delay_ms: u64) {
+        if self.settle_deadline.is_none() && self.has_leftovers() {
+            self.settle_deadline = Some(now.mono.plus_ms(delay_ms));
         }
     }
     /// A record that recovery found without live runs.
@@ -440,6 +481,7 @@ impl Log {
     ) -> bool {
         let SeqRange { count: n, step, .. } = part;
         let Some(run) = self.runs.get_mut(&id) else { return false };
+        let before = run.live_bytes();
         run.live -= n.min(run.live);
         let gone = run.live == 0;
         // a copy that moved on is still somewhere: its publisher waits for the disk, whoever takes the other copies
@@ -470,17 +512,31 @@ impl Log {
             }
             At::Writing => true,
             At::Stored(place) => {
+                let (place, died) = (*place, before - run.live_bytes());
                 if gone {
-                    let (place, bytes) = (*place, run.bytes);
                     self.runs.remove(&id);
-                    self.bury(place, bytes);
+                    self.bury(place, died);
+                } else {
+                    self.forget_bytes(place, died);
                 }
                 true
             }
         }
     }
 
-    /// A run on disk died.
+    /// Messages on disk died, their run lives on.
+    fn forget_bytes(&mut self, place: Place, bytes: u64) {
+        match place.body {
+            None => self.inline_live -= bytes.min(self.inline_live),
+            Some(body) => {
+                if let Some(file) = self.files.get_mut(&body.file) {
+                    file.live_bytes -= bytes.min(file.live_bytes);
+                }
+            }
+        }
+    }
+
+    /// A run on disk died, and so many octets with it.
     fn bury(&mut self, place: Place, bytes: u64) {
         if let Some(record) = self.records.get_mut(&place.lsn)
             && record.live > 0
@@ -491,13 +547,10 @@ impl Log {
                 record.runs = Vec::new();
             }
         }
-        let Some(body) = place.body else {
-            self.inline_live -= bytes.min(self.inline_live);
-            return;
-        };
+        self.forget_bytes(place, bytes);
+        let Some(body) = place.body else { return };
         if let Some(file) = self.files.get_mut(&body.file) {
             file.live = file.live.saturating_sub(1);
-            file.live_bytes -= bytes.min(file.live_bytes);
             if file.live == 0 {
                 self.dead_files.push(body.file);
             }
@@ -577,7 +630,8 @@ impl Log {
         self.pending_settles = 0;
         self.settle_deadline = None;
         // records go from the head only: what a record settles concerns older ones, which are gone before it
-        while group.remove_records.len() < REMOVE_MAX
+        let most = if group.ops.is_empty() { REMOVE_MAX_ALONE } else { REMOVE_MAX };
+        while group.remove_records.len() < most
             && let Some(entry) = self.records.first_entry()
             && entry.get().live == 0
         {
@@ -618,20 +672,20 @@ impl Log {
         for (id, place) in committed.places {
             let Some(run) = self.runs.get_mut(&id) else {
                 // settled while it was written
-                self.settle_down(id, place, 0);
+                self.settle_down(id, place, 0, 0);
                 self.bury(place, 0);
                 continue;
             };
             run.publisher = None;
             run.copy = false;
-            let (bytes, dead) = (run.bytes, run.live == 0);
+            let (bytes, live, dead) = (run.bytes, run.live_bytes(), run.live == 0);
             run.at = At::Stored(place);
             let count = u64::from(run.count);
             touched.extend(run.targets.iter().map(|t| (t.queue, t.first_seq + count)));
-            self.settle_down(id, place, bytes);
+            self.settle_down(id, place, bytes, live);
             if dead {
                 self.runs.remove(&id);
-                self.bury(place, bytes);
+                self.bury(place, live);
             }
         }
         for (place, bytes) in self.copied.pop_front().unwrap_or_default() {

@@ -292,6 +292,7 @@ impl Shard {
         }
         dropped += messages.values().map(|m| m.runs.values().map(|r| u64::from(r.count)).sum::<u64>()).sum::<u64>();
         self.log.recovery_done();
+        self.log.tidy_soon(now, self.limits.settle_delay_ms);
         let vhosts: Vec<usize> = (0..self.vhosts.len()).collect();
         for index in vhosts {
             self.apply_policies(now, index);

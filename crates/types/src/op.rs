@@ -148,7 +148,8 @@ pub struct Group {
     pub upto: CommitSeq,
     /// In the order they happened.
     pub ops: Vec<StoreOp>,
-    /// Log record groups (lsn) that may go: nothing in them is live. At most 64 a group.
+    /// Log record groups (lsn) that may go: nothing in them is live. At most 64 a group with other
+    /// contents, 512 in one without.
     pub remove_records: Vec<u64>,
     /// Body files that may go once this group is on disk.
     pub remove_files: Vec<u64>,

@@ -197,8 +197,8 @@ impl Log {
             }
         }
         self.touch();
-        self.runs.remove(&id);
-        self.copied_next.push((from, bytes));
+        let died = self.runs.remove(&id).map_or(0, |run| run.live_bytes());
+        self.copied_next.push((from, died));
     }
 
     /// Joins runs of a group that went to the same queues at consecutive seqs, so that a queue filled message by message, or
