@@ -290,6 +290,7 @@ impl Shard {
         }
         self.release_waiters();
         self.copy_forward();
+        self.log.tidy_soon(now, self.limits.settle_delay_ms);
     }
 
     /// Bodies came back from disk.
@@ -418,6 +419,7 @@ impl Shard {
         out.loads.append(&mut self.out.loads);
         out.answers.append(&mut self.out.answers);
         out.outcomes.append(&mut self.out.outcomes);
+        out.remarks.append(&mut self.out.remarks);
         if let Some(logins) = self.out.logins.take() {
             out.logins = Some(logins);
         }
@@ -757,9 +759,14 @@ impl Shard {
                 self.mark_dirty(id);
                 self.serve_waiting_gets(now, id);
             }
-            Err(_) => {
-                // the driver has reported it; the messages stay where they are, are never served wrong and not asked for
-                // again: a disk that lost them once will not bring them back
+            Err(error) => {
+                // the messages stay where they are, are never served wrong and not asked for again: a disk that lost them
+                // once will not bring them back
+                let (name, vhost) = (&queue.definition.name, &queue.definition.vhost);
+                self.out.remarks.push(format!(
+                    "queue '{name}' in vhost '{vhost}' stops at messages that can't be read back: {error}; \
+                     purge or delete it to go on without them"
+                ));
                 queue.unreadable = true;
             }
         }

@@ -226,6 +226,9 @@ impl Owner {
         if let Some(table) = self.outbox.logins.take() {
             self.shared.auth.set_table(table);
         }
+        for remark in self.outbox.remarks.drain(..) {
+            tracing::error!("{remark}");
+        }
         for (id, outcome) in self.outbox.outcomes.drain(..) {
             if let Some(asker) = self.operations.remove(&id) {
                 let _ = asker.send(outcome);

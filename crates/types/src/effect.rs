@@ -151,4 +151,6 @@ pub struct Outbox {
     pub outcomes: Vec<(RequestId, crate::operate::Outcome)>,
     /// Users changed: the new table, for logins.
     pub logins: Option<Arc<crate::definition::LoginTable>>,
+    /// What an operator should read, for the log.
+    pub remarks: Vec<String>,
 }
