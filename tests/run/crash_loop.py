@@ -19,6 +19,7 @@ A confirm that hadn't arrived says nothing: such a message may be there or not.
 import argparse
 import collections
 import json
+import os
 import random
 import socket
 import sys
@@ -267,13 +268,18 @@ def main():
     arguments.add_argument("--rounds", type=int, default=12)
     arguments.add_argument("--publishers", type=int, default=3)
     arguments.add_argument("--seed", type=int, default=None, help="the choices of a run; the kernel's scheduling remains")
+    arguments.add_argument("--restless", action="store_true", help="limits of the store at their lowest, else by the seed")
     arguments.add_argument("--json", help="also write the result to this file")
     options = arguments.parse_args()
     seed = options.seed if options.seed is not None else random.randrange(2**32)
     print(f"crash loop: {options.rounds} rounds, seed {seed}", flush=True)
     choose = random.Random(seed)
     directory = Path(tempfile.mkdtemp(prefix="hornpipe-crash-"))
-    broker = brokers.make(directory, private=True)
+    # Half of the runs with limits at their lowest, so that housekeeping is what is killed.
+    restless = brokers.RESTLESS if choose.random() < 0.5 or options.restless else {}
+    ours = os.environ.get("BROKER") != "rabbitmq"
+    broker = brokers.make(directory, restless if ours else None, private=True)
+    snapshots = [0, 0]
     books = Books()
     names = [f"p{n}" for n in range(options.publishers)]
     queues = [f"own-{name}" for name in names] + ["shared", "fan-a", "fan-b"]
@@ -292,8 +298,17 @@ def main():
             # The moment: after so many confirms, and a little later still, so that it falls anywhere in a commit.
             goal = choose.choice([0, 1, 50, 500, 2000, choose.randint(0, 6000)])
             brokers.until(lambda: tally[0] >= goal or not any(it.is_alive() for it in publishers), f"{goal} confirms")
+            snapshot = None
+            if ours and choose.random() < 0.4:
+                snapshot = brokers.Snapshot(broker, directory / f"snapshot-{round_number}")
+                snapshot.start()
+                time.sleep(choose.random() * 0.3)
             time.sleep(choose.random() * 0.02)
             broker.kill()
+            if snapshot:
+                snapshot.join(brokers.DEADLINE)
+                books.problems += snapshot.problems()
+                snapshots[snapshot.whole] += 1
             for it in consumers + publishers:
                 it.join(brokers.DEADLINE)
                 if it.is_alive() or it.error:
@@ -329,6 +344,9 @@ def main():
         "rounds": round_number + 1,
         "seed": seed,
         "kills_in_recovery": recovery_kills,
+        "restless": bool(restless),
+        "databases_exchanged": broker.log_tail(10**9).count("was copied to a fresh one") if ours else 0,
+        "snapshots": {"whole": snapshots[1], "cut": snapshots[0]},
         "confirmed": confirmed_total,
         "delivered": sum(len(it) for it in books.seen.values()),
         "redelivered": books.duplicates,

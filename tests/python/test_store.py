@@ -1,0 +1,399 @@
+"""The store through the built binary: its tools, snapshots, damage, a full disk, and syncs before confirms."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+
+import pika
+import pytest
+
+import brokers
+from conftest import parameters
+
+BODY = 20_000
+
+
+@pytest.fixture(autouse=True)
+def ours(request):
+    if os.environ.get("AMQP_URL") or os.environ.get("BROKER") == "rabbitmq":
+        pytest.skip("about Hornpipe's own store")
+
+
+def hornpipe(*arguments, code=0):
+    """Runs a command of the binary and returns what it says."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("HORNPIPE_", "RABBITMQ_"))}
+    done = subprocess.run(
+        [brokers.Hornpipe.binary(), *map(str, arguments)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode == code, f"{arguments} ended with {done.returncode}: {done.stdout}"
+    return done.stdout
+
+
+def publish(broker, queue, bodies, headers=None):
+    connection = pika.BlockingConnection(parameters(broker))
+    channel = connection.channel()
+    channel.confirm_delivery()
+    channel.queue_declare(queue, durable=True)
+    for body in bodies:
+        channel.basic_publish("", queue, body, pika.BasicProperties(delivery_mode=2, headers=headers))
+    connection.close()
+
+
+def take(broker, queue, count=None):
+    """Bodies of a queue, settled."""
+    connection = pika.BlockingConnection(parameters(broker))
+    channel = connection.channel()
+    found = []
+    while count is None or len(found) < count:
+        method, _, body = channel.basic_get(queue)
+        if method is None:
+            break
+        channel.basic_ack(method.delivery_tag)
+        found.append(body)
+    connection.close()
+    return found
+
+
+def bodies(count, size=BODY, salt=0):
+    return [f"{salt}:{n}:".encode() + bytes([n % 251]) * size for n in range(count)]
+
+
+def snapshot(broker, folder, login="guest:guest"):
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{broker.http_port}/api/hornpipe/snapshot",
+        json.dumps({"folder": str(folder)}).encode(),
+        {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()},
+    )
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
+
+
+def metric(broker, name):
+    with urllib.request.urlopen(f"http://127.0.0.1:{broker.metrics_port}/metrics") as answer:
+        text = answer.read().decode()
+    return float(re.search(rf"^{name} (\S+)$", text, re.M).group(1))
+
+
+def test_store_tools(own_broker, tmp_path):
+    broker = own_broker()
+    small, large = bodies(30, 10), bodies(20)
+    publish(broker, "small", small, {"x": 1, "y": [b"\x00\xff".decode("latin1"), {"z": True}]})
+    publish(broker, "large", large)
+    assert "in use by another process" in hornpipe("store", "verify", broker.data, code=1)
+    broker.stop()
+
+    said = hornpipe("store", "verify", broker.data, "--all")
+    assert "50 messages in 2 queues" in said and "the store is whole" in said and "queue 'small'" in said
+    file = tmp_path / "export.jsonl"
+    assert "50 messages" in hornpipe("store", "export", broker.data, file)
+    hornpipe("store", "export", broker.data, file, code=1)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    found = [base64.b64decode(line["message"]["body"]) for line in lines if "message" in line]
+    assert sorted(found) == sorted(small + large)
+
+    # Into a new folder, by another broker.
+    other = tmp_path / "other"
+    hornpipe("store", "import", file, other)
+    hornpipe("store", "import", file, other, code=1)
+    assert "the store is whole" in hornpipe("store", "verify", other)
+    second = brokers.Hornpipe(tmp_path / "second", data=other)
+    try:
+        second.start()
+        assert take(second, "small") == small and take(second, "large", 5) == large[:5]
+        second.stop()
+        hornpipe("store", "compact", other)
+        assert "15 messages" in hornpipe("store", "verify", other)
+        second.start()
+        assert take(second, "large") == large[5:]
+        assert second.stop() == 0
+    finally:
+        second.cleanup()
+    assert "is no data folder" in hornpipe("store", "verify", tmp_path / "none", code=1)
+    assert not (tmp_path / "none").exists()
+
+
+def test_snapshot_of_a_running_broker(own_broker, tmp_path):
+    broker = own_broker(HORNPIPE_STORE_BODY_FILE_BYTES="1MiB")
+    publish(broker, "q", bodies(200, 50_000))
+    stop, confirmed = threading.Event(), []
+
+    def go_on():
+        connection = pika.BlockingConnection(parameters(broker))
+        channel = connection.channel()
+        channel.confirm_delivery()
+        n = 0
+        while not stop.is_set():
+            channel.basic_publish("", "q", f"late:{n}".encode() + bytes(3000), pika.BasicProperties(delivery_mode=2))
+            confirmed.append(n)
+            n += 1
+            if n % 3 == 0:
+                method, _, _ = channel.basic_get("q")
+                channel.basic_ack(method.delivery_tag)
+        connection.close()
+
+    traffic = threading.Thread(target=go_on)
+    traffic.start()
+    try:
+        brokers.until(lambda: len(confirmed) > 20, "traffic")
+        before = len(confirmed)
+        told = snapshot(broker, tmp_path / "one")
+        said = hornpipe("store", "snapshot", tmp_path / "two", "--url", f"http://127.0.0.1:{broker.http_port}")
+        assert f"snapshot in {tmp_path / 'two'}" in said and told["body_bytes"] > 0
+    finally:
+        stop.set()
+        traffic.join(brokers.DEADLINE)
+    for folder, status in [(tmp_path / "one", 400), ("relative", 400), (broker.data / "in", 400), (tmp_path / "a/b", 400)]:
+        with pytest.raises(urllib.error.HTTPError) as error:
+            snapshot(broker, folder)
+        assert error.value.code == status
+    # The broker drains and drops its files; a snapshot needs none of them.
+    while take(broker, "q", 1000):
+        pass
+    assert broker.stop() == 0
+    for name in ["one", "two"]:
+        assert "the store is whole" in hornpipe("store", "verify", tmp_path / name)
+        restored = brokers.Hornpipe(tmp_path / f"on-{name}", data=tmp_path / name)
+        try:
+            restored.start()
+            found = take(restored, "q")
+            late = [int(body.split(b"late:")[1].split(b"\0")[0]) for body in found if body.startswith(b"late:")]
+            old = [body for body in found if not body.startswith(b"late:")]
+            # One moment: what was confirmed before it was asked for is there, without gaps, and every gap is at the front.
+            assert late == list(range(late[0], late[-1] + 1)) and late[-1] >= before - 1
+            assert old == bodies(200, 50_000)[200 - len(old) :]
+            assert restored.stop() == 0
+        finally:
+            restored.cleanup()
+
+
+def test_a_damaged_body_stops_its_queue_and_no_other(own_broker):
+    broker = own_broker()
+    publish(broker, "hurt", bodies(1, 300_000))
+    publish(broker, "sound", bodies(3, 300_000, salt=1))
+    broker.stop()
+    (file,) = (broker.data / "shard-0/bodies").iterdir()
+    with open(file, "r+b") as it:
+        it.seek(150_000)
+        it.write(b"\xff\x00" * 8)
+    said = hornpipe("store", "verify", broker.data, code=3)
+    assert "queue 'hurt' in vhost '/'" in said and file.name in said and "queue 'sound'" not in said
+    broker.start()
+    connection = pika.BlockingConnection(parameters(broker))
+    channel = connection.channel()
+    channel.basic_consume("hurt", lambda *_: pytest.fail("damaged octets were delivered"))
+    names = lambda: [line for line in broker.log_tail(200).splitlines() if "queue 'hurt' in vhost '/'" in line]
+    brokers.until(lambda: connection.process_data_events(0) or names(), "a line in the log that names the queue")
+    assert file.name in names()[0] and "purge or delete" in names()[0]
+    assert take(broker, "sound") == bodies(3, 300_000, salt=1)
+    # Publishers go on, and after a purge the queue works again.
+    channel.queue_purge("hurt")
+    connection.close()
+    publish(broker, "hurt", [b"next"])
+    assert take(broker, "hurt") == [b"next"]
+    assert broker.stop() == 0
+
+
+def test_damage_of_the_log_is_refused_by_name_until_it_is_accepted(own_broker):
+    broker = own_broker()
+    publish(broker, "q", bodies(5, 100))
+    publish(broker, "large", bodies(1, 300_000))
+    broker.stop()
+    (file,) = (broker.data / "shard-0/bodies").iterdir()
+    file.unlink()
+    with pytest.raises(brokers.BrokerFailed) as error:
+        broker.start()
+    assert file.name in str(error.value) and "missing" in str(error.value)
+    run = subprocess.Popen(
+        [brokers.Hornpipe.binary(), "--data-dir", broker.data, "--accept-data-loss"]
+        + ["--amqp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--metrics", "127.0.0.1:0"],
+        env={key: value for key, value in os.environ.items() if not key.startswith(("HORNPIPE_", "RABBITMQ_"))},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        brokers.until(lambda: (broker.data / "ports.json").exists() or run.poll() is not None, "the start")
+    finally:
+        run.send_signal(signal.SIGTERM)
+        said = run.communicate(timeout=brokers.DEADLINE)[0].decode()
+    assert run.returncode == 0 and file.name in said, said
+    broker.start()
+    assert take(broker, "q") == bodies(5, 100) and take(broker, "large") == []
+
+
+def test_a_drained_broker_gives_its_disk_back_by_itself(own_broker):
+    broker = own_broker(
+        HORNPIPE_STORE_DB_MIN_BYTES="12MiB",
+        HORNPIPE_STORE_DB_SLACK_BYTES="48MiB",
+        HORNPIPE_STORE_BODY_FILE_BYTES="1MiB",
+        HORNPIPE_STORE_BALLAST_BYTES="0",
+        HORNPIPE_INLINE_LIVE_BYTES="64MiB",
+        HORNPIPE_LOG_RECORDS_SLACK="16",
+    )
+    connection = pika.BlockingConnection(parameters(broker))
+    channel = connection.channel()
+    used = lambda: sum(it.stat().st_size for it in (broker.data / "shard-0").rglob("*") if it.is_file())
+    for k in range(8):
+        channel.queue_declare(f"q{k}", durable=True)
+    # Interleaved queues, in groups small enough to stay in the database, and some large ones.
+    channel.confirm_delivery()
+    persistent = pika.BasicProperties(delivery_mode=2)
+    for n in range(2400):
+        channel.basic_publish("", f"q{n % 8}", bytes(200_000 if n % 100 == 99 else 16_000), persistent)
+    full = used()
+    assert full > 38 << 20
+    # Two in a hundred stay.
+    for k in range(8):
+        kept = []
+        for n in range(300):
+            method, _, _ = channel.basic_get(f"q{k}")
+            (kept.append if n % 50 == 7 else channel.basic_ack)(method.delivery_tag)
+    # Nothing is published any more: the broker does the rest by itself.
+    brokers.until(lambda: metric(broker, "hornpipe_store_db_renewals_total") > 0, "a fresh database")
+    brokers.until(lambda: used() < 28 << 20, f"disk space to be given back, {full} before")
+    connection.close()
+    broker.kill()
+    broker.start()
+    assert sum(len(take(broker, f"q{k}")) for k in range(8)) == 48
+    assert broker.stop() == 0
+
+
+def test_a_full_disk(own_broker, tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a small file system")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512m", "tmpfs", str(disk)]).returncode != 0:
+        pytest.skip("a tmpfs can't be mounted here")
+    # The default disk_free_limit, and a ballast of an eighth of the volume.
+    broker = brokers.Hornpipe(tmp_path / "broker", data=disk / "data")
+    free = lambda: os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    ballast = disk / "data/ballast"
+    try:
+        broker.start()
+        assert ballast.stat().st_size == 64 << 20
+        blocked = threading.Event()
+        connection = pika.BlockingConnection(parameters(broker, blocked_connection_timeout=None))
+        connection.add_on_connection_blocked_callback(lambda *_: blocked.set())
+        channel = connection.channel()
+        channel.queue_declare("q", durable=True)
+        sent = 0
+        while not blocked.is_set():
+            for _ in range(20):
+                channel.basic_publish("", "q", bodies(1, 100_000, salt=sent)[0], pika.BasicProperties(delivery_mode=2))
+                sent += 1
+            connection.process_data_events(0)
+            assert broker.process.poll() is None, broker.log_tail()
+            assert sent < 20_000, "publishers were never blocked"
+        assert free() > 0 and broker.process.poll() is None
+        # What was accepted is written; then the disk really is full, by somebody else's doing. Consumers go on.
+        brokers.until(lambda: metric(broker, "hornpipe_pending_bytes") == 0, "everything accepted to be written")
+        filler = disk / "filler"
+
+        def fill():
+            with open(filler, "wb") as it:
+                while free() > 1 << 20:
+                    it.write(bytes(1 << 19))
+                    it.flush()
+
+        fill()
+        taken = take(broker, "q", 100)
+        assert len(taken) == 100 and broker.process.poll() is None
+        brokers.until(lambda: not ballast.exists(), "the ballast to be given up")
+        # Space returns, and everything goes on without a restart. What was sent before the block is there.
+        filler.unlink()
+        taken += take(broker, "q", sent // 2)
+        publish(broker, "q2", bodies(3, 1000))
+        brokers.until(ballast.exists, "the ballast to be made again")
+        # A start on a full disk: the ballast is what it opens with.
+        assert broker.stop() == 0
+        fill()
+        broker.start()
+        assert not ballast.exists()
+        taken += take(broker, "q")
+        assert len(set(taken)) == sent and broker.process.poll() is None
+        filler.unlink()
+        publish(broker, "q2", bodies(3, 1000, salt=1))
+        assert take(broker, "q2") == bodies(3, 1000) + bodies(3, 1000, salt=1)
+        assert broker.stop() == 0
+    finally:
+        broker.cleanup()
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+# ------------------------------------------------------------------ syncs before confirms, as the kernel sees them
+
+ACK = r"\x01\x00\x01\x00\x00\x00\x0d\x00\x3c\x00\x50"
+PUBLISH = r"\x00\x3c\x00\x28"
+
+
+def trace(path):
+    """Events in order: (what, began or ended, file)."""
+    open_calls = {}
+    for line in open(path, errors="replace"):
+        found = re.match(r"(\d+) +(?:<\.\.\. )?(\w+)", line)
+        if not found:
+            continue
+        thread, call = found.groups()
+        if call == "fdatasync":
+            if "resumed>" in line:
+                if re.search(r"= 0$", line.strip()):
+                    yield "synced", open_calls.pop(thread, "")
+                continue
+            name = bytes.fromhex(re.search(r"<(.*?)>", line).group(1).replace("\\x", "")).decode()
+            yield "syncs", name
+            if "unfinished" in line:
+                open_calls[thread] = name
+            elif re.search(r"= 0$", line.strip()):
+                yield "synced", name
+        elif call in ("recvfrom", "read", "recv") and PUBLISH in line:
+            yield "publish", ""
+        elif call in ("sendto", "write", "send", "writev") and ACK in line:
+            yield "confirm", ""
+
+
+def test_every_confirm_follows_the_syncs_it_claims(own_broker, tmp_path):
+    if shutil.which("strace") is None:
+        pytest.skip("needs strace (Debian: apt-get install strace)")
+    broker = own_broker()
+    output = tmp_path / "trace"
+    tracer = subprocess.Popen(
+        ["strace", "-f", "-yy", "-xx", "-s", "200000", "-e", "trace=fdatasync,recvfrom,read,sendto,write,writev"]
+        + ["-e", "signal=none", "-o", str(output), "-p", str(broker.process.pid)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        first = tracer.stderr.readline()
+        if "attached" not in first:
+            pytest.skip(f"strace can't attach here: {first.strip()}")
+        sizes = [10, 100_000, 2000, 60_000, 1, 90_000] * 3
+        publish(broker, "q", [bytes(size) for size in sizes])
+    finally:
+        if tracer.poll() is None:
+            tracer.send_signal(signal.SIGINT)
+        tracer.communicate(timeout=brokers.DEADLINE)
+    # One message after the other, so that each confirm has syncs of its own: those begun after its publish came in.
+    confirms, since = [], None
+    for what, name in trace(output):
+        if what == "publish":
+            since = []
+        elif what == "confirm" and since is not None:
+            confirms.append(since)
+            since = None
+        elif since is not None:
+            since.append((what, name))
+    assert len(confirms) == len(sizes), f"{len(confirms)} confirms of {len(sizes)} messages were seen"
+    for size, events in zip(sizes, confirms):
+        log = [k for k, (what, name) in enumerate(events) if what == "syncs" and re.search(r"/db(-\d+)?/db$", name)]
+        assert log, f"{size} octets were confirmed without a sync of the log: {events}"
+        assert ("synced", events[log[0]][1]) in events[log[0] :], f"before it had ended: {events}"
+        if size > 40_000:
+            done = [k for k, (what, name) in enumerate(events) if what == "synced" and name.endswith(".body")]
+            assert done and done[0] < log[-1], f"the log names a body that was not synced before: {events}"
