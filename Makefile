@@ -139,6 +139,10 @@ soak: build test-deps ## SOAK_MINUTES=30 of mixed traffic: nothing lost, memory 
 test-power-cut: build test-deps ## what a disk holds right after a confirm: needs root and loop devices
 	$(RUN_PY) tests/run/power_cut.py --cuts $(CUTS)
 
+.PHONY: plots
+plots: build test-deps ## memory and disk over a backlog that comes and goes, drawn to docs/plots
+	$(RUN_PY) tests/run/space_plot.py --out docs/plots
+
 .PHONY: test-tests
 test-tests: test-deps ## the client tests themselves, against a private RabbitMQ (rabbitmq-server installed)
 	BROKER=rabbitmq $(RUN_PY) -m pytest tests/python

@@ -12,7 +12,7 @@ use hornpipe_types::definition::{
 };
 use hornpipe_types::error::{AmqpError, ReplyCode};
 use hornpipe_types::names::ShortStr;
-use hornpipe_types::operate::{Operation, Outcome, Password, VhostSettings};
+use hornpipe_types::operate::{Operation, Outcome, Password, SnapshotRefused, VhostSettings};
 use hornpipe_types::stats::AdminUser;
 use serde_json::Value;
 
@@ -27,7 +27,7 @@ fn need(path: &[&str]) -> Need {
         ["vhosts" | "users" | "permissions" | "topic-permissions" | "vhost-limits" | "user-limits", ..] => {
             Need::Administrator
         }
-        ["operator-policies" | "definitions", ..] => Need::Administrator,
+        ["operator-policies" | "definitions" | "hornpipe", ..] => Need::Administrator,
         ["policies" | "parameters" | "global-parameters", ..] => Need::Policymaker,
         _ => Need::Management,
     }
@@ -122,6 +122,7 @@ async fn change(app: &App, request: &Request, path: &[&str]) -> Result<Reply, Re
         ("DELETE", ["connections", name]) => {
             return connections::close(app, request, user, connections::Of::Name(name)).await;
         }
+        ("POST", ["hornpipe", "snapshot"]) => return make_snapshot(app, body()?.required_text("folder")?).await,
         // Known to clients of the API, but not built: better said than to look like a missing object.
         (_, ["cluster-name" | "reset" | "auth" | "rebalance", ..])
         | ("PUT", ["feature-flags", ..])
@@ -131,6 +132,22 @@ async fn change(app: &App, request: &Request, path: &[&str]) -> Result<Reply, Re
         _ => return Err(Reply::method_not_allowed(&request.method)),
     };
     Ok(reply(snapshot::operate(app, user, operation).await?))
+}
+
+/// Waits as long as it takes: bodies may be copied to another file system.
+async fn make_snapshot(app: &App, folder: &str) -> Result<Reply, Reply> {
+    match app.broker.snapshot(folder).await {
+        Ok(made) => Ok(Reply::json(
+            200,
+            &serde_json::json!({
+                "folder": made.folder,
+                "db_bytes": made.db_bytes,
+                "body_bytes": made.body_bytes,
+            }),
+        )),
+        Err(SnapshotRefused::Folder(reason)) => Err(Reply::bad_request(&reason)),
+        Err(SnapshotRefused::Broker(reason)) => Err(Reply::unavailable(&reason)),
+    }
 }
 
 /// What became of a change as an answer.

@@ -224,6 +224,14 @@ fn own_node(app: &App, f: &mut Families, node: &NodeStats) {
     let ready = u64::from(app.broker.health() == Health::Ready);
     f.gauge("ready", "Whether clients are served.", bare(ready));
     f.gauge("store_db_bytes", "Size of the log's database on disk.", bare(node.store_db_bytes));
+    let live = node.store_db_live_bytes;
+    f.gauge("store_db_live_bytes", "Contents of the log's database; the rest of its size is reserved.", bare(live));
+    f.counter(
+        "store_db_renewals_total",
+        "Times the log's database was copied to a fresh one.",
+        bare(node.store_db_renewals),
+    );
+    f.gauge("store_ballast_bytes", "Octets kept back for opening on a full disk.", bare(node.store_ballast_bytes));
     f.gauge("store_body_bytes", "Size of the body files on disk.", bare(node.store_body_bytes));
     f.prefix("rabbitmq_");
 }

@@ -40,6 +40,9 @@ pub(crate) struct Settings {
     /// text or json
     #[arg(long, value_name = "FORMAT")]
     pub(crate) log_format: Option<String>,
+    /// Open a damaged store and drop what can't be read; the same as --set accept_data_loss=true
+    #[arg(long)]
+    pub(crate) accept_data_loss: bool,
     /// Any key of the configuration file; may repeat
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
@@ -60,6 +63,9 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 5)]
         timeout: u64,
     },
+    /// Look after the store of a stopped broker, or have a running one make a snapshot
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Print a password's hash as definition files hold it
     HashPassword {
         /// The password; read from standard input when missing
@@ -67,6 +73,52 @@ pub(crate) enum Command {
         /// The slow hash instead of RabbitMQ's, for hashing_algorithm = "hornpipe_password_hashing_argon2id"
         #[arg(long)]
         argon2id: bool,
+    },
+}
+
+/// What is done with a store. DIR is a data folder.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Check every checksum and reference of a stopped broker's store; exit code 0 whole, 3 damaged, 1 can't be checked
+    Verify {
+        /// The data folder
+        dir: PathBuf,
+        /// Name every queue, not only those that are hurt
+        #[arg(long)]
+        all: bool,
+    },
+    /// Write a stopped broker's store anew, without what is dead in it
+    Compact {
+        /// The data folder
+        dir: PathBuf,
+    },
+    /// Write a stopped broker's definitions and messages to a file of JSON lines
+    Export {
+        /// The data folder
+        dir: PathBuf,
+        /// The file, which must not be there; - is standard output
+        file: PathBuf,
+    },
+    /// Make a data folder from an export
+    Import {
+        /// The file; - is standard input
+        file: PathBuf,
+        /// The data folder, which must hold no store
+        dir: PathBuf,
+    },
+    /// Have a running broker copy its store, as of one moment, to a new folder on its machine
+    Snapshot {
+        /// The folder: an absolute path, empty or not there
+        dir: PathBuf,
+        /// The broker's HTTP listener; default: the one in the configuration
+        #[arg(long)]
+        url: Option<String>,
+        /// Who asks, an administrator
+        #[arg(long, default_value = "guest")]
+        user: String,
+        /// The password; better given as HORNPIPE_SNAPSHOT_PASSWORD than seen in the list of processes
+        #[arg(long, env = "HORNPIPE_SNAPSHOT_PASSWORD", default_value = "guest", hide_env_values = true)]
+        password: String,
     },
 }
 

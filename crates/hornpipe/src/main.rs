@@ -6,6 +6,7 @@ mod config;
 mod data_dir;
 mod healthcheck;
 mod logging;
+mod store;
 
 use anyhow::Context;
 use clap::Parser;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         Some(Command::HashPassword { password, argon2id }) => hash_password(password, argon2id),
+        Some(Command::Store(command)) => return store::run(command, &resolved.config),
         Some(Command::Healthcheck { url, timeout }) => healthcheck(&resolved.config, url, timeout),
         None if cli.settings.print_config => say(resolved.to_toml().trim_end()),
         None => {

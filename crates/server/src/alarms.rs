@@ -6,6 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+/// With less than so much free above the limit the disk is looked at more often, octets.
+const NEAR: u64 = 1 << 30;
+/// How often then at least.
+const NEAR_PAUSE: Duration = Duration::from_millis(50);
+
 /// What raises an alarm.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AlarmConfig {
@@ -32,6 +37,8 @@ pub(crate) struct Levels {
     /// The watermark itself: limit × share.
     pub(crate) memory_limit: AtomicU64,
     pub(crate) disk_free: AtomicU64,
+    /// What should be kept back on the volume and is not: it does not count as free.
+    pub(crate) reserve: AtomicU64,
     pub(crate) disk_free_limit: AtomicU64,
 }
 
@@ -53,7 +60,8 @@ impl Levels {
         self.memory_limit.store(watermark, Ordering::Relaxed);
         self.disk_free.store(if free == u64::MAX { 0 } else { free }, Ordering::Relaxed);
         self.disk_free_limit.store(config.disk_free_limit, Ordering::Relaxed);
-        Alarms { memory: watermark > 0 && used > watermark, disk: free < config.disk_free_limit }
+        let floor = config.disk_free_limit.saturating_add(self.reserve.load(Ordering::Relaxed));
+        Alarms { memory: watermark > 0 && used > watermark, disk: free < floor }
     }
 }
 
@@ -113,6 +121,9 @@ impl Watch {
                     last = found;
                     changed(found);
                 }
+                // A fast publisher fills what is left within the usual pause.
+                let near = levels.disk_free.load(Ordering::Relaxed) < config.disk_free_limit.saturating_add(NEAR);
+                let pause = if near { pause.min(NEAR_PAUSE) } else { pause };
                 let stopped = signal.0.lock().unwrap_or_else(PoisonError::into_inner);
                 let waited = signal.1.wait_timeout_while(stopped, pause, |stopped| !*stopped);
                 if *waited.unwrap_or_else(PoisonError::into_inner).0 {

@@ -5,9 +5,10 @@ use crate::alarms::Watch;
 use crate::auth::PasswordHashing;
 use crate::inbox::Item;
 use hornpipe_types::names::ShortStr;
-use hornpipe_types::operate::{Operate, Operation, Outcome, Password};
+use hornpipe_types::operate::{Operate, Operation, Outcome, Password, SnapshotMade, SnapshotRefused};
 use hornpipe_types::stats::{AdminUser, Answer, BoxFuture, Health, Inspect, LoginRefused, NodeStats, Request};
 use std::net::SocketAddr;
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
@@ -73,6 +74,44 @@ impl Operate for Handle {
             outcome.await.map_err(|_| "the broker has stopped".to_owned())
         })
     }
+
+    fn snapshot(&self, folder: &str) -> BoxFuture<'_, Result<SnapshotMade, SnapshotRefused>> {
+        let folder = folder.to_owned();
+        Box::pin(async move {
+            self.check_serving().map_err(SnapshotRefused::Broker)?;
+            let path = snapshot_folder(&folder, &self.shared.config.data_dir).map_err(SnapshotRefused::Folder)?;
+            let (asker, made) = oneshot::channel();
+            {
+                let mut asked = self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+                if asked.is_some() {
+                    return Err(SnapshotRefused::Broker("a snapshot is being made already".to_owned()));
+                }
+                *asked = Some((path, asker));
+            }
+            let made = made.await.unwrap_or_else(|_| Err("the broker has stopped".to_owned()));
+            made.map_err(SnapshotRefused::Broker)
+        })
+    }
+}
+
+/// A folder a snapshot may go to: absolute, empty or not there, outside the data folder.
+fn snapshot_folder(folder: &str, data_dir: &Path) -> Result<PathBuf, String> {
+    let path = Path::new(folder);
+    if !path.is_absolute() || path.components().any(|c| matches!(c, Component::ParentDir)) {
+        return Err(format!("'{folder}' is no absolute path without '..'"));
+    }
+    let parent = path.parent().filter(|p| p.is_dir());
+    let parent = parent.ok_or_else(|| format!("'{folder}' has no folder above it on the broker's machine"))?;
+    let resolved = |p: &Path| p.canonicalize().map_err(|e| format!("can't look at {}: {e}", p.display()));
+    let real = resolved(parent)?.join(path.file_name().unwrap_or_default());
+    if real.starts_with(resolved(data_dir)?) {
+        return Err(format!("'{folder}' is within the broker's own data folder"));
+    }
+    match std::fs::read_dir(&real).map(Iterator::count) {
+        Ok(entries) if entries > 0 => Err(format!("'{folder}' is not empty")),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(format!("'{folder}' can't be a folder: {e}")),
+        _ => Ok(real),
+    }
 }
 
 /// Passwords are hashed here, on the caller's thread. A blank one means that there is no login by password.
@@ -103,6 +142,7 @@ impl Inspect for Handle {
         let config = &shared.config;
         let levels = &shared.levels;
         let (auth_attempts_succeeded, auth_attempts_failed) = shared.auth.attempts();
+        let usage = *shared.store_usage.lock().unwrap_or_else(PoisonError::into_inner);
         NodeStats {
             node_name: config.node_name.clone(),
             cluster_name: config.cluster_name.clone(),
@@ -119,8 +159,11 @@ impl Inspect for Handle {
             fd_used: std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64),
             fd_total: rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(0),
             sockets_used: shared.sockets.count(),
-            store_db_bytes: shared.store_db_bytes.load(Ordering::Relaxed),
-            store_body_bytes: shared.store_body_bytes.load(Ordering::Relaxed),
+            store_db_bytes: usage.map_bytes,
+            store_db_live_bytes: usage.map_live_bytes,
+            store_db_renewals: usage.renewals,
+            store_body_bytes: usage.body_bytes,
+            store_ballast_bytes: shared.ballast_bytes.load(Ordering::Relaxed),
             listeners: shared.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             auth_attempts_succeeded,
             auth_attempts_failed,
@@ -134,5 +177,38 @@ impl Inspect for Handle {
     fn login(&self, user: &str, password: &str, loopback: bool) -> BoxFuture<'_, Result<AdminUser, LoginRefused>> {
         let (shared, user, password) = (Arc::clone(&self.shared), user.to_owned(), password.to_owned());
         Box::pin(crate::login(shared, user, password, loopback))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_goes_to_an_empty_folder_outside_the_data() {
+        let bed = tempfile::tempdir().unwrap();
+        let at = |name: &str| bed.path().join(name);
+        std::fs::create_dir_all(at("data/shard-0")).unwrap();
+        std::fs::create_dir_all(at("empty")).unwrap();
+        std::fs::create_dir_all(at("full/x")).unwrap();
+        std::fs::write(at("file"), "x").unwrap();
+        std::os::unix::fs::symlink(at("data"), at("link")).unwrap();
+        let check = |path: &Path, expected: &str| {
+            let found = snapshot_folder(path.to_str().unwrap(), &at("data"));
+            match expected {
+                "" => assert!(found.is_ok(), "{found:?}"),
+                text => assert!(found.clone().is_err_and(|e| e.contains(text)), "{path:?}: {found:?}"),
+            }
+        };
+        check(&at("new"), "");
+        check(&at("empty"), "");
+        check(&at("full"), "is not empty");
+        check(&at("file"), "can't be a folder");
+        check(&at("none/new"), "no folder above it");
+        check(&at("data/new"), "own data folder");
+        check(&at("link/new"), "own data folder");
+        check(&at("empty/../data/new"), "absolute path without '..'");
+        check(Path::new("relative"), "absolute path");
+        check(Path::new("/"), "no folder above it");
     }
 }

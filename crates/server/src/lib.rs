@@ -31,19 +31,20 @@ pub use shutdown::SHUTDOWN_TEXT;
 
 use hornpipe_amqp::MachineConfig;
 use hornpipe_core::{Bootstrap, CoreConfig, Shard};
-use hornpipe_store::{Medium, Memory, Store, StoreConfig, StoreError};
+use hornpipe_store::{Ballast, Medium, Memory, Store, StoreConfig, StoreError, Usage};
 use hornpipe_types::definition::UserDefinition;
 use hornpipe_types::effect::Outbox;
 use hornpipe_types::ids::ConnectionId;
 use hornpipe_types::limits::Limits;
 use hornpipe_types::op::Recovered;
+use hornpipe_types::operate::SnapshotMade;
 use hornpipe_types::stats::{AdminUser, Health, LoginRefused};
 use hornpipe_types::table::{FieldTable, Value};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 /// What happens when the process can't go on: gets a sentence. The default ends the process with exit code 1.
 pub type FatalHook = Arc<dyn Fn(&str) + Send + Sync>;
@@ -59,6 +60,8 @@ pub struct ServerConfig {
     pub store: StoreConfig,
     /// AMQP listeners; port 0 picks a free one.
     pub amqp: Vec<SocketAddr>,
+    /// Octets kept back on the volume for opening on a full disk; 0 = none.
+    pub ballast_bytes: u64,
     /// Limits of the core and the connection machine.
     pub limits: Limits,
     /// What an empty data folder starts with.
@@ -99,6 +102,7 @@ impl ServerConfig {
             data_dir: data_dir.into(),
             storage: Storage::Disk,
             store: StoreConfig::default(),
+            ballast_bytes: 0,
             amqp: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             limits: Limits::default(),
             first: FirstUser::default(),
@@ -192,8 +196,10 @@ pub(crate) struct Shared {
     pub(crate) buffers: buffers::Buffers,
     pub(crate) sockets: Sockets,
     pub(crate) levels: Arc<alarms::Levels>,
-    pub(crate) store_db_bytes: AtomicU64,
-    pub(crate) store_body_bytes: AtomicU64,
+    pub(crate) store_usage: Mutex<Usage>,
+    pub(crate) ballast_bytes: AtomicU64,
+    /// A snapshot asked for and not answered yet; the sender is taken when it is begun.
+    pub(crate) snapshot: Mutex<Option<SnapshotAsked>>,
     /// protocol, address, port, tls
     pub(crate) listeners: Mutex<Vec<(String, String, u16, bool)>>,
     pub(crate) config: ServerConfig,
@@ -227,8 +233,9 @@ impl Shared {
             buffers: buffers::Buffers::default(),
             sockets: Sockets { open: AtomicU64::new(0), max: sockets_max, none: Notify::new() },
             levels: Arc::default(),
-            store_db_bytes: AtomicU64::new(0),
-            store_body_bytes: AtomicU64::new(0),
+            store_usage: Mutex::default(),
+            ballast_bytes: AtomicU64::new(0),
+            snapshot: Mutex::default(),
             listeners: Mutex::default(),
             config,
             health: RwLock::new(Health::Starting("opening the store".to_owned())),
@@ -271,6 +278,9 @@ impl Shared {
         }
     }
 }
+
+/// The folder of a snapshot, and who waits for it.
+pub(crate) type SnapshotAsked = (PathBuf, oneshot::Sender<Result<SnapshotMade, String>>);
 
 /// Sockets accepted and not yet closed.
 #[derive(Debug)]
@@ -416,6 +426,10 @@ fn recover(shared: &Shared) -> Result<(Store, Shard, Outbox), StartError> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(random)?;
     let started = shared.clock.mono();
+    let on_disk = matches!(config.storage, Storage::Disk);
+    if on_disk && Ballast::new(&config.data_dir, config.ballast_bytes).release_for(0) {
+        tracing::warn!("the disk is full: the ballast was given up to open the data folder");
+    }
     let mut store = match &config.storage {
         Storage::Disk => Store::open(&config.data_dir, config.store.clone())?,
         Storage::Memory => Store::with_medium(Box::new(Memory::new()), config.store.clone()),

@@ -2,14 +2,25 @@
 
 use crate::Shared;
 use crate::inbox::Item;
-use hornpipe_store::{Reader, Store, StoreError};
+use hornpipe_store::{Ballast, Reader, Snapshot, Store, StoreError, Tended};
 use hornpipe_types::effect::{Load, Loaded};
-use hornpipe_types::op::Group;
+use hornpipe_types::message::Span;
+use hornpipe_types::op::{Group, StoreOp};
+use hornpipe_types::operate::SnapshotMade;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+
+/// How often the store is tended while no groups come, and how often its files are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What the log's database may take at once beside what is written, octets.
+const SEGMENT: u64 = 9 << 20;
+/// How often a full disk is looked at.
+const FULL_PAUSE: Duration = Duration::from_millis(50);
 
 /// What the store thread is given.
 #[derive(Debug)]
@@ -42,6 +53,16 @@ impl<T> Slot<T> {
         let waiting = self.filled.wait_while(held, |(value, closed)| value.is_none() && !*closed);
         waiting.unwrap_or_else(PoisonError::into_inner).0.take()
     }
+    /// The same for a while only: `Some(None)` when nothing came.
+    fn take_within(&self, wait: Duration) -> Option<Option<T>> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = self.filled.wait_timeout_while(held, wait, |(value, closed)| value.is_none() && !*closed);
+        let (mut held, timeout) = waiting.unwrap_or_else(PoisonError::into_inner);
+        match held.0.take() {
+            None if !timeout.timed_out() => None,
+            taken => Some(taken),
+        }
+    }
     fn close(&self) {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
         self.filled.notify_one();
@@ -57,36 +78,25 @@ pub(crate) struct StoreThread {
 
 impl StoreThread {
     /// Starts the thread.
-    pub(crate) fn start(shared: Arc<Shared>, mut store: Store) -> std::io::Result<Self> {
+    pub(crate) fn start(shared: Arc<Shared>, store: Store) -> std::io::Result<Self> {
         let slot = Arc::new(Slot::default());
         let jobs = slot.clone();
+        let mut keeper = Keeper::new(shared, store);
         std::thread::Builder::new().name("store".into()).spawn(move || {
-            note_usage(&shared, &store);
-            while let Some(job) = jobs.take() {
+            let mut busy = false;
+            while let Some(job) = jobs.take_within(if busy { Duration::ZERO } else { TICK }) {
                 match job {
-                    Job::Group(group) => {
-                        let written = catch_unwind(AssertUnwindSafe(|| write(&mut store, &group)));
-                        match written {
-                            Ok(Ok(committed)) => {
-                                shared.inbox.push(Item::Committed(committed));
-                                note_usage(&shared, &store);
-                            }
-                            Ok(Err(error)) => return shared.fatal(&format!("the store failed: {error}")),
-                            Err(_) => return shared.fatal("the store thread panicked"),
-                        }
-                    }
-                    Job::Close(reader, done) => {
-                        // It has the files open too: once we say closed, the folder is free for another process.
-                        reader.end();
-                        let closed = catch_unwind(AssertUnwindSafe(|| store.close()));
-                        let result = match closed {
-                            Ok(result) => result.map_err(|error| error.to_string()),
-                            Err(_) => Err("the store panicked while closing".to_owned()),
-                        };
+                    Some(Job::Close(reader, done)) => {
                         // Nobody waits when the stop took too long.
-                        let _ = done.send(result);
+                        let _ = done.send(keeper.close(reader));
                         return;
                     }
+                    Some(Job::Group(group)) if !keeper.write(&group) => return,
+                    _ => {}
+                }
+                match keeper.tend() {
+                    Some(more) => busy = more,
+                    None => return,
                 }
             }
         })?;
@@ -110,15 +120,159 @@ impl Drop for StoreThread {
     }
 }
 
-fn write(store: &mut Store, group: &Group) -> Result<Vec<hornpipe_types::op::Committed>, StoreError> {
-    store.commit(group)?;
-    store.sync()
+/// What the store thread works with.
+struct Keeper {
+    shared: Arc<Shared>,
+    store: Store,
+    ballast: Option<Ballast>,
+    noted: Instant,
+    /// The store has housekeeping that goes on.
+    busy: bool,
+    /// Renewals that were logged.
+    renewals: u64,
+    /// Who waits for the snapshot under way.
+    snapshot: Option<oneshot::Sender<Result<SnapshotMade, String>>>,
 }
 
-fn note_usage(shared: &Shared, store: &Store) {
-    let (db, bodies) = store.usage();
-    shared.store_db_bytes.store(db, Ordering::Relaxed);
-    shared.store_body_bytes.store(bodies, Ordering::Relaxed);
+impl Keeper {
+    fn new(shared: Arc<Shared>, store: Store) -> Self {
+        let config = &shared.config;
+        let on_disk = matches!(config.storage, crate::Storage::Disk);
+        let ballast = on_disk.then(|| Ballast::new(&config.data_dir, config.ballast_bytes));
+        let noted = Instant::now();
+        let mut keeper = Self { shared, store, ballast, noted, busy: false, renewals: 0, snapshot: None };
+        keeper.note();
+        keeper
+    }
+
+    /// Runs a step of the store; `None` when it failed and the process ends.
+    fn guarded<T>(&mut self, step: impl FnOnce(&mut Store) -> Result<T, StoreError>) -> Option<T> {
+        match catch_unwind(AssertUnwindSafe(|| step(&mut self.store))) {
+            Ok(Ok(done)) => return Some(done),
+            Ok(Err(error)) => self.shared.fatal(&format!("the store failed: {error}")),
+            Err(_) => self.shared.fatal("the store thread panicked"),
+        }
+        None
+    }
+
+    /// Writes a group and reports it; whether to go on.
+    fn write(&mut self, group: &Group) -> bool {
+        self.find_room(octets(group));
+        let written = self.guarded(|store| {
+            store.commit(group)?;
+            store.sync()
+        });
+        let Some(committed) = written else { return false };
+        self.shared.inbox.push(Item::Committed(committed));
+        true
+    }
+
+    /// Gives up the ballast for a write of so many octets, and waits while the disk is too full for it all the same:
+    /// publishers are blocked then, consumers go on, and everything does once there is space.
+    fn find_room(&mut self, octets: u64) {
+        let mut told = false;
+        while let Some(ballast) = &self.ballast {
+            if ballast.release_for(octets) {
+                tracing::warn!(
+                    "the disk is nearly full: the ballast was given up; it is made again when there is space"
+                );
+                self.note();
+            } else if ballast.lacks(octets.saturating_add(SEGMENT)) {
+                if !told {
+                    tracing::error!("the disk is full: what is to be written waits, and confirms with it");
+                    told = true;
+                }
+                std::thread::sleep(FULL_PAUSE);
+            } else {
+                break;
+            }
+        }
+    }
+
+    /// Housekeeping; says whether there is more, `None` when the process ends.
+    fn tend(&mut self) -> Option<bool> {
+        self.begin_snapshot();
+        let Tended { more, snapshot } = self.guarded(Store::tend)?;
+        if let Some(made) = snapshot {
+            self.end_snapshot(made);
+        }
+        if self.noted.elapsed() >= TICK || more != self.busy {
+            self.note();
+        }
+        self.busy = more;
+        Some(more)
+    }
+
+    fn begin_snapshot(&mut self) {
+        let asked = {
+            let mut held = self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.snapshot.is_some() { None } else { held.take() }
+        };
+        let Some((to, asker)) = asked else { return };
+        match self.store.snapshot(&to) {
+            Ok(()) => self.snapshot = Some(asker),
+            Err(error) => drop(asker.send(Err(error.to_string()))),
+        }
+    }
+
+    fn end_snapshot(&mut self, made: Result<Snapshot, StoreError>) {
+        let Some(asker) = self.snapshot.take() else { return };
+        let finish = move || {
+            let told = made.and_then(|snapshot| {
+                let (folder, db_bytes) = (snapshot.to.display().to_string(), snapshot.map_bytes);
+                snapshot.finish().map(|body_bytes| SnapshotMade { folder, db_bytes, body_bytes })
+            });
+            match &told {
+                Ok(made) => tracing::info!(folder = made.folder, "a snapshot was made"),
+                Err(error) => tracing::error!("{error}"),
+            }
+            // Who asked may have gone away.
+            let _ = asker.send(told.map_err(|error| error.to_string()));
+        };
+        // Copying to another file system takes long, and groups wait for us.
+        if let Err(error) = std::thread::Builder::new().name("snapshot".into()).spawn(finish) {
+            tracing::error!("can't start a thread to finish a snapshot: {error}");
+        }
+    }
+
+    /// Looks at files and room on the volume, so it is not done with each group.
+    fn note(&mut self) {
+        let shared = &self.shared;
+        let usage = self.store.usage();
+        if usage.renewals > self.renewals {
+            self.renewals = usage.renewals;
+            let (size, live) = (usage.map_bytes, usage.map_live_bytes);
+            tracing::info!(size, live, "the log's database was copied to a fresh one, to give back disk space");
+        }
+        *shared.store_usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
+        if let Some(ballast) = &self.ballast {
+            if let Err(error) = ballast.restore(shared.config.alarms.disk_free_limit) {
+                tracing::warn!("{error}");
+            }
+            shared.ballast_bytes.store(ballast.held(), Ordering::Relaxed);
+            shared.levels.reserve.store(ballast.missing(), Ordering::Relaxed);
+        }
+        self.noted = Instant::now();
+    }
+
+    fn close(self, reader: ReaderThread) -> Result<(), String> {
+        // It has the files open too: once we say closed, the folder is free for another process.
+        reader.end();
+        match catch_unwind(AssertUnwindSafe(|| self.store.close())) {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(_) => Err("the store panicked while closing".to_owned()),
+        }
+    }
+}
+
+/// Octets of messages in a group, about.
+fn octets(group: &Group) -> u64 {
+    let span = |s: &Span| s.batch.resident_bytes() as u64 * u64::from(s.count) / u64::from(s.batch.len().max(1));
+    let of = |op: &StoreOp| match op {
+        StoreOp::Enqueue(e) => e.spans().map(span).sum(),
+        _ => 0,
+    };
+    group.ops.iter().map(of).sum()
 }
 
 /// The owner's end of the thread that reads messages back.
@@ -168,7 +322,8 @@ impl Drop for ReaderThread {
 
 fn read(reader: &Reader, load: &Load) -> Loaded {
     let batch = reader.read(&load.place).map_err(|error| {
-        tracing::error!(enqueue = %load.enqueue, place = ?load.place, "messages can't be read back: {error}");
+        // The shard knows whose they are; it says so unless they have gone or moved meanwhile.
+        tracing::warn!(enqueue = %load.enqueue, place = ?load.place, "a run of messages can't be read back: {error}");
         error.to_string()
     });
     Loaded { id: load.id, batch }

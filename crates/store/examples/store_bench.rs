@@ -91,7 +91,7 @@ fn run(dir: &Path, messages: u32, size: usize, for_time: Duration) -> Result<Str
     latency.sort_unstable();
     let at = |p: usize| latency.get(latency.len() * p / 100).copied().unwrap_or_default();
     let total = (n * u64::from(messages)) as f64;
-    let (map, bodies) = store.usage();
+    let hornpipe_store::Usage { map_bytes: map, body_bytes: bodies, .. } = store.usage();
     store.close()?;
     Ok(format!(
         "{messages:>5} x {size:>5} B: {:>8.0} groups/s {:>9.0} msg/s, CPU {:>7.2} us/msg, p50 {:?} p99 {:?}, RSS {} MiB, map {} MiB, bodies {} MiB",

@@ -22,19 +22,23 @@ fn checksum(key: &[u8], value: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(key), &value[1..3]), &value[HEADER..])
 }
 
-/// Adds the change of one definition to a batch (`None` removes it). Parts of an older, longer one are removed.
+/// Adds the change of one definition to a batch (`None` removes it). Parts of an older, longer one are removed. Returns how
+/// many octets come and how many go, roughly.
 pub(crate) fn put(
     batch: &mut Batch,
     view: &dyn View,
     key: &DefinitionKey,
     definition: Option<&Definition>,
-) -> Result<(), StoreError> {
+) -> Result<(u64, u64), StoreError> {
     let prefix = key::definition(key);
-    let old_parts = match view.get(&part_key(&prefix, 0))? {
-        Some(value) => Input(value.get(1..).unwrap_or(&[])).u16().unwrap_or(1),
-        None => 0,
+    let (old_parts, old_bytes) = match view.get(&part_key(&prefix, 0))? {
+        Some(value) => {
+            let parts = Input(value.get(1..).unwrap_or(&[])).u16().unwrap_or(1);
+            (parts, (prefix.len() + value.len()) as u64 * u64::from(parts))
+        }
+        None => (0, 0),
     };
-    let mut parts = 0;
+    let (mut parts, mut bytes) = (0, 0);
     if let Some(definition) = definition {
         let json =
             serde_json::to_vec(definition).map_err(|e| StoreError::Fatal(format!("{key:?} has no JSON form: {e}")))?;
@@ -49,11 +53,12 @@ pub(crate) fn put(
             v.extend_from_slice(chunk);
             let crc = checksum(&k, &v).to_be_bytes();
             v[3..HEADER].copy_from_slice(&crc);
+            bytes += (prefix.len() + v.len()) as u64;
             batch.push((k, Some(v)));
         }
     }
     batch.extend((parts..old_parts).map(|p| (part_key(&prefix, p), None)));
-    Ok(())
+    Ok((bytes, old_bytes))
 }
 
 /// Told of what can't be read: its keys, what is wrong. An error ends the reading.
@@ -68,10 +73,12 @@ struct Collected {
     json: Vec<u8>,
 }
 
-/// Reads all definitions.
-pub(crate) fn scan(view: &dyn View, visit: &mut dyn FnMut(Definition), bad: &mut Bad<'_>) -> Result<(), StoreError> {
+/// Reads all definitions; returns how many octets they take.
+pub(crate) fn scan(view: &dyn View, visit: &mut dyn FnMut(Definition), bad: &mut Bad<'_>) -> Result<u64, StoreError> {
     let mut open: Option<Collected> = None;
+    let mut bytes = 0;
     view.scan(&[key::DEFINITIONS], &[key::LOG], &mut |k, v| {
+        bytes += (k.len() + v.len()) as u64;
         let mut reject = |prefix: &[u8], reason: &str| {
             bad(vec![k.to_vec()], damaged(prefix, reason))?;
             Ok(true)
@@ -103,7 +110,8 @@ pub(crate) fn scan(view: &dyn View, visit: &mut dyn FnMut(Definition), bad: &mut
         }
         Ok(true)
     })?;
-    finish(open, visit, bad)
+    finish(open, visit, bad)?;
+    Ok(bytes)
 }
 
 fn finish(

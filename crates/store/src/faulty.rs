@@ -1,7 +1,8 @@
 //! A medium that fails on command, around any other one.
 
 use crate::error::StoreError;
-use crate::medium::{Batch, Medium, View};
+use crate::medium::{Batch, Medium, Rest, View};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A call that can fail.
@@ -16,6 +17,9 @@ pub enum Call {
     SealFile,
     RemoveFile,
     WriteMark,
+    BeginCopy,
+    ApplyCopy,
+    FinishCopy,
 }
 
 /// How it fails.
@@ -159,6 +163,31 @@ impl<M: Medium> Medium for Faulty<M> {
             return Err(torn(Call::WriteMark));
         }
         self.inner.write_mark(mark)
+    }
+    fn begin_copy(&mut self, to: Option<&Path>) -> Result<(), StoreError> {
+        if self.faults.check(Call::BeginCopy)? {
+            self.inner.begin_copy(to)?;
+            return Err(torn(Call::BeginCopy));
+        }
+        self.inner.begin_copy(to)
+    }
+    fn apply_copy(&mut self, mut batch: Batch) -> Result<(), StoreError> {
+        if self.faults.check(Call::ApplyCopy)? {
+            batch.truncate(batch.len() / 2);
+            self.inner.apply_copy(batch)?;
+            return Err(torn(Call::ApplyCopy));
+        }
+        self.inner.apply_copy(batch)
+    }
+    fn finish_copy(&mut self, mark: &[u8]) -> Result<Rest, StoreError> {
+        if self.faults.check(Call::FinishCopy)? {
+            self.inner.finish_copy(mark)?;
+            return Err(torn(Call::FinishCopy));
+        }
+        self.inner.finish_copy(mark)
+    }
+    fn drop_copy(&mut self) {
+        self.inner.drop_copy();
     }
     fn view(&self) -> Arc<dyn View> {
         self.inner.view()

@@ -8,6 +8,8 @@ pub(crate) const DEFINITIONS: u8 = 0;
 pub(crate) const LOG: u8 = 1;
 pub(crate) const CHECKPOINTS: u8 = 2;
 pub(crate) const REMOVED_FILES: u8 = 3;
+/// No key begins with this or more.
+pub(crate) const END: u8 = 255;
 
 /// Longer definition keys are replaced by their hash.
 const KEY_MAX: usize = 240;

@@ -10,12 +10,15 @@
 //! ```text
 //! shard-N/lock      held by the process that has the store open
 //! shard-N/mark      watermark and clean flag, in two slots written in turn
-//! shard-N/db/       the map: definitions, log records, small messages
+//! shard-N/db/       the map: definitions, log records, small messages; later generations are db-2, db-3 …
+//! shard-N/generation  which of them counts; without it the first one
 //! shard-N/bodies/   big groups' messages, one frame a run
 //! ```
 
+mod ballast;
 mod body;
 mod definition;
+mod disk;
 pub mod error;
 pub mod faulty;
 mod key;
@@ -25,14 +28,19 @@ mod record;
 mod recover;
 mod run;
 mod sled;
+mod snapshot;
+mod space;
 mod store;
+pub mod tools;
 mod wire;
 
+pub use ballast::Ballast;
 pub use error::StoreError;
 pub use faulty::{Call, Fault, Faults, Faulty};
 pub use medium::Medium;
 pub use memory::Memory;
-pub use store::{Reader, Store};
+pub use space::{Snapshot, Tended};
+pub use store::{Reader, Store, Usage};
 
 use std::time::Duration;
 
@@ -49,6 +57,10 @@ pub struct StoreConfig {
     pub body_file_bytes: u64,
     /// How often the mark (watermark, clean flag) is renewed at most.
     pub mark_every: Duration,
+    /// The map is copied to a fresh place when it takes twice its contents and so many octets more on disk.
+    pub map_slack_bytes: u64,
+    /// The same when it takes eight times its contents, but not below so many octets.
+    pub map_min_bytes: u64,
     /// Opens a damaged store, dropping what can't be read. A database that can't be opened at all is moved aside.
     pub accept_data_loss: bool,
 }
@@ -61,6 +73,8 @@ impl Default for StoreConfig {
             inline_bytes_max: 32 << 10,
             body_file_bytes: 16 << 20,
             mark_every: Duration::from_secs(2),
+            map_slack_bytes: 192 << 20,
+            map_min_bytes: 64 << 20,
             accept_data_loss: false,
         }
     }

@@ -5,6 +5,7 @@
 
 use crate::error::StoreError;
 use std::fmt::Debug;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Changes to the map, applied in order and all or none: `None` removes the key.
@@ -15,6 +16,9 @@ pub type Entry = (Vec<u8>, Vec<u8>);
 
 /// What is told a visitor of [`View::scan`]: key, value; `false` ends the scan.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError> + 'a;
+
+/// What is left to do for a snapshot, and how many octets of body files are in it.
+pub type Rest = Option<Box<dyn FnOnce() -> Result<u64, StoreError> + Send>>;
 
 /// The writing side. Any error is final: the store does not call again.
 pub trait Medium: Send + Debug {
@@ -38,9 +42,19 @@ pub trait Medium: Send + Debug {
     fn read_mark(&self) -> Result<Option<Vec<u8>>, StoreError>;
     /// Replaces the mark atomically (at most 256 octets); durable when this returns.
     fn write_mark(&mut self, mark: &[u8]) -> Result<(), StoreError>;
+    /// Begins a copy of the map, empty: to take this one's place, or (`to`) to become a snapshot in that folder. One begun
+    /// before and not finished is dropped. Of no effect on what is read or recovered until [`Self::finish_copy`].
+    fn begin_copy(&mut self, to: Option<&Path>) -> Result<(), StoreError>;
+    /// Applies a batch to the copy and makes it durable there.
+    fn apply_copy(&mut self, batch: Batch) -> Result<(), StoreError>;
+    /// Ends the copy: it takes this map's place, durably and at once, whose room is given back; or the snapshot gets all
+    /// body files and `mark`, by what is returned, which may run on any thread while the medium is used.
+    fn finish_copy(&mut self, mark: &[u8]) -> Result<Rest, StoreError>;
+    /// Gives up a copy that was begun.
+    fn drop_copy(&mut self);
     /// The reading side, usable from any thread.
     fn view(&self) -> Arc<dyn View>;
-    /// Octets the map takes on disk.
+    /// Octets the map takes on disk, a copy in the making not counted.
     fn map_bytes(&self) -> u64;
     /// What the files are called in error texts.
     fn file_name(&self, file: u64) -> String;

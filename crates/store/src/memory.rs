@@ -1,8 +1,9 @@
 //! A medium of maps, with what is visible and what is durable told apart: for tests, and for brokers that keep nothing.
 
 use crate::error::StoreError;
-use crate::medium::{Batch, Entry, Medium, View, Visit};
+use crate::medium::{Batch, Entry, Medium, Rest, View, Visit};
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[derive(Debug, Clone, Default)]
@@ -14,10 +15,17 @@ struct BodyFile {
     written: usize,
 }
 
+type Contents = BTreeMap<Vec<u8>, Vec<u8>>;
+
 #[derive(Debug, Clone, Default)]
 struct State {
-    map: BTreeMap<Vec<u8>, Vec<u8>>,
-    map_bytes: u64,
+    map: Contents,
+    held: u64,
+    /// The most it ever was: given back by a renewal alone, as on disk.
+    reserved: u64,
+    /// A copy in the making, and where it goes.
+    next: Option<(Contents, Option<PathBuf>)>,
+    snapshots: BTreeMap<PathBuf, Memory>,
     /// For each batch not yet synced, what it replaced, in reverse order.
     undo: Vec<Batch>,
     files: BTreeMap<u64, BodyFile>,
@@ -29,14 +37,15 @@ impl State {
         let size = key.len() as u64;
         let old = match value {
             Some(v) => {
-                self.map_bytes += size + v.len() as u64;
+                self.held += size + v.len() as u64;
                 self.map.insert(key, v)
             }
             None => self.map.remove(&key),
         };
         if let Some(old) = &old {
-            self.map_bytes -= size + old.len() as u64;
+            self.held -= size + old.len() as u64;
         }
+        self.reserved = self.reserved.max(self.held);
         old
     }
 }
@@ -64,12 +73,17 @@ impl Memory {
             }
         }
         s.undo.clear();
+        s.next = None;
         for f in s.files.values_mut() {
             let durable = f.durable;
             f.bytes[durable..].fill(0);
             f.written = durable;
         }
         Self(Arc::new(Mutex::new(s)))
+    }
+    /// The snapshot that was made in a folder.
+    pub fn snapshot(&self, to: &Path) -> Option<Self> {
+        self.state().snapshots.get(to).cloned()
     }
     /// Batches applied and not synced.
     pub fn unsynced(&self) -> usize {
@@ -99,6 +113,10 @@ impl Memory {
 
 fn no_file(file: u64) -> StoreError {
     StoreError::damaged(name(file), "the file is missing")
+}
+
+fn no_copy() -> StoreError {
+    StoreError::Fatal("no copy was begun".to_owned())
 }
 
 fn name(file: u64) -> String {
@@ -168,11 +186,44 @@ impl Medium for Memory {
         self.state().mark = Some(mark.to_vec());
         Ok(())
     }
+    fn begin_copy(&mut self, to: Option<&Path>) -> Result<(), StoreError> {
+        self.state().next = Some((Contents::new(), to.map(Path::to_owned)));
+        Ok(())
+    }
+    fn apply_copy(&mut self, batch: Batch) -> Result<(), StoreError> {
+        let mut s = self.state();
+        let (next, _) = s.next.as_mut().ok_or_else(no_copy)?;
+        for (key, value) in batch {
+            match value {
+                Some(v) => next.insert(key, v),
+                None => next.remove(&key),
+            };
+        }
+        Ok(())
+    }
+    fn finish_copy(&mut self, mark: &[u8]) -> Result<Rest, StoreError> {
+        let mut s = self.state();
+        let (map, to) = s.next.take().ok_or_else(no_copy)?;
+        let held = map.iter().map(|(k, v)| (k.len() + v.len()) as u64).sum();
+        if let Some(to) = to {
+            let (files, mark) = (s.files.clone(), Some(mark.to_vec()));
+            let bytes = files.values().map(|f| f.bytes.len() as u64).sum();
+            let copy = State { map, held, reserved: held, files, mark, ..State::default() };
+            s.snapshots.insert(to, Self(Arc::new(Mutex::new(copy))));
+            return Ok(Some(Box::new(move || Ok(bytes))));
+        }
+        s.undo.clear();
+        (s.map, s.held, s.reserved) = (map, held, held);
+        Ok(None)
+    }
+    fn drop_copy(&mut self) {
+        self.state().next = None;
+    }
     fn view(&self) -> Arc<dyn View> {
         Arc::new(self.clone())
     }
     fn map_bytes(&self) -> u64 {
-        self.state().map_bytes
+        self.state().reserved
     }
     fn file_name(&self, file: u64) -> String {
         name(file)

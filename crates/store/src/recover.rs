@@ -9,6 +9,7 @@ use crate::error::StoreError;
 use crate::key;
 use crate::medium::{Batch, Medium, View};
 use crate::record::{self, At, BadPart, Live, LogOp, SLICED};
+use crate::space::Contents;
 use crate::wire::Input;
 use hornpipe_types::op::{BodyPlace, Place, Recovered};
 use hornpipe_types::range::SeqRange;
@@ -49,6 +50,7 @@ pub(crate) struct Found {
     pub(crate) last_lsn: u64,
     pub(crate) last_file: u64,
     pub(crate) live: Live,
+    pub(crate) contents: Contents,
     /// Records without ops.
     pub(crate) empty: Vec<u64>,
     /// Whether bad records above the watermark were dropped.
@@ -69,7 +71,10 @@ struct Recovery<'a> {
     view: &'a dyn View,
     visit: &'a mut dyn FnMut(Recovered),
     accept: bool,
+    /// Only looked at: a record that names a body which is not there is told nevertheless.
+    inspect: bool,
     files: BTreeMap<u64, FileSeen>,
+    marked: Option<Mark>,
     watermark: u64,
     /// Where the log ended before its last record, and why.
     cut: Option<(u64, StoreError)>,
@@ -93,29 +98,9 @@ pub(crate) fn recover(
     accept: bool,
     visit: &mut dyn FnMut(Recovered),
 ) -> Result<Found, StoreError> {
-    let marked = medium.read_mark()?.map(|bytes| Mark::decode(&bytes)).transpose()?;
-    let mark = marked.unwrap_or_default();
     let view = medium.view();
-    let files = medium.files()?.into_iter().map(|(n, size)| (n, FileSeen { size, last: None })).collect();
-    let mut r = Recovery {
-        view: &*view,
-        visit,
-        accept,
-        files,
-        watermark: mark.watermark,
-        cut: None,
-        expected: Live::default(),
-        remove: Vec::new(),
-        removed: BTreeMap::new(),
-        found: Found { last_lsn: mark.watermark, clean: mark.clean, ..Found::default() },
-    };
-    r.newest_watermark()?;
-    r.removed_files()?;
-    r.definitions()?;
-    let last_seen = r.log()?;
-    r.found.clean |= marked.is_none() && last_seen == 0;
-    r.check_log(&mark, last_seen)?;
-    r.check_files()?;
+    let mut r = Recovery::new(medium, &*view, accept, visit)?;
+    r.read_all()?;
     let mut found = r.found;
     // Files on the list that no record names any more leave the list, those that a crash left leave the folder.
     let named = |n: &u64| r.removed.get(n).copied().unwrap_or(false);
@@ -150,12 +135,78 @@ pub(crate) fn recover(
     Ok(found)
 }
 
+/// What an inspection found.
+#[derive(Debug)]
+pub(crate) struct Inspected {
+    /// Damage in words: of records, of body files, of the log as a whole.
+    pub(crate) losses: Vec<String>,
+    /// Where the log breaks off above the watermark, as after a cut of power, and why.
+    pub(crate) cut: Option<String>,
+    pub(crate) records: u64,
+    pub(crate) map_live_bytes: u64,
+    /// Body files: number, octets, whether a record names it.
+    pub(crate) files: Vec<(u64, u64, bool)>,
+}
+
+/// Reads everything and tells it to `visit`, with all damage there is; changes nothing.
+pub(crate) fn inspect(medium: &dyn Medium, visit: &mut dyn FnMut(Recovered)) -> Result<Inspected, StoreError> {
+    let view = medium.view();
+    let mut r = Recovery::new(medium, &*view, true, visit)?;
+    r.inspect = true;
+    r.read_all()?;
+    let files: Vec<_> = r.files.iter().map(|(n, f)| (*n, f.size, f.last.is_some())).collect();
+    let orphan_files = files.iter().filter(|f| !f.2).map(|f| f.0).collect();
+    (r.visit)(Recovered::End { clean: r.found.clean, orphan_files });
+    Ok(Inspected {
+        losses: r.found.losses,
+        cut: r.cut.map(|(lsn, error)| format!("the log ends before record {lsn}: {error}")),
+        records: r.found.live.count,
+        map_live_bytes: r.found.contents.bytes(),
+        files,
+    })
+}
+
 /// Where a frame ends.
 fn end(b: &BodyPlace) -> u64 {
     b.offset.saturating_add(body::FRAME as u64 + u64::from(b.len))
 }
 
-impl Recovery<'_> {
+impl<'a> Recovery<'a> {
+    fn new(
+        medium: &dyn Medium,
+        view: &'a dyn View,
+        accept: bool,
+        visit: &'a mut dyn FnMut(Recovered),
+    ) -> Result<Self, StoreError> {
+        let marked = medium.read_mark()?.map(|bytes| Mark::decode(&bytes)).transpose()?;
+        let mark = marked.unwrap_or_default();
+        let files = medium.files()?.into_iter().map(|(n, size)| (n, FileSeen { size, last: None })).collect();
+        Ok(Self {
+            view,
+            visit,
+            accept,
+            inspect: false,
+            files,
+            marked,
+            watermark: mark.watermark,
+            cut: None,
+            expected: Live::default(),
+            remove: Vec::new(),
+            removed: BTreeMap::new(),
+            found: Found { last_lsn: mark.watermark, clean: mark.clean, ..Found::default() },
+        })
+    }
+
+    fn read_all(&mut self) -> Result<(), StoreError> {
+        self.newest_watermark()?;
+        self.removed_files()?;
+        self.definitions()?;
+        let last_seen = self.log()?;
+        self.found.clean |= self.marked.is_none() && last_seen == 0;
+        self.check_log(&self.marked.unwrap_or_default(), last_seen)?;
+        self.check_files()
+    }
+
     /// The last record knows the newest watermark. If it can't be read, those before it tell while the log is read.
     fn newest_watermark(&mut self) -> Result<(), StoreError> {
         if let Some((k, v)) = self.view.last(&[key::LOG], &[key::CHECKPOINTS])?
@@ -185,14 +236,17 @@ impl Recovery<'_> {
     fn definitions(&mut self) -> Result<(), StoreError> {
         let (accept, losses, remove) = (self.accept, &mut self.found.losses, &mut self.remove);
         let visit = &mut self.visit;
-        crate::definition::scan(self.view, &mut |d| visit(Recovered::Definition(d)), &mut |keys, error| {
+        let tell = &mut |d| visit(Recovered::Definition(d));
+        let bytes = crate::definition::scan(self.view, tell, &mut |keys, error| {
             if !accept {
                 return Err(error);
             }
             losses.push(error.to_string());
             remove.extend(keys);
             Ok(())
-        })
+        })?;
+        self.found.contents.add_definitions(bytes, 0);
+        Ok(())
     }
 
     /// Reads the log; returns the highest lsn in it, good or bad.
@@ -237,11 +291,19 @@ impl Recovery<'_> {
                 return Ok(());
             }
         }
-        let checked = opened.and_then(|(_, live, ops)| self.check_bodies(lsn, &ops).map(|()| (live, ops)));
+        let checked = opened.and_then(|(_, live, ops)| match self.check_bodies(lsn, &ops) {
+            Err(error @ StoreError::Damaged { .. }) if self.inspect && lsn <= self.watermark => {
+                self.found.losses.push(error.to_string());
+                Ok((live, ops))
+            }
+            checked => checked.map(|()| (live, ops)),
+        });
         match checked {
             Ok((live, ops)) => {
                 self.expected = live;
                 self.found.live.add(lsn);
+                let bytes: usize = entry.parts.iter().map(|p| p.1.len()).sum();
+                self.found.contents.add(lsn, entry.parts.len() as u16, bytes as u64);
                 self.tell(lsn, ops);
                 Ok(())
             }

@@ -5,31 +5,30 @@
 //! - values and leaves above a quarter of a segment go to files in `blobs/` which nothing syncs: segments are 8 MiB, values
 //!   at most 64 KiB, and a file found there is an error;
 //! - it may panic, while opening too: every call is caught;
-//! - a kill while it opens can leave `snap.*.generating`, which makes every later open fail: removed before.
+//! - a kill while it opens can leave `snap.*.generating`, which makes every later open fail: removed before;
+//! - its file never shrinks: now and then all that is live is copied to a fresh database, a *generation*, and the old one
+//!   is removed when its last reader has let go.
 
+use crate::disk::{Mark, Pointer, create_dir, io_error, lock, read_at, remove_dir, sync_dir};
 use crate::error::StoreError;
-use crate::medium::{Batch, Entry, Medium, View, Visit};
+use crate::medium::{Batch, Entry, Medium, Rest, View, Visit};
 use ::sled::{Config, Db, Mode};
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
+use rustix::fs::{FallocateFlags, fallocate};
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// Fixed when a database is created.
 const SEGMENT_BYTES: usize = 8 << 20;
+/// Cache of a database that is only written once, octets.
+const SNAPSHOT_CACHE: u64 = 8 << 20;
 /// Open files kept for reading.
 const HANDLES_MAX: usize = 128;
-/// The mark file has two slots, written in turn, so that one is always whole.
-const SLOT: u64 = 4096;
-
-fn io_error(what: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
-    let what = format!("{what} {}", path.display());
-    move |e| StoreError::io(what, &e)
-}
 
 /// Calls sled; a panic becomes an error.
 fn caught<T>(file: &Path, call: impl FnOnce() -> ::sled::Result<T>) -> Result<T, StoreError> {
@@ -46,31 +45,89 @@ fn caught<T>(file: &Path, call: impl FnOnce() -> ::sled::Result<T>) -> Result<T,
     }
 }
 
-fn sync_dir(dir: &Path) -> Result<(), StoreError> {
-    File::open(dir).and_then(|d| d.sync_all()).map_err(io_error("cannot sync the folder", dir))
+/// One database.
+#[derive(Debug)]
+struct Generation {
+    number: u64,
+    dir: PathBuf,
+    /// sled's file.
+    path: PathBuf,
+    /// Our own descriptor of it.
+    file: File,
+    /// Taken when this is dropped.
+    db: Option<Db>,
+    /// Nothing counts on it any more: it goes with the last one who reads it.
+    obsolete: AtomicBool,
 }
 
-/// Creates a folder and those above it, each durable in its parent.
-fn create_dir(dir: &Path) -> Result<(), StoreError> {
-    if dir.is_dir() {
-        return Ok(());
+impl Generation {
+    /// Opens or creates a database; durable in its folder when this returns.
+    fn open(shard: &Path, number: u64, cache_bytes: u64) -> Result<Self, StoreError> {
+        let dir = Pointer::folder(shard, number);
+        let path = dir.join("db");
+        create_dir(&dir)?;
+        remove_leftovers(&dir)?;
+        let db = open_db(&dir, &path, cache_bytes).map_err(|e| match e {
+            StoreError::Fatal(text) if text.contains(SLED_LOCKED) => {
+                StoreError::Locked { dir: shard.display().to_string() }
+            }
+            e => e,
+        })?;
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(io_error("cannot open", &path))?;
+        file.sync_data().map_err(io_error("cannot sync", &path))?;
+        sync_dir(&dir)?;
+        Ok(Self { number, dir, path, file, db: Some(db), obsolete: AtomicBool::new(false) })
     }
-    let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
-    if let Some(parent) = parent {
-        create_dir(parent)?;
+    /// Calls the database.
+    fn call<T>(&self, call: impl FnOnce(&Db) -> ::sled::Result<T>) -> Result<T, StoreError> {
+        let Some(db) = &self.db else {
+            return Err(StoreError::Fatal(format!("{} is closed", self.path.display())));
+        };
+        caught(&self.path, || call(db))
     }
-    match fs::create_dir(dir) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(io_error("cannot create", dir)(e)),
-        _ => {}
+    fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
+        let mut b = ::sled::Batch::default();
+        for (key, value) in batch {
+            match value {
+                Some(v) => b.insert(&key[..], &v[..]),
+                None => b.remove(&key[..]),
+            }
+        }
+        self.call(|db| db.apply_batch(b)).map_err(fatal)
     }
-    sync_dir(parent.unwrap_or(Path::new(".")))
+    fn sync(&self) -> Result<(), StoreError> {
+        self.call(|db| db.flush()).map_err(fatal)?;
+        self.file.sync_data().map_err(io_error("cannot sync", &self.path))
+    }
+    fn check_blobs(&self) -> Result<(), StoreError> {
+        let blobs = self.dir.join("blobs");
+        match fs::read_dir(&blobs) {
+            Ok(mut entries) => match entries.next() {
+                None => Ok(()),
+                Some(_) => Err(StoreError::Fatal(format!("{} is not empty: a record was too large", blobs.display()))),
+            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(io_error("cannot read", &blobs)(e)),
+        }
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        let db = self.db.take();
+        // sled flushes once more and may panic when it can't.
+        let closed = catch_unwind(AssertUnwindSafe(|| drop(db)));
+        if closed.is_ok() && self.obsolete.load(Ordering::Acquire) {
+            // What stays behind goes at the next start.
+            let _ = remove_dir(&self.dir);
+        }
+    }
 }
 
 /// Everything the reading side needs; alive as long as a reader is, and the lock with it.
 #[derive(Debug)]
 struct Shared {
-    db: Db,
-    db_path: PathBuf,
+    current: RwLock<Arc<Generation>>,
     bodies: PathBuf,
     handles: Mutex<HashMap<u64, Arc<File>>>,
     _lock: File,
@@ -80,76 +137,13 @@ struct Shared {
 #[derive(Debug)]
 pub(crate) struct SledMedium {
     shared: Arc<Shared>,
-    /// Our own descriptor of sled's file.
-    db_file: File,
+    dir: PathBuf,
+    cache_bytes: u64,
+    current: Arc<Generation>,
+    /// A copy in the making, and the folder it is in when it becomes a snapshot.
+    next: Option<(Generation, Option<PathBuf>)>,
     active: Option<(u64, File)>,
     mark: Mark,
-}
-
-#[derive(Debug)]
-struct Mark {
-    file: File,
-    path: PathBuf,
-    seq: u64,
-    /// The last one; `None` on a medium that is new.
-    bytes: Option<Vec<u8>>,
-}
-
-impl Mark {
-    fn open(path: PathBuf) -> Result<Self, StoreError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(io_error("cannot open", &path))?;
-        let mut mark = Self { file, path, seq: 0, bytes: None };
-        for slot in 0..2 {
-            let raw = read_at(&mark.file, slot * SLOT, SLOT as usize).map_err(io_error("cannot read", &mark.path))?;
-            let mut r = crate::wire::Input(&raw);
-            let (Some(crc), Some(seq), Some(len)) = (r.u32(), r.u64(), r.u16()) else { continue };
-            let Some(bytes) = r.bytes(len.into()) else { continue };
-            if crc32c::crc32c(&raw[4..14 + usize::from(len)]) == crc && (mark.bytes.is_none() || seq > mark.seq) {
-                mark.seq = seq;
-                mark.bytes = Some(bytes.to_vec());
-            }
-        }
-        Ok(mark)
-    }
-    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        let seq = self.seq + 1;
-        let mut raw = vec![0; 4];
-        raw.extend_from_slice(&seq.to_be_bytes());
-        raw.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
-        raw.extend_from_slice(bytes);
-        let crc = crc32c::crc32c(&raw[4..]).to_be_bytes();
-        raw[..4].copy_from_slice(&crc);
-        self.file
-            .write_all_at(&raw, (seq % 2) * SLOT)
-            .and_then(|()| self.file.sync_data())
-            .map_err(io_error("cannot write", &self.path))?;
-        self.seq = seq;
-        self.bytes = Some(bytes.to_vec());
-        Ok(())
-    }
-}
-
-/// Reads up to `len` octets; fewer at the end of the file, whatever `len` says.
-fn read_at(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-    let left = file.metadata()?.len().saturating_sub(offset);
-    let mut bytes = vec![0; len.min(usize::try_from(left).unwrap_or(usize::MAX))];
-    let mut done = 0;
-    while done < bytes.len() {
-        match file.read_at(&mut bytes[done..], offset + done as u64) {
-            Ok(0) => break,
-            Ok(n) => done += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    bytes.truncate(done);
-    Ok(bytes)
 }
 
 impl SledMedium {
@@ -171,7 +165,7 @@ impl SledMedium {
                     .unwrap_or_else(|| dir.with_extension("damaged"));
                 fs::rename(dir, &aside).map_err(io_error("cannot move aside", dir))?;
                 create_dir(dir)?;
-                let lock = self::lock(dir)?;
+                let lock = crate::disk::lock(dir)?;
                 Self::open_locked(dir, cache_bytes, accept_data_loss, first_mark, lock)
             }
             other => other,
@@ -185,11 +179,11 @@ impl SledMedium {
         first_mark: &[u8],
         lock: File,
     ) -> Result<Self, StoreError> {
-        let (db_dir, bodies) = (dir.join("db"), dir.join("bodies"));
-        let db_path = db_dir.join("db");
+        let bodies = dir.join("bodies");
         let mut mark = Mark::open(dir.join("mark"))?;
+        let generation = Pointer::read(dir, accept_data_loss)?;
         if mark.bytes.is_none() {
-            if !db_path.exists() {
+            if !Pointer::folder(dir, generation).join("db").exists() {
                 mark.write(first_mark)?;
                 sync_dir(dir)?;
             } else if !accept_data_loss {
@@ -197,38 +191,18 @@ impl SledMedium {
                 return Err(StoreError::damaged(mark.path.display().to_string(), reason));
             }
         }
-        create_dir(&db_dir)?;
         create_dir(&bodies)?;
-        remove_leftovers(&db_dir)?;
-        let db = open_db(&db_dir, &db_path, cache_bytes).map_err(|e| match e {
-            StoreError::Fatal(text) if text.contains(SLED_LOCKED) => {
-                StoreError::Locked { dir: dir.display().to_string() }
-            }
-            e => e,
-        })?;
-        let db_file =
-            OpenOptions::new().read(true).write(true).open(&db_path).map_err(io_error("cannot open", &db_path))?;
-        db_file.sync_data().map_err(io_error("cannot sync", &db_path))?;
-        for d in [&db_dir, &bodies, dir] {
+        let current = Generation::open(dir, generation, cache_bytes)?;
+        current.check_blobs()?;
+        Pointer::remove_leftovers(dir, generation)?;
+        crate::snapshot::remove_leftovers(dir)?;
+        for d in [&bodies, dir] {
             sync_dir(d)?;
         }
+        let current = Arc::new(current);
         let handles = Mutex::default();
-        let shared = Arc::new(Shared { db, db_path, bodies, handles, _lock: lock });
-        let medium = Self { shared, db_file, active: None, mark };
-        medium.check_blobs()?;
-        Ok(medium)
-    }
-
-    fn check_blobs(&self) -> Result<(), StoreError> {
-        let blobs = self.shared.db_path.with_file_name("blobs");
-        match fs::read_dir(&blobs) {
-            Ok(mut entries) => match entries.next() {
-                None => Ok(()),
-                Some(_) => Err(StoreError::Fatal(format!("{} is not empty: a record was too large", blobs.display()))),
-            },
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(io_error("cannot read", &blobs)(e)),
-        }
+        let shared = Arc::new(Shared { current: RwLock::new(current.clone()), bodies, handles, _lock: lock });
+        Ok(Self { shared, dir: dir.to_owned(), cache_bytes, current, next: None, active: None, mark })
     }
 
     fn active(&self, file: u64) -> Result<&File, StoreError> {
@@ -266,21 +240,6 @@ fn open_db(dir: &Path, file: &Path, cache_bytes: u64) -> Result<Db, StoreError> 
     }
 }
 
-fn lock(dir: &Path) -> Result<File, StoreError> {
-    let path = dir.join("lock");
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(io_error("cannot open", &path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Locked { dir: dir.display().to_string() }),
-        Err(e) => Err(io_error("cannot lock", &path)(e.into())),
-    }
-}
-
 fn remove_leftovers(db_dir: &Path) -> Result<(), StoreError> {
     let mut found = false;
     for entry in fs::read_dir(db_dir).map_err(io_error("cannot read", db_dir))? {
@@ -296,6 +255,9 @@ fn remove_leftovers(db_dir: &Path) -> Result<(), StoreError> {
 }
 
 impl Shared {
+    fn db(&self) -> Arc<Generation> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
     fn path(&self, file: u64) -> PathBuf {
         self.bodies.join(format!("{file:016x}.body"))
     }
@@ -322,20 +284,10 @@ impl Shared {
 
 impl Medium for SledMedium {
     fn apply(&mut self, batch: Batch) -> Result<(), StoreError> {
-        let mut b = ::sled::Batch::default();
-        for (key, value) in batch {
-            match value {
-                Some(v) => b.insert(key, v),
-                None => b.remove(key),
-            }
-        }
-        let s = &*self.shared;
-        caught(&s.db_path, || s.db.apply_batch(b)).map_err(fatal)
+        self.current.apply(&batch)
     }
     fn sync(&mut self) -> Result<(), StoreError> {
-        let s = &*self.shared;
-        caught(&s.db_path, || s.db.flush()).map_err(fatal)?;
-        self.db_file.sync_data().map_err(io_error("cannot sync", &s.db_path))
+        self.current.sync()
     }
     fn create_file(&mut self, file: u64, size: u64) -> Result<(), StoreError> {
         let path = self.shared.path(file);
@@ -347,8 +299,9 @@ impl Medium for SledMedium {
             .map_err(io_error("cannot create", &path))?;
         match fallocate(&f, FallocateFlags::empty(), 0, size) {
             Ok(()) => {}
-            // Not every file system can; then blocks are found while writing.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+            // Not every file system can, and on a nearly full one there may be room for less; then blocks are found while
+            // writing.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::NOSPC) => {
                 f.set_len(size).map_err(io_error("cannot enlarge", &path))?;
             }
             Err(e) => return Err(io_error("no room for", &path)(e.into())),
@@ -368,6 +321,10 @@ impl Medium for SledMedium {
             Some((_, f)) => f,
             None => OpenOptions::new().write(true).open(&path).map_err(io_error("cannot open", &path))?,
         };
+        // A snapshot may share the file and need what is dead here: then its end stays.
+        if f.metadata().map_err(io_error("cannot read", &path))?.nlink() > 1 {
+            return Ok(());
+        }
         f.set_len(size).map_err(io_error("cannot cut", &path))
     }
     fn remove_file(&mut self, file: u64) -> Result<(), StoreError> {
@@ -397,18 +354,67 @@ impl Medium for SledMedium {
         Ok(self.mark.bytes.clone())
     }
     fn write_mark(&mut self, mark: &[u8]) -> Result<(), StoreError> {
-        self.check_blobs()?;
+        self.current.check_blobs()?;
         self.mark.write(mark)
+    }
+    fn begin_copy(&mut self, to: Option<&Path>) -> Result<(), StoreError> {
+        self.drop_copy();
+        let (dir, number) = match to {
+            None => (self.dir.clone(), self.current.number + 1),
+            // A snapshot is a data folder, so it has a folder for the shard.
+            Some(to) => (to.join(self.dir.file_name().unwrap_or_default()), 1),
+        };
+        remove_dir(&Pointer::folder(&dir, number))?;
+        create_dir(&dir)?;
+        let cache_bytes = if to.is_some() { SNAPSHOT_CACHE } else { self.cache_bytes };
+        let next = Generation::open(&dir, number, cache_bytes).map_err(fatal)?;
+        self.next = Some((next, to.map(|_| dir)));
+        Ok(())
+    }
+    fn apply_copy(&mut self, batch: Batch) -> Result<(), StoreError> {
+        let (next, _) = self.next.as_ref().ok_or_else(no_copy)?;
+        next.apply(&batch)?;
+        next.sync()
+    }
+    fn finish_copy(&mut self, mark: &[u8]) -> Result<Rest, StoreError> {
+        let (next, snapshot) = self.next.take().ok_or_else(no_copy)?;
+        next.sync()?;
+        next.check_blobs()?;
+        if let Some(dir) = snapshot {
+            drop(next);
+            return crate::snapshot::link(&self.dir, &dir, mark).map(Some);
+        }
+        sync_dir(&self.dir)?;
+        Pointer::write(&self.dir, next.number)?;
+        let next = Arc::new(next);
+        *self.shared.current.write().unwrap_or_else(PoisonError::into_inner) = next.clone();
+        let old = std::mem::replace(&mut self.current, next);
+        old.obsolete.store(true, Ordering::Release);
+        Ok(None)
+    }
+    fn drop_copy(&mut self) {
+        if let Some((next, snapshot)) = self.next.take() {
+            next.obsolete.store(true, Ordering::Release);
+            drop(next);
+            if let Some(dir) = snapshot {
+                // It was empty before; what can't be removed is no snapshot, for it has no mark.
+                let _ = remove_dir(&dir);
+            }
+        }
     }
     fn view(&self) -> Arc<dyn View> {
         Arc::new(SledView(self.shared.clone()))
     }
     fn map_bytes(&self) -> u64 {
-        self.db_file.metadata().map_or(0, |m| m.len())
+        self.current.file.metadata().map_or(0, |m| m.len())
     }
     fn file_name(&self, file: u64) -> String {
         self.shared.path(file).display().to_string()
     }
+}
+
+fn no_copy() -> StoreError {
+    StoreError::Fatal("no second database was begun".to_owned())
 }
 
 /// Whatever a write meets is final.
@@ -424,12 +430,12 @@ struct SledView(Arc<Shared>);
 
 impl View for SledView {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        caught(&self.0.db_path, || self.0.db.get(key)).map(|v| v.map(|v| v.to_vec()))
+        self.0.db().call(|db| db.get(key)).map(|v| v.map(|v| v.to_vec()))
     }
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
-        let path = &self.0.db_path;
-        let mut entries = caught(path, || Ok(self.0.db.range(from..to)))?;
-        while let Some((key, value)) = caught(path, || entries.next().transpose())? {
+        let generation = self.0.db();
+        let mut entries = generation.call(|db| Ok(db.range(from..to)))?;
+        while let Some((key, value)) = caught(&generation.path, || entries.next().transpose())? {
             if !visit(&key, &value)? {
                 break;
             }
@@ -437,7 +443,7 @@ impl View for SledView {
         Ok(())
     }
     fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Entry>, StoreError> {
-        let entry = caught(&self.0.db_path, || self.0.db.range(from..to).next_back().transpose())?;
+        let entry = self.0.db().call(|db| db.range(from..to).next_back().transpose())?;
         Ok(entry.map(|(k, v)| (k.to_vec(), v.to_vec())))
     }
     fn read_file(&self, file: u64, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {

@@ -8,6 +8,7 @@ use crate::record::{self, At, Live, LogOp, PART_MAX, Parts, SLICED, TARGETS_MAX}
 use crate::recover::{self, Mark};
 use crate::run;
 use crate::sled::SledMedium;
+use crate::space::{Contents, Copies, Side, Tended};
 use crate::{StoreConfig, definition};
 use hornpipe_types::Map;
 use hornpipe_types::definition::{Definition, DefinitionKey};
@@ -37,6 +38,8 @@ pub struct Store {
     /// Lsn up to which everything is durable.
     watermark: u64,
     live: Live,
+    contents: Contents,
+    copies: Copies,
     /// Records without ops, removed with the next group. The newest one stays: the end of the log must not move back.
     empty: Vec<u64>,
     pending: Vec<Pending>,
@@ -46,6 +49,20 @@ pub struct Store {
     losses: Vec<String>,
     tables: Vec<u8>,
     op: Vec<u8>,
+}
+
+/// What a store takes on disk, octets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// The map's files, without a copy in the making. What is above [`Self::map_live_bytes`] is reserved: it is used
+    /// again, or given back by a renewal.
+    pub map_bytes: u64,
+    /// What the map holds, roughly.
+    pub map_live_bytes: u64,
+    /// The body files.
+    pub body_bytes: u64,
+    /// How many times the map was copied to a fresh place since the store was opened.
+    pub renewals: u64,
 }
 
 #[derive(Debug)]
@@ -89,6 +106,8 @@ impl Store {
             last_lsn: 0,
             watermark: 0,
             live: Live::default(),
+            contents: Contents::default(),
+            copies: Copies::default(),
             empty: Vec::new(),
             pending: Vec::new(),
             dirty: false,
@@ -135,6 +154,7 @@ impl Store {
             s.last_lsn = found.last_lsn;
             s.watermark = found.last_lsn;
             s.live = found.live;
+            s.contents = found.contents;
             s.empty = found.empty;
             s.losses = found.losses;
             s.bodies.start_at(found.last_file + 1);
@@ -187,24 +207,13 @@ impl Store {
         self.definitions(group, &mut changes)?;
         let mut live = self.live;
         live.add(lsn);
-        for old in std::mem::take(&mut self.empty) {
-            live.remove(old);
-            changes.push((key::log(old, 0).to_vec(), None));
-        }
-        let mut gone: Vec<u64> = group.remove_records.clone();
-        gone.sort_unstable();
-        gone.dedup();
+        let mut gone = std::mem::take(&mut self.empty);
+        gone.extend(&group.remove_records);
         for old in gone {
-            // The record says how many parts it has. One that is not there is not an error: the shard may repeat itself.
-            let first = key::log(old, 0);
-            let known = !changes.iter().any(|(k, _)| k[..] == first);
-            if let Some(value) = self.view.get(&first)?
-                && known
-            {
-                let count = record::open(&first, &value).map_or(1, |(h, _)| h.parts);
-                live.remove(old);
-                changes.extend((0..count).map(|p| (key::log(old, p).to_vec(), None)));
-            }
+            // One that is not there is not an error: the shard may repeat itself.
+            let Some(count) = self.contents.remove(old) else { continue };
+            live.remove(old);
+            changes.extend((0..count).map(|p| (key::log(old, p).to_vec(), None)));
         }
         // A record that holds other things too may go on naming a file that has gone.
         changes.extend(remove_files.iter().map(|f| (key::removed_file(*f).to_vec(), Some(Vec::new()))));
@@ -212,9 +221,15 @@ impl Store {
         let parts = parts
             .finish(lsn, self.watermark, live)
             .ok_or_else(|| StoreError::Fatal("a group of more than 65535 parts".to_owned()))?;
+        let bytes: usize = parts.iter().map(|(_, v)| v.len()).sum();
+        self.contents.add(lsn, parts.len() as u16, bytes as u64);
         changes.extend(parts.into_iter().map(|(k, v)| (k, Some(v))));
         self.dirty = true;
+        let mirrored = self.copies.mirrored(&changes);
         self.medium.apply(changes)?;
+        if let Some(changes) = mirrored {
+            self.copies.mirror(&mut *self.medium, changes)?;
+        }
         self.last_lsn = lsn;
         self.live = live;
         if empty {
@@ -338,7 +353,7 @@ impl Store {
     }
 
     /// The last change of each definition of the group.
-    fn definitions(&self, group: &Group, changes: &mut Changes) -> Result<(), StoreError> {
+    fn definitions(&mut self, group: &Group, changes: &mut Changes) -> Result<(), StoreError> {
         let mut last: Map<Cow<'_, DefinitionKey>, Option<&Definition>> = Map::default();
         let mut order = Vec::new();
         for op in &group.ops {
@@ -352,7 +367,8 @@ impl Store {
             }
         }
         for key in &order {
-            definition::put(changes, &*self.view, key, last.get(key).copied().flatten())?;
+            let (more, less) = definition::put(changes, &*self.view, key, last.get(key).copied().flatten())?;
+            self.contents.add_definitions(more, less);
         }
         Ok(())
     }
@@ -382,6 +398,38 @@ impl Store {
         })
     }
 
+    /// Housekeeping that is not for a group: renews the mark, gives back room of the map and makes a snapshot that was asked
+    /// for, a slice at a time. To be called after each sync and now and then while nothing happens. Any error is final; that
+    /// a snapshot fails is none.
+    pub fn tend(&mut self) -> Result<Tended, StoreError> {
+        self.guarded(|s| {
+            if !s.recovered || s.dirty || !s.pending.is_empty() {
+                return Ok(Tended::default());
+            }
+            if s.marked_lsn != s.watermark && s.marked.elapsed() >= s.config.mark_every {
+                s.mark(false)?;
+            }
+            let mark = Mark { watermark: s.watermark, clean: false }.encode();
+            let mut side = Side {
+                medium: &mut *s.medium,
+                view: &*s.view,
+                bodies: &mut s.bodies,
+                live: s.contents.bytes(),
+                config: &s.config,
+            };
+            s.copies.step(&mut side, &mark)
+        })
+    }
+
+    /// Asks for a snapshot in the folder `to`, a data folder like this one's; it holds what was synced when it is told by
+    /// [`Self::tend`]. What can be shared on disk is shared.
+    pub fn snapshot(&mut self, to: &Path) -> Result<(), StoreError> {
+        if self.copies.ask(to) {
+            return Ok(());
+        }
+        Err(StoreError::Fatal("a snapshot is being made already".to_owned()))
+    }
+
     fn mark(&mut self, clean: bool) -> Result<(), StoreError> {
         self.medium.write_mark(&Mark { watermark: self.watermark, clean }.encode())?;
         self.marked = Instant::now();
@@ -394,10 +442,15 @@ impl Store {
         Reader { view: self.view.clone() }
     }
 
-    /// Octets on disk: of the map (reserved; it does not shrink), of the body files.
-    pub fn usage(&self) -> (u64, u64) {
+    /// What is taken on disk.
+    pub fn usage(&self) -> Usage {
         let files = self.medium.files().unwrap_or_default();
-        (self.medium.map_bytes(), files.iter().map(|f| f.1).sum())
+        Usage {
+            map_bytes: self.medium.map_bytes(),
+            map_live_bytes: self.contents.bytes(),
+            body_bytes: files.iter().map(|f| f.1).sum(),
+            renewals: self.copies.renewals,
+        }
     }
 
     /// Syncs and marks the stop as clean. Groups not yet reported are durable afterwards.
@@ -490,6 +543,9 @@ pub struct Reader {
 }
 
 impl Reader {
+    pub(crate) fn on(view: Arc<dyn View>) -> Self {
+        Self { view }
+    }
     /// All messages of the run at a place. Damage is an error, never wrong bytes. Errors are not final: other runs may be
     /// sound.
     pub fn read(&self, place: &Place) -> Result<Arc<Batch>, StoreError> {

@@ -201,6 +201,30 @@ pub enum Outcome {
 pub trait Operate: Send + Sync {
     /// Does it in the name of `user`. Fails with a sentence when the broker is not serving.
     fn operate(&self, user: &ShortStr, operation: Operation) -> BoxFuture<'_, Result<Outcome, String>>;
+
+    /// Makes a copy of the store as of one moment in a folder of the broker's machine, while traffic goes on. Done when it
+    /// is on disk. The caller guards who may.
+    fn snapshot(&self, folder: &str) -> BoxFuture<'_, Result<SnapshotMade, SnapshotRefused>>;
+}
+
+/// A snapshot that is on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotMade {
+    /// Where.
+    pub folder: String,
+    /// Octets of the log's database in it, roughly.
+    pub db_bytes: u64,
+    /// Octets of body files in it; shared with the broker's where both are on one file system.
+    pub body_bytes: u64,
+}
+
+/// Why there is no snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnapshotRefused {
+    /// The folder can't be one for a snapshot.
+    Folder(String),
+    /// The broker can't make one now, or failed to.
+    Broker(String),
 }
 
 /// Both doors.

@@ -295,6 +295,12 @@ pub struct NodeStats {
     pub sockets_used: u64,
     /// Octets of the data folder's log database and body files.
     pub store_db_bytes: u64,
+    /// What the log's database holds, octets, roughly; the rest of its size is reserved and used again or given back.
+    pub store_db_live_bytes: u64,
+    /// How many times the database was copied to a fresh one since the start.
+    pub store_db_renewals: u64,
+    /// Octets kept back for opening on a full disk.
+    pub store_ballast_bytes: u64,
     pub store_body_bytes: u64,
     /// protocol (`amqp`, `http`, `http/prometheus`), address, port, tls.
     pub listeners: Vec<(String, String, u16, bool)>,

@@ -307,3 +307,22 @@ fn a_body_is_read_only_from_who_has_logged_in() {
     let got = send(world.handle.http_addrs()[0], "PUT", "/api/queues/%2F/q", "content-length: 1000000\r\n");
     assert_eq!(got.status, 401);
 }
+
+#[test]
+fn a_snapshot_is_made_for_administrators_alone() {
+    let world = World::new();
+    let ask = |login: &str, body: &str| world.change(login, "POST", "/api/hornpipe/snapshot", body);
+    let got = ask("admin:secret", r#"{"folder":"/good"}"#);
+    assert_eq!((got.status, got.json()), (200, json!({"folder": "/good", "db_bytes": 1, "body_bytes": 2})));
+    for (body, status, says) in [
+        (r#"{"folder":"/bad"}"#, 400, "is not empty"),
+        (r#"{"folder":"/other"}"#, 503, "the disk is full"),
+        ("{}", 400, "key_missing"),
+        (r#"{"folder":7}"#, 400, "must be a string"),
+    ] {
+        let got = ask("admin:secret", body);
+        assert!(got.status == status && got.body.contains(says), "{body}: {got:?}");
+    }
+    assert_eq!(ask("monitor:secret", r#"{"folder":"/good"}"#).status, 401);
+    assert_eq!(world.change("admin:secret", "PUT", "/api/hornpipe/snapshot", "{}").status, 405);
+}

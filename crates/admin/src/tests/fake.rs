@@ -6,7 +6,7 @@ use hornpipe_types::definition::{
 };
 use hornpipe_types::ids::{ConnectionId, QueueId};
 use hornpipe_types::names::ShortStr;
-use hornpipe_types::operate::{Operate, Operation, Outcome};
+use hornpipe_types::operate::{Operate, Operation, Outcome, SnapshotMade, SnapshotRefused};
 use hornpipe_types::stats::{
     ActivityStatus, AdminUser, Answer, BoxFuture, BrokerStats, ChannelStats, ConnectionStats, ConsumerStats,
     ExchangeStats, Health, Inspect, LoginRefused, MessageStats, NodeStats, QueueStats, Request, SIZE_BUCKETS,
@@ -197,6 +197,15 @@ impl Operate for Fake {
         state.operations.push((user.to_string(), operation));
         let outcome = if state.outcomes.is_empty() { Outcome::Done } else { state.outcomes.remove(0) };
         Box::pin(std::future::ready(Ok(outcome)))
+    }
+
+    fn snapshot(&self, folder: &str) -> BoxFuture<'_, Result<SnapshotMade, SnapshotRefused>> {
+        let made = match folder {
+            "/good" => Ok(SnapshotMade { folder: folder.to_owned(), db_bytes: 1, body_bytes: 2 }),
+            "/bad" => Err(SnapshotRefused::Folder("'/bad' is not empty".to_owned())),
+            _ => Err(SnapshotRefused::Broker("the disk is full".to_owned())),
+        };
+        Box::pin(std::future::ready(made))
     }
 }
 

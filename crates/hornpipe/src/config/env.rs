@@ -14,7 +14,7 @@ const RABBITMQ: &[(&str, &str)] = &[
 /// Keys whose value may lie in a file (a mounted secret) named by `…_FILE`.
 const FROM_FILE: &[&str] = &["default_user", "default_pass", "default_vhost"];
 /// Read elsewhere.
-const OTHERS: &[&str] = &["HORNPIPE_CONFIG"];
+const OTHERS: &[&str] = &["HORNPIPE_CONFIG", "HORNPIPE_SNAPSHOT_PASSWORD"];
 
 /// Lays the environment over `raw`.
 pub(crate) fn read(

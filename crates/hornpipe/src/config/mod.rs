@@ -132,6 +132,9 @@ fn flags(settings: &Settings, raw: &mut RawConfig, errors: &mut Vec<ConfigError>
             put(key, Value::String(value.clone()));
         }
     }
+    if settings.accept_data_loss {
+        put("accept_data_loss", Value::Boolean(true));
+    }
     for (key, list) in [("amqp", &settings.amqp), ("http", &settings.http), ("metrics", &settings.metrics)] {
         if !list.is_empty() {
             put(key, Value::Array(list.iter().cloned().map(Value::String).collect()));

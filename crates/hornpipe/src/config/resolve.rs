@@ -262,9 +262,12 @@ pub(crate) fn resolve(raw: &RawConfig) -> Result<Resolved, Vec<ConfigError>> {
         inline_bytes_max: r.size("store_inline_bytes_max", inline, 1024..=40 << 10) as usize,
         body_file_bytes: r.size("store_body_file_bytes", d.body_file_bytes, 1 << 20..=1 << 30),
         mark_every: r.duration("store_mark_every_ms", d.mark_every, 10..=60 * MINUTE_MS),
+        map_slack_bytes: r.size("store_db_slack_bytes", d.map_slack_bytes, 8 << 20..=TIB),
+        map_min_bytes: r.size("store_db_min_bytes", d.map_min_bytes, 1 << 20..=TIB),
         accept_data_loss: r.boolean("accept_data_loss", d.accept_data_loss),
         ..d
     };
+    let ballast_bytes = r.size("store_ballast_bytes", 64 << 20, 0..=TIB);
     let d = AdminConfig::default();
     let admin = AdminConfig {
         http,
@@ -284,6 +287,7 @@ pub(crate) fn resolve(raw: &RawConfig) -> Result<Resolved, Vec<ConfigError>> {
         data_dir,
         storage,
         store,
+        ballast_bytes,
         amqp,
         limits,
         first,

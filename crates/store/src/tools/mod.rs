@@ -1,0 +1,60 @@
+//! Tools for a stopped store: check it, write it to a portable file and back, write it anew.
+//!
+//! They take the store's lock, so a running broker and they keep each other out. Nothing here is used by the broker.
+
+mod compact;
+mod export;
+mod resolve;
+mod verify;
+
+pub use compact::{Compacted, compact};
+pub use export::{Ported, export, import};
+pub use verify::{Hurt, QueueReport, Report, verify};
+
+use crate::error::StoreError;
+use crate::medium::Medium;
+use crate::recover::{self, Inspected};
+use crate::sled::SledMedium;
+use crate::{Reader, StoreConfig};
+use resolve::Resolved;
+use std::path::Path;
+
+/// A store that is only looked at.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    medium: Box<dyn Medium>,
+    pub(crate) resolved: Resolved,
+    pub(crate) inspected: Inspected,
+}
+
+impl Stopped {
+    /// Opens `dir/shard-N`, which must be there. The database may write files of its own, nothing of ours is changed.
+    pub(crate) fn open(dir: &Path, config: &StoreConfig) -> Result<Self, StoreError> {
+        let shard = dir.join(format!("shard-{}", config.shard));
+        if !shard.join("mark").exists() {
+            return Err(StoreError::Fatal(format!(
+                "{} is no data folder: it has no {}",
+                dir.display(),
+                "shard-0/mark"
+            )));
+        }
+        let medium = SledMedium::open(&shard, config.cache_bytes, false, &[])?;
+        Self::on(Box::new(medium))
+    }
+    /// On any medium.
+    pub(crate) fn on(medium: Box<dyn Medium>) -> Result<Self, StoreError> {
+        let mut resolved = Resolved::default();
+        let inspected = recover::inspect(&*medium, &mut |item| resolved.add(item))?;
+        Ok(Self { medium, resolved, inspected })
+    }
+    pub(crate) fn reader(&self) -> Reader {
+        Reader::on(self.medium.view())
+    }
+    /// Nothing was found wrong before messages are read.
+    pub(crate) fn check_log(&self) -> Result<(), StoreError> {
+        match self.inspected.losses.first() {
+            None => Ok(()),
+            Some(first) => Err(StoreError::damaged("the store", format!("{first}; see what `store verify` says"))),
+        }
+    }
+}
