@@ -15,14 +15,21 @@ def long(data):
     return struct.pack(">I", len(data)) + data
 
 
+def capabilities(*names):
+    """Client properties that declare these capabilities."""
+    inner = b"".join(short(name) + b"t\x01" for name in names)
+    return long(short("capabilities") + b"F" + long(inner))
+
+
 class Raw:
-    def __init__(self, broker, heartbeat=0, timeout=60):
+    def __init__(self, broker, heartbeat=0, timeout=60, client_properties=long(b"")):
         self.socket = socket.create_connection((broker.host, broker.port), timeout=timeout)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.file = self.socket.makefile("rb")
         self.socket.sendall(b"AMQP\x00\x00\x09\x01")
         self.expect(10, 10)
         login = f"\0{broker.user}\0{broker.password}".encode()
-        self.method(0, 10, 11, long(b"") + short("PLAIN") + long(login) + short("en_US"))
+        self.method(0, 10, 11, client_properties + short("PLAIN") + long(login) + short("en_US"))
         self.expect(10, 30)
         self.method(0, 10, 31, struct.pack(">HIH", 2047, 131072, heartbeat))
         self.method(0, 10, 40, short(broker.vhost) + short("") + b"\0")
@@ -89,4 +96,6 @@ class Raw:
         return payload[12:], body
 
     def close(self):
+        # both, for the socket stays open as long as its file is
+        self.file.close()
         self.socket.close()

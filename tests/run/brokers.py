@@ -247,7 +247,7 @@ class RabbitMq(Broker):
     def __init__(self, directory, env=None):
         self.directory = Path(directory) / "rabbitmq"
         # The default of RabbitMQ 4, whatever release stands in.
-        self.env = dict(os.environ, MAX_MESSAGE_SIZE="16777216")
+        self.env = dict(os.environ, MAX_MESSAGE_SIZE="16777216", MANAGEMENT="1")
         for key, value in (env or {}).items():
             if key == "HORNPIPE_MAX_MESSAGE_SIZE":
                 self.env["MAX_MESSAGE_SIZE"] = value
@@ -259,7 +259,12 @@ class RabbitMq(Broker):
             [self.script, "start", self.directory], env=self.env, stdout=subprocess.PIPE, check=True, text=True
         )
         self.port = urllib.parse.urlsplit(done.stdout.strip()).port
+        self.http_port = int((self.directory / "management_port").read_text())
         return self
+
+    def ctl(self, *arguments):
+        """Runs rabbitmqctl against this node."""
+        subprocess.run([self.script, "ctl", self.directory, *arguments], check=True, stdout=subprocess.DEVNULL)
 
     def stop(self):
         subprocess.run([self.script, "stop", self.directory], env=self.env, check=True)
@@ -272,12 +277,13 @@ class RabbitMq(Broker):
         self.stop()
 
 
-def make(directory, env=None, private=False):
-    """The broker the environment asks for, not started yet. `private`: the caller means to stop, kill or configure it."""
+def make(directory, env=None, private=False, data=None):
+    """The broker the environment asks for, not started yet. `private`: the caller means to stop, kill or configure it;
+    `data`: where ours keeps its data, if not below `directory`."""
     if os.environ.get("AMQP_URL"):
         if private:
             raise NotHere("needs a broker of its own, and AMQP_URL names one that isn't ours")
         return External(os.environ["AMQP_URL"])
     if os.environ.get("BROKER") == "rabbitmq":
         return RabbitMq(directory, env)
-    return Hornpipe(directory, env)
+    return Hornpipe(directory, env, data)

@@ -4,6 +4,7 @@
 #   rabbitmq.sh start DIR   start one with all its files below DIR; the only line on stdout is its AMQP URL
 #   rabbitmq.sh stop DIR    stop that one, and the epmd it brought with it
 #   rabbitmq.sh url DIR     print the URL again
+#   rabbitmq.sh ctl DIR …   rabbitmqctl on that one
 #
 # Every port is free at the time of the call and bound to loopback, so several can run side by side and beside
 # a system-wide one. MANAGEMENT=1 adds the management plugin; its port is then in DIR/management_port.
@@ -13,7 +14,8 @@ set -euo pipefail
 
 fail() { echo "rabbitmq.sh: $*" >&2; exit 1; }
 
-[ $# -eq 2 ] || fail "usage: rabbitmq.sh start|stop|url DIR"
+usage="usage: rabbitmq.sh start|stop|url DIR, or ctl DIR COMMAND…"
+[ $# -eq 2 ] || [ "${1:-}" = ctl ] || fail "$usage"
 command=$1
 mkdir -p "$2"
 dir=$(cd "$2" && pwd)
@@ -114,6 +116,12 @@ url)
     read -r amqp_port _ <"$dir/ports"
     echo "amqp://guest:guest@127.0.0.1:$amqp_port/%2F"
     ;;
+ctl)
+    read -r amqp_port dist_port epmd_port management_port <"$dir/ports"
+    settings
+    shift 2
+    exec /usr/lib/rabbitmq/bin/rabbitmqctl "$@"
+    ;;
 stop)
     for file in "$dir/pid" "$dir/starter.pid" "$dir/epmd.pid"; do
         if alive "$file"; then
@@ -129,6 +137,6 @@ stop)
     done
     ;;
 *)
-    fail "usage: rabbitmq.sh start|stop|url DIR"
+    fail "$usage"
     ;;
 esac

@@ -61,7 +61,8 @@ fn serving(app: &App) -> Reply {
 /// `/api/health/checks/…`.
 pub(crate) async fn check(app: &App, path: &[&str]) -> Result<Reply, Reply> {
     Ok(match path {
-        ["alarms" | "local-alarms"] => alarms(app).await?,
+        ["alarms"] => alarms(app, "in the cluster").await?,
+        ["local-alarms"] => alarms(app, "on the node").await?,
         ["virtual-hosts"] => {
             snapshot::vhosts(app).await?;
             serving(app)
@@ -102,10 +103,11 @@ fn same_protocol(asked: &str, listener: &str, tls: bool) -> bool {
     }
 }
 
-async fn alarms(app: &App) -> Result<Reply, Reply> {
+/// `place`: how the check words where it looked.
+async fn alarms(app: &App, place: &str) -> Result<Reply, Reply> {
     let totals = snapshot::totals(app).await?;
     let node = app.broker.node().node_name;
-    let alarms: Vec<Value> = [(totals.memory_alarm, "memory"), (totals.disk_alarm, "disk")]
+    let alarms: Vec<Value> = [(totals.disk_alarm, "disk space"), (totals.memory_alarm, "memory")]
         .into_iter()
         .filter(|(on, _)| *on)
         .map(|(_, resource)| json!({"node": node, "resource": resource}))
@@ -113,7 +115,7 @@ async fn alarms(app: &App) -> Result<Reply, Reply> {
     if alarms.is_empty() {
         return Ok(Reply::json(200, &json!({"status": "ok"})));
     }
-    Ok(failed("There are alarms in effect in the cluster", json!({"alarms": alarms})))
+    Ok(failed(&format!("There are alarms in effect {place}"), json!({"alarms": alarms})))
 }
 
 /// `/api/aliveness-test/{vhost}`: since RabbitMQ 4 nothing is declared or published for it.

@@ -12,10 +12,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
 
 /// Which pages a listener serves.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +58,54 @@ fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// A connection being served.
+#[derive(Debug, Default)]
+struct Slot {
+    /// A request is being answered.
+    busy: AtomicBool,
+    evicted: Notify,
+}
+
+/// The connections of a listener, oldest first. With all taken, a new one drives out the oldest that is only waited for: peers
+/// that never finish a request must not keep others out.
+#[derive(Debug)]
+struct Slots {
+    max: usize,
+    taken: Mutex<Vec<Arc<Slot>>>,
+    left: Notify,
+}
+
+impl Slots {
+    fn new(max: usize) -> Self {
+        Self { max: max.max(1), taken: Mutex::default(), left: Notify::new() }
+    }
+
+    async fn enter(&self) -> Arc<Slot> {
+        loop {
+            {
+                let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+                let idle = taken.iter().position(|slot| !slot.busy.load(Ordering::Relaxed));
+                if taken.len() >= self.max
+                    && let Some(oldest) = idle
+                {
+                    taken.remove(oldest).evicted.notify_one();
+                }
+                if taken.len() < self.max {
+                    let slot = Arc::<Slot>::default();
+                    taken.push(slot.clone());
+                    return slot;
+                }
+            }
+            self.left.notified().await;
+        }
+    }
+
+    fn leave(&self, slot: &Arc<Slot>) {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| !Arc::ptr_eq(other, slot));
+        self.left.notify_one();
+    }
+}
+
 /// Accepts on `listener` for ever, a task for each connection.
 pub(crate) fn spawn(listener: TcpListener, app: Arc<App>, door: Door) {
     tokio::spawn(async move {
@@ -67,15 +116,18 @@ pub(crate) fn spawn(listener: TcpListener, app: Arc<App>, door: Door) {
                 return;
             }
         };
-        let slots = Arc::new(Semaphore::new(app.config.connections_max.max(1)));
+        let slots = Arc::new(Slots::new(app.config.connections_max));
         loop {
-            let Ok(slot) = slots.clone().acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    let app = app.clone();
+                    let (app, slots) = (app.clone(), slots.clone());
+                    let slot = slots.enter().await;
                     tokio::spawn(async move {
-                        serve(stream, peer, app, door).await;
-                        drop(slot);
+                        tokio::select! {
+                            () = serve(stream, peer, app, door, &slot) => {}
+                            () = slot.evicted.notified() => tracing::debug!(%peer, "admin connection made room"),
+                        }
+                        slots.leave(&slot);
                     });
                 }
                 Err(error) => {
@@ -88,10 +140,15 @@ pub(crate) fn spawn(listener: TcpListener, app: Arc<App>, door: Door) {
     });
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, app: Arc<App>, door: Door) {
+async fn serve(stream: TcpStream, peer: SocketAddr, app: Arc<App>, door: Door, slot: &Slot) {
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let app = app.clone();
-        async move { Ok::<_, Infallible>(answer(request, peer, &app, door).await) }
+        async move {
+            slot.busy.store(true, Ordering::Relaxed);
+            let answered = answer(request, peer, &app, door).await;
+            slot.busy.store(false, Ordering::Relaxed);
+            Ok::<_, Infallible>(answered)
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

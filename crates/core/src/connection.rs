@@ -31,10 +31,8 @@ pub(crate) struct Connection {
     /// Replies that wait, and what waits behind them, by channel.
     pub(crate) held: Map<u16, VecDeque<Held>>,
     pub(crate) exclusive_queues: Vec<QueueId>,
-    /// connection.blocked was sent.
+    /// Not read any more, for it published during an alarm.
     pub(crate) blocked: bool,
-    /// Has published.
-    pub(crate) publishing: bool,
 }
 
 /// A place among the replies of a channel, which go out in the order of what they answer.

@@ -219,7 +219,11 @@ impl Shard {
             id: c.id,
             open: c.open.clone(),
             connected_at_ms: c.connected_at.0,
-            state: if c.blocked { "blocked" } else { "running" },
+            state: match self.alarm() {
+                Some(_) if c.blocked => "blocked",
+                Some(_) => "blocking",
+                None => "running",
+            },
             channels,
             recv_oct: 0,
             send_oct: 0,

@@ -57,13 +57,6 @@ impl Shard {
         number: u16,
         run: PublishRun,
     ) -> Result<(), AmqpError> {
-        let Some(connection) = self.connections.get_mut(&from) else { return Ok(()) };
-        if !connection.publishing {
-            connection.publishing = true;
-            if self.memory_alarm || self.disk_alarm {
-                self.announce_alarm(from, true);
-            }
-        }
         let Some(channel) = self.channel_mut(from, number) else { return Ok(()) };
         if !channel.published {
             channel.published = true;

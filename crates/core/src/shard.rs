@@ -173,6 +173,7 @@ impl Shard {
             match command {
                 Command::Channel(number, command) => self.on_channel_command(now, from, number, command),
                 Command::Written(n) => self.on_written(from, n),
+                Command::Blocked => self.on_blocked(from),
                 other => {
                     self.flush(now);
                     self.on_connection_command(now, from, other);
@@ -190,7 +191,7 @@ impl Shard {
             }
             Command::Fail(error) => self.fail_connection(now, from, error),
             Command::Gone => self.release_connection(now, from),
-            Command::Written(_) | Command::Channel(..) => {}
+            Command::Written(_) | Command::Blocked | Command::Channel(..) => {}
         }
     }
 
@@ -316,35 +317,35 @@ impl Shard {
         if memory && !self.memory_alarm {
             self.page_out_all();
         }
-        let was = self.memory_alarm || self.disk_alarm;
         (self.memory_alarm, self.disk_alarm) = (memory, disk);
-        let is = memory || disk;
-        if was == is {
-            return;
-        }
+        let alarm = self.alarm();
         let mut ids: Vec<_> = self.connections.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
-            self.announce_alarm(id, is);
+            if alarm.is_none()
+                && let Some(connection) = self.connections.get_mut(&id)
+            {
+                connection.blocked = false;
+            }
+            self.effect(id, ConnectionEffect::Hold(alarm));
         }
     }
 
-    /// Blocks or unblocks one connection. The machine holds back only those that publish.
-    pub(crate) fn announce_alarm(&mut self, id: ConnectionId, is: bool) {
-        let reason = match (self.memory_alarm, self.disk_alarm) {
-            (true, true) => "low on memory & disk",
-            (true, false) => "low on memory",
-            _ => "low on disk",
-        };
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        let notify = connection.open.blocked_notify && connection.publishing;
-        let was_blocked = connection.blocked;
-        connection.blocked = is && notify;
-        self.effect(id, ConnectionEffect::Hold(is));
-        if is && notify && !was_blocked {
-            self.effect(id, ConnectionEffect::Blocked(ShortStr::new(reason)));
-        } else if !is && was_blocked {
-            self.effect(id, ConnectionEffect::Unblocked);
+    /// The machine holds a connection back, unless the alarm is over meanwhile.
+    fn on_blocked(&mut self, id: ConnectionId) {
+        let blocked = self.alarm().is_some();
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.blocked = blocked;
+        }
+    }
+
+    /// Why publishers are blocked, in RabbitMQ's words; `None` when they are not.
+    pub(crate) fn alarm(&self) -> Option<&'static str> {
+        match (self.memory_alarm, self.disk_alarm) {
+            (true, true) => Some("low on disk & memory"),
+            (true, false) => Some("low on memory"),
+            (false, true) => Some("low on disk"),
+            (false, false) => None,
         }
     }
 

@@ -1,9 +1,5 @@
-//! Commands of several clients, sensible and not: nothing panics, counts and octets add up.
+//! See `hornpipe_testkit::script`.
 
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|octets: &[u8]| {
-    hornpipe_testkit::script::run(octets);
-});
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| hornpipe_hostile::commands(octets));

@@ -151,6 +151,8 @@ impl Driver {
                 }
                 self.machine.handle_timeout(now);
             }
+            // asked before the effects are taken, so that they are all of them
+            let caught_up = self.machine.is_behind() && self.link.is_idle();
             if self.link.take(cx, &mut self.effects) {
                 self.note_effects();
                 self.machine.handle_effects(now, &mut self.effects);
@@ -160,6 +162,10 @@ impl Driver {
             let written = self.poll_write(cx, now);
             if let Poll::Ready(Err(error)) = written {
                 return Poll::Ready(End::Lost(error));
+            }
+            if caught_up && self.machine.output().remaining() < OUTPUT_PAUSE {
+                self.machine.handle_caught_up(now);
+                self.hand_over();
             }
             if let Status::Closed(reason) = self.machine.status() {
                 // The core may have to hear of the reason: its commands go before `Gone`.

@@ -172,12 +172,21 @@ impl Link {
 
     /// Task: whether it may read. When not, the task is woken once it may.
     pub(crate) fn may_read(&self) -> bool {
-        if self.waiting.load(Ordering::SeqCst) < READ_CREDIT {
+        self.waits_below(READ_CREDIT)
+    }
+
+    /// Task: whether all it handed over has been dealt with. When not, the task is woken when some is.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.waits_below(1)
+    }
+
+    fn waits_below(&self, most: u32) -> bool {
+        if self.waiting.load(Ordering::SeqCst) < most {
             return true;
         }
         // Say so first and look again: the owner may have credited in between.
         self.starved.store(true, Ordering::SeqCst);
-        if self.waiting.load(Ordering::SeqCst) < READ_CREDIT {
+        if self.waiting.load(Ordering::SeqCst) < most {
             self.starved.store(false, Ordering::SeqCst);
             return true;
         }
@@ -236,12 +245,12 @@ mod tests {
         let waker = Waker::from(counter.clone());
         let cx = Context::from_waker(&waker);
         assert!(!link.take(&cx, &mut Vec::new()));
-        link.deliver(&mut vec![ConnectionEffect::Opened, ConnectionEffect::Unblocked]);
+        link.deliver(&mut vec![ConnectionEffect::Opened, ConnectionEffect::Hold(None)]);
         link.deliver(&mut vec![ConnectionEffect::CloseOk]);
         assert_eq!(counter.0.load(Ordering::SeqCst), 1);
         let mut taken = Vec::new();
         assert!(link.take(&cx, &mut taken));
-        let expected = [ConnectionEffect::Opened, ConnectionEffect::Unblocked, ConnectionEffect::CloseOk];
+        let expected = [ConnectionEffect::Opened, ConnectionEffect::Hold(None), ConnectionEffect::CloseOk];
         assert_eq!(format!("{taken:?}"), format!("{expected:?}"));
         assert!(!link.take(&cx, &mut Vec::new()));
     }

@@ -22,6 +22,8 @@ pub enum Command {
     /// So many octets of deliveries, get-oks and returns (content frames as counted by [`crate::effect::content_cost`]) have been
     /// written to the socket: the connection may be given more.
     Written(u64),
+    /// Content came during an alarm: the connection is not read until it is over.
+    Blocked,
     /// A method on a channel.
     Channel(u16, ChannelCommand),
 }

@@ -30,12 +30,9 @@ pub enum ConnectionEffect {
     CloseOk,
     /// connection.close; all is let go
     Close(AmqpError),
-    /// connection.blocked(reason); only for clients with the capability
-    Blocked(ShortStr),
-    /// connection.unblocked
-    Unblocked,
-    /// Stop (true) or resume (false) reading this connection's publishes: an alarm is up. No frame is sent.
-    Hold(bool),
+    /// An alarm is up, for this reason (RabbitMQ's words), or (`None`) it is over. From the next content on the connection is
+    /// not read any more, and a client with the capability is told connection.blocked(reason), later connection.unblocked.
+    Hold(Option<&'static str>),
     /// Something on a channel.
     Channel(u16, ChannelEffect),
 }

@@ -116,7 +116,7 @@ fn health_checks() {
     world.broker.change(|s| s.totals.disk_alarm = true);
     let got = world.get("/api/health/checks/alarms");
     assert_eq!(got.status, 503);
-    assert_eq!(got.json()["alarms"], json!([{"node": "hornpipe@test", "resource": "disk"}]));
+    assert_eq!(got.json()["alarms"], json!([{"node": "hornpipe@test", "resource": "disk space"}]));
     assert_eq!(world.get("/api/aliveness-test/%2F").json(), json!({"status": "ok"}));
     assert_eq!(world.get("/api/aliveness-test/none").status, 404);
 }

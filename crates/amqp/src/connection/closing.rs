@@ -81,7 +81,7 @@ impl Connection {
         self.heartbeat.stop();
         self.channels = hornpipe_types::Map::default();
         self.live_channels = 0;
-        self.hold = false;
+        self.hold = None;
         self.held = false;
     }
 

@@ -25,23 +25,27 @@ impl Connection {
             }
             ConnectionEffect::CloseOk => self.on_close_ok_effect(now),
             ConnectionEffect::Close(error) => self.on_close_effect(now, error),
-            ConnectionEffect::Blocked(reason) => {
-                if self.blocked_notify && self.is_writable() {
-                    let blocked = connection::Blocked { reason: short(&reason) };
-                    self.put_method(0, AMQPClass::Connection(connection::AMQPMethod::Blocked(blocked)));
-                }
-            }
-            ConnectionEffect::Unblocked => {
-                if self.blocked_notify && self.is_writable() {
+            ConnectionEffect::Hold(Some(reason)) => self.hold = Some(reason),
+            ConnectionEffect::Hold(None) => {
+                self.hold = None;
+                let was_held = std::mem::take(&mut self.held);
+                if was_held && self.blocked_notify && self.is_writable() {
                     let unblocked = connection::AMQPMethod::Unblocked(connection::Unblocked {});
                     self.put_method(0, AMQPClass::Connection(unblocked));
                 }
             }
-            ConnectionEffect::Hold(hold) => {
-                self.hold = hold;
-                self.held &= hold;
-            }
             ConnectionEffect::Channel(number, effect) => self.on_channel_effect(number, effect),
+        }
+    }
+
+    /// Content came: under an alarm nothing more is read, and the client is told why if it wants to hear.
+    pub(super) fn on_content(&mut self) {
+        let Some(reason) = self.hold.filter(|_| !self.held) else { return };
+        self.held = true;
+        self.commands.push(Command::Blocked);
+        if self.blocked_notify && self.is_writable() {
+            let blocked = connection::Blocked { reason: reason.into() };
+            self.put_method(0, AMQPClass::Connection(connection::AMQPMethod::Blocked(blocked)));
         }
     }
 

@@ -78,7 +78,9 @@ impl Connection {
                 | State::Closed(_)
                 | State::Failing { fatal: true, .. }
                 | State::CloseSent { fatal: true, .. } => return bytes.len(),
-                State::Running => {
+                State::Running if self.held || self.is_behind() => break,
+                // under an alarm frame by frame: the first content ends it
+                State::Running if self.hold.is_none() => {
                     let n = self.read_publishes(rest, &mut repeat);
                     if n > 0 {
                         at += n;
@@ -207,7 +209,6 @@ impl Connection {
     }
 
     fn push_batched(&mut self, channel: u16, index: u16, from: u32, count: u32, mandatory: bool) {
-        self.held |= self.hold;
         if self.runs.last() == Some(&self.tail.command)
             && self.tail.command + 1 == self.commands.len()
             && self.tail.index == index
@@ -375,7 +376,10 @@ impl Connection {
                 }
                 ChannelCommand::Close
             }
-            ChannelMethod::Command(command) => command,
+            ChannelMethod::Command(command) => {
+                self.gets += u32::from(matches!(command, ChannelCommand::Get { .. }));
+                command
+            }
             ChannelMethod::Flow { active: true } => {
                 let ok = amqp::AMQPMethod::FlowOk(amqp::FlowOk { active: true });
                 self.put_method(frame.channel, AMQPClass::Channel(ok));
@@ -434,6 +438,7 @@ impl Connection {
         if done {
             self.content_complete(frame.channel);
         }
+        self.on_content();
         Ok(())
     }
 
@@ -467,7 +472,6 @@ impl Connection {
                 self.push_batched(number, meta.route, from, 1, mandatory);
             }
             Sink::Large { mut builder, .. } => {
-                self.held |= self.hold;
                 builder.end_message();
                 let run = PublishRun { batch: builder.finish(), from: 0, count: 1, mandatory };
                 self.commands.push(Command::Channel(number, ChannelCommand::Publish(run)));

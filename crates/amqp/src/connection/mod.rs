@@ -30,6 +30,9 @@ const IDLE_BUFFER: usize = 4096;
 const IDLE_MS: u64 = 1000;
 /// Input that may wait for an answer (login, open) before the socket is no longer read, octets.
 const WAITING_INPUT: usize = 64 * 1024;
+/// basic.gets handed over before the core must have dealt with them: each may be answered by a message of any size, so a
+/// peer that asks and does not read would fill the memory.
+const GETS_AHEAD: u32 = 16;
 
 #[derive(Debug, PartialEq, Eq)]
 enum State {
@@ -95,10 +98,12 @@ pub struct Connection {
     channels: Map<u16, Channel>,
     /// Channels the core knows or is about to know; those in `CloseSent` are not counted.
     live_channels: u32,
-    /// An alarm is up …
-    hold: bool,
-    /// … and a publish has come since.
+    /// An alarm is up for this reason …
+    hold: Option<&'static str>,
+    /// … and content has come since: nothing is read.
     held: bool,
+    /// basic.gets handed over since [`Self::handle_caught_up`].
+    gets: u32,
 
     input: BytesMut,
     output: Output,
@@ -145,8 +150,9 @@ impl Connection {
             blocked_notify: false,
             channels: Map::default(),
             live_channels: 0,
-            hold: false,
+            hold: None,
             held: false,
+            gets: 0,
             input: BytesMut::new(),
             output: Output::default(),
             commands: Vec::new(),
@@ -187,11 +193,11 @@ impl Connection {
     /// Encodes effects into the output; `effects` is drained. Input that waited for an answer may become commands.
     pub fn handle_effects(&mut self, now: Instant, effects: &mut Vec<ConnectionEffect>) {
         self.on_activity(now);
-        let waited = self.state == State::OpenSent;
+        let (waited, held) = (self.state == State::OpenSent, self.held);
         for effect in effects.drain(..) {
             self.on_effect(now, effect);
         }
-        if waited && self.state != State::OpenSent {
+        if (waited && self.state != State::OpenSent) || (held && !self.held) {
             self.read(now);
         }
     }
@@ -212,7 +218,7 @@ impl Connection {
             }
             _ => {}
         }
-        match self.heartbeat.on_timeout(now, self.is_held()) {
+        match self.heartbeat.on_timeout(now, self.held) {
             Due::Dead => self.give_up(CloseReason::HeartbeatTimeout),
             // what waits to be written is as good
             Due::Send if self.output.is_empty() => {
@@ -223,6 +229,20 @@ impl Connection {
         if self.release_at.is_some_and(|at| now >= at) {
             self.release(now);
         }
+    }
+
+    /// The core has dealt with all commands, and what it said was taken by [`Self::handle_effects`]. To be called while
+    /// [`Self::is_behind`], once the peer has taken enough of its answers.
+    pub fn handle_caught_up(&mut self, now: Instant) {
+        if self.is_behind() {
+            self.gets = 0;
+            self.read(now);
+        }
+    }
+
+    /// Whether input waits because too much was asked for ahead of the answers.
+    pub fn is_behind(&self) -> bool {
+        self.gets >= GETS_AHEAD && self.state == State::Running
     }
 
     /// All output was written to the socket.
@@ -269,10 +289,10 @@ impl Connection {
     }
 
     /// Whether the driver must not read the socket for now: an alarm is up and this connection publishes, or it sends ahead
-    /// of an answer more than is reasonable.
+    /// of answers more than is reasonable.
     pub fn is_held(&self) -> bool {
         let waits = matches!(self.state, State::Authenticating | State::OpenSent);
-        self.held || (waits && self.input.len() > WAITING_INPUT)
+        self.held || self.is_behind() || (waits && self.input.len() > WAITING_INPUT)
     }
 
     fn is_handshake(&self) -> bool {

@@ -1,5 +1,6 @@
 use crate::client::*;
 use hornpipe_amqp::{CloseReason, MachineConfig, Status};
+use hornpipe_types::command::Command;
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect};
 
 const HEARTBEAT: [u8; 8] = [8, 0, 0, 0, 0, 0, 0, 0xCE];
@@ -50,7 +51,7 @@ fn a_silent_peer_is_dropped_after_two_intervals() {
 fn a_held_peer_may_be_silent() {
     let mut p = beating(10);
     p.open_channels(&[1]);
-    p.effect(ConnectionEffect::Hold(true));
+    p.effect(ConnectionEffect::Hold(Some("low on disk")));
     assert!(!p.machine.is_held());
     p.send(&publish(1, "q", b"x"));
     assert!(p.machine.is_held());
@@ -59,7 +60,7 @@ fn a_held_peer_may_be_silent() {
         p.received_bytes();
     }
     assert_eq!(p.machine.status(), Status::Running);
-    p.effect(ConnectionEffect::Hold(false));
+    p.effect(ConnectionEffect::Hold(None));
     assert!(!p.machine.is_held());
     p.send(&publish(1, "q", b"x"));
     assert!(!p.machine.is_held());
@@ -90,9 +91,35 @@ fn idle_connections_give_their_buffers_back() {
 #[test]
 fn blocked_is_told() {
     let mut p = beating(0);
-    p.effect(ConnectionEffect::Blocked("low on memory".into()));
-    p.effect(ConnectionEffect::Unblocked);
+    p.open_channels(&[1]);
+    p.effect(ConnectionEffect::Hold(Some("low on memory")));
+    assert!(!p.machine.is_held() && p.received_bytes().is_empty());
+    // nothing behind the first content is looked at, be it in the buffer already
+    p.send(&[publish(1, "q", b"one"), publish(1, "q", b"two")].concat());
+    assert!(p.machine.is_held());
+    assert!(matches!(p.take()[..], [Command::Blocked]));
+    p.effect(ConnectionEffect::Hold(Some("low on disk & memory")));
+    p.effect(ConnectionEffect::Hold(None));
+    assert!(!p.machine.is_held());
+    assert_eq!(p.take().len(), 1);
     let mut expected = raw(1, 0, &[&[0, 10, 0, 60, 13][..], b"low on memory"].concat());
     expected.extend(raw(1, 0, &[0, 10, 0, 61]));
     assert_eq!(p.received_bytes(), expected);
+}
+
+#[test]
+fn gets_wait_for_those_before_them() {
+    let mut p = beating(0);
+    p.open_channels(&[1]);
+    p.take();
+    let get = raw(1, 1, &[0, 60, 0, 70, 0, 0, 1, b'q', 1]);
+    p.send(&get.repeat(50));
+    let ahead = p.take().len();
+    assert!(ahead < 50 && p.machine.is_behind() && p.machine.is_held());
+    let mut more = Vec::new();
+    while p.machine.is_behind() {
+        p.machine.handle_caught_up(p.now);
+        p.machine.poll_commands(&mut more);
+    }
+    assert_eq!(ahead + more.len(), 50);
 }

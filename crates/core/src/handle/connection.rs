@@ -20,8 +20,8 @@ impl Shard {
         let Some(index) = self.vhost_names.get(&open.vhost).copied() else { return };
         self.admit(now, id, open, index);
         self.effect(id, ConnectionEffect::Opened);
-        if self.memory_alarm || self.disk_alarm {
-            self.effect(id, ConnectionEffect::Hold(true));
+        if let Some(reason) = self.alarm() {
+            self.effect(id, ConnectionEffect::Hold(Some(reason)));
         }
     }
 
@@ -43,7 +43,6 @@ impl Shard {
             held: Map::default(),
             exclusive_queues: Vec::new(),
             blocked: false,
-            publishing: false,
         };
         self.connections.insert(id, connection);
     }
