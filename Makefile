@@ -158,7 +158,9 @@ FUZZ_SECONDS ?= 60
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZ_SECONDS=60, on nightly Rust with cargo-fuzz
 	for target in frame connection record commands; do \
-		$(CARGO) +nightly fuzz run --fuzz-dir crates/fuzz $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 || exit 1; \
+		mkdir -p $(CACHE)/fuzz/$$target; \
+		$(CARGO) +nightly fuzz run --fuzz-dir crates/fuzz $$target $(CACHE)/fuzz/$$target crates/fuzz/corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -rss_limit_mb=2048 -timeout=20 || exit 1; \
 	done
 
 # ------------------------------------------------------------------ speed

@@ -61,6 +61,13 @@ go() {
 }
 go_needs() { packages golang-go golang-github-rabbitmq-amqp091-go-dev; }
 
+# Built apart from the workspace, into the cache.
+lapin() { CARGO_TARGET_DIR="$cache/lapin" cargo run -q --release --locked --manifest-path "$here/lapin/Cargo.toml"; }
+lapin_needs() {
+    CARGO_TARGET_DIR="$cache/lapin" cargo build -q --release --locked --manifest-path "$here/lapin/Cargo.toml" >"$work/lapin.log" 2>&1 ||
+        { echo "cargo: $(grep -m1 '^error' "$work/lapin.log")"; return 1; }
+}
+
 manager() { (cd "$cache/node" && node round.mjs); }
 manager_needs() {
     command -v npm >/dev/null || { echo "needs npm"; return 1; }
@@ -74,7 +81,7 @@ manager_needs() {
 admin() { "$here/admin.sh"; }
 admin_needs() { packages rabbitmq-server; }
 
-all=(tools php ruby perl java go manager admin)
+all=(tools php ruby perl java go lapin manager admin)
 [ $# -gt 0 ] && wanted=("$@") || wanted=("${all[@]}")
 
 "$here/broker.sh" start "$work/broker" || exit 1

@@ -1,4 +1,4 @@
-"""A Celery worker as people run one: results, retries, a chord, an ETA, remote control."""
+"""A Celery worker as people run one: results, retries, a chord, an ETA, events, remote control."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ class World:
         self.node = f"{uuid.uuid4().hex[:8]}@test"
         self.log = directory / "worker.log"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "celery_app", "worker", "--pool=solo", "-l", "INFO", "-n", self.node],
+            [sys.executable, "-m", "celery", "-A", "celery_app", "worker", "--pool=solo", "-E", "-l", "INFO", "-n", self.node],
             cwd=HERE,
             env=dict(os.environ, PYTHONDONTWRITEBYTECODE="1"),
             stdin=subprocess.DEVNULL,
@@ -110,6 +110,34 @@ def test_remote_control(world):
         lambda: world.app.control.inspect([world.node], timeout=2).active_queues(), "the worker to name its queues"
     )
     assert [queue["name"] for queue in active[world.node]] == [world.queue]
+
+
+def test_revoke(world):
+    """An order to all workers about a task that one of them holds until its time."""
+    result = world.module.now.apply_async(countdown=3600)
+    inspect = world.app.control.inspect([world.node], timeout=2)
+
+    def ids(answer):
+        return [task["request"]["id"] for task in (answer or {}).get(world.node, [])]
+
+    until(lambda: result.id in ids(inspect.scheduled()), "the worker to hold the task")
+    world.app.control.revoke(result.id)
+    until(lambda: result.id in (inspect.revoked() or {}).get(world.node, []), "the worker to know of the revocation")
+
+
+def test_events(world):
+    """What monitors see: the events of a task, in order, through a queue that expires."""
+    seen, task = [], None
+    with world.app.connection_for_read() as connection:
+        handlers = {"*": lambda event: seen.append((event["type"], event.get("uuid")))}
+        receiver = world.app.events.Receiver(connection, handlers=handlers)
+        # a heartbeat shows that the queue is bound
+        for _ in receiver.itercapture(timeout=DEADLINE, wakeup=True):
+            if task is None and seen:
+                task = world.module.add.delay(1, 2).id
+            if ("task-succeeded", task) in seen:
+                break
+    assert [kind for kind, uuid in seen if uuid == task] == ["task-received", "task-started", "task-succeeded"]
 
 
 def test_results_over_rpc(broker, tmp_path):

@@ -187,15 +187,18 @@ def test_bodies_over_the_limit(world, size):
 
 def test_frames_over_the_limit(world):
     """A frame that announces 4 GiB is refused by its first octets; before the login 8 KiB are."""
+    refused = []
     for announced in (131_072 - 7, 2**24, 2**32 - 1):
         for _ in range(10):
             peer = world.raw()
             pour(peer.socket, struct.pack(">BHI", BODY, 1, announced) + bytes(2 * MIB), 2 * MIB, pause=0.2)
             early = world.socket()
             pour(early, b"AMQP\x00\x00\x09\x01" + struct.pack(">BHI", METHOD, 0, announced) + bytes(2 * MIB), 2 * MIB, pause=0.2)
-            ends(early)
+            refused += [peer.socket, early]
         world.goes_on()
     world.stays_small()
+    for it in refused:
+        ends(it)
 
 
 def test_half_open_connections(world):

@@ -154,6 +154,32 @@ def cancel_keeps_outstanding(t):
     ch.passive("@q")
 
 
+def cancel_ok_is_last(t):
+    "Deliveries come before cancel-ok, none after it"
+    ch, other = t.channel(), t.channel()
+    ch.queue("@q")
+    _fill(ch, count=3)
+    ch.consume("@q", "t", no_ack=True)
+    ch.recv(3)
+    ch.cancel("t")
+    other.pub("", "@q", b"later")
+    other.settle("@q", 1)
+    ch.sync()
+
+
+def consume_generated_name(t):
+    "A queue with a reserved name that is there can be bound, consumed from, purged and deleted"
+    ch = t.channel()
+    name = ch.queue("", auto_delete=False)
+    ch.bind(name, "amq.direct", "@k")
+    ch.pub("amq.direct", "@k", b"m")
+    ch.consume(name, "t", no_ack=True)
+    ch.recv()
+    ch.cancel("t")
+    ch.call("queue.purge", queue=name)
+    ch.delete(name)
+
+
 def cancel_nowait(t):
     "nowait has no answer"
     ch = t.channel()
