@@ -89,7 +89,11 @@ async fn connect(url: &str) -> Result<(Connection, Channel)> {
 
 async fn messages(round: &mut Round, channel: &Channel) -> Result<()> {
     let queue = channel.queue_declare(QUEUE, durable(), arguments()).await?;
-    round.same("declare", (QUEUE.to_owned(), 0, 0), (queue.name().to_string(), queue.message_count(), queue.consumer_count()));
+    round.same(
+        "declare",
+        (QUEUE.to_owned(), 0, 0),
+        (queue.name().to_string(), queue.message_count(), queue.consumer_count()),
+    );
     let exchange = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     channel.exchange_declare("clients.lapin.x", ExchangeKind::Topic, exchange, FieldTable::default()).await?;
     channel.queue_bind(QUEUE, "clients.lapin.x", "a.#", QueueBindOptions::default(), FieldTable::default()).await?;
@@ -111,7 +115,8 @@ async fn messages(round: &mut Round, channel: &Channel) -> Result<()> {
         first.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() }).await?;
     }
     channel.basic_qos(1, BasicQosOptions::default()).await?;
-    let mut consumer = channel.basic_consume(QUEUE, "tag", BasicConsumeOptions::default(), FieldTable::default()).await?;
+    let mut consumer =
+        channel.basic_consume(QUEUE, "tag", BasicConsumeOptions::default(), FieldTable::default()).await?;
     let mut got = Vec::new();
     while got.len() < 2 {
         let Some(delivery) = consumer.next().await else { break };
@@ -123,7 +128,8 @@ async fn messages(round: &mut Round, channel: &Channel) -> Result<()> {
     channel.basic_cancel("tag", BasicCancelOptions::default()).await?;
     round.same("empty", true, get(channel).await?.is_none());
     for n in 0..500u32 {
-        let sent = channel.basic_publish("", QUEUE, BasicPublishOptions::default(), &n.to_be_bytes(), properties()).await?;
+        let sent =
+            channel.basic_publish("", QUEUE, BasicPublishOptions::default(), &n.to_be_bytes(), properties()).await?;
         drop(sent);
     }
     round.same("returns of a burst", 0, channel.wait_for_confirms().await?.len());
@@ -151,10 +157,20 @@ async fn refusals(round: &mut Round, connection: &Connection) -> Result<()> {
     round.refused("404 of a missing queue", 404, "NOT_FOUND - no queue 'clients.none' in vhost '/'", missing);
     let channel = connection.create_channel().await?;
     let text = "PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'clients.lapin' in vhost '/': received none but current is the value '100' of type 'signedint'";
-    round.refused("406 of an inequivalent declare", 406, text, channel.queue_declare(QUEUE, durable(), FieldTable::default()).await);
+    round.refused(
+        "406 of an inequivalent declare",
+        406,
+        text,
+        channel.queue_declare(QUEUE, durable(), FieldTable::default()).await,
+    );
     let channel = connection.create_channel().await?;
     let text = "ACCESS_REFUSED - queue name 'amq.mine' contains reserved prefix 'amq.*'";
-    round.refused("403 of a reserved name", 403, text, channel.queue_declare("amq.mine", durable(), FieldTable::default()).await);
+    round.refused(
+        "403 of a reserved name",
+        403,
+        text,
+        channel.queue_declare("amq.mine", durable(), FieldTable::default()).await,
+    );
     Ok(())
 }
 
@@ -163,9 +179,12 @@ async fn cancelled(round: &mut Round, connection: &Connection) -> Result<()> {
     channel.queue_declare("clients.lapin.short", QueueDeclareOptions::default(), FieldTable::default()).await?;
     let mut consumer =
         channel.basic_consume("clients.lapin.short", "", BasicConsumeOptions::default(), FieldTable::default()).await?;
-    connection.create_channel().await?.queue_delete("clients.lapin.short", QueueDeleteOptions::default()).await?;
+    let other = connection.create_channel().await?;
+    other.queue_delete("clients.lapin.short", QueueDeleteOptions::default()).await?;
     round.same("a consumer ends with its queue", true, consumer.next().await.is_none());
-    Ok(())
+    // a channel that is dropped closes behind our back, and the connection's own close may cross it
+    other.close(200, "bye").await?;
+    channel.close(200, "bye").await
 }
 
 async fn all(round: &mut Round, url: &str) -> Result<()> {
