@@ -5,6 +5,7 @@
 #[allow(dead_code)]
 mod peer;
 
+use hornpipe_server::auth::PasswordHashing;
 use hornpipe_server::{AlarmConfig, Broker, Handle, SHUTDOWN_TEXT, ServerConfig, Storage};
 use hornpipe_store::{Call, Fault, Faulty, Memory};
 use hornpipe_types::ids::ConnectionId;
@@ -133,6 +134,20 @@ async fn the_admin_side_logs_in_by_the_same_table() {
     assert_eq!(handle.login("guest", "guest", false).await, Err(LoginRefused::NotLoopback));
     assert_eq!(handle.login("guest", "no", true).await, Err(LoginRefused::Credentials));
     assert_eq!(handle.login("who", "guest", true).await, Err(LoginRefused::Credentials));
+}
+
+/// Several at once, more than are computed at a time; a client that leaves meanwhile disturbs nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn logins_with_a_slow_hash() {
+    let (handle, address) = start(ServerConfig { password_hashing: PasswordHashing::Argon2id, ..in_memory() }).await;
+    assert_eq!(handle.login("guest", "no", true).await, Err(LoginRefused::Credentials));
+    let leaves = tokio::spawn(Peer::open(address));
+    let peers: Vec<_> = (0..5).map(|_| tokio::spawn(Peer::open(address))).collect();
+    leaves.abort();
+    for peer in peers {
+        peer.await.unwrap().declare_durable("q").await;
+    }
+    assert_eq!(handle.login("guest", "guest", true).await.unwrap().tags, ["administrator"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -56,9 +56,9 @@ impl Shard {
             return Err(AmqpError::precondition("channel is not transactional"));
         };
         let before = self.log.current();
-        // a message that is not logged where it was settled may be a dead letter: then where it came from must have forgotten
-        // it on disk too, or a crash would bring it back
-        let unlogged = tx.settles.iter().any(|(_, runs)| runs.iter().any(|r| !r.logged));
+        // what was settled may be a dead letter that the disk does not know here, not yet or never: then where it came from must
+        // have forgotten it on disk too, or a crash would bring it back
+        let settles = tx.settles.iter().any(|(_, runs)| !runs.is_empty());
         self.tx_rejected = false;
         for run in &tx.publishes {
             self.publish_run(now, from, number, run)?;
@@ -71,7 +71,7 @@ impl Shard {
             return Err(AmqpError::precondition("partial tx completion"));
         }
         let commit = self.log.current();
-        let commit = (commit != before || unlogged).then_some(commit);
+        let commit = (commit != before || settles).then_some(commit);
         self.reply(from, number, ChannelEffect::TxCommitOk, commit);
         Ok(())
     }

@@ -1,0 +1,92 @@
+//! Single rules of RabbitMQ's that need a clock or a limit at hand.
+
+use hornpipe_testkit::Broker;
+use hornpipe_types::command::{ChannelCommand, Command, Consume, QueueDeclare};
+use hornpipe_types::effect::{ChannelEffect, ConnectionEffect};
+use hornpipe_types::ids::ConnectionId;
+use hornpipe_types::limits::Limits;
+use hornpipe_types::table::{FieldTable, Value};
+
+const PEER: ConnectionId = ConnectionId(1);
+
+fn broker(limits: Limits) -> Broker {
+    let mut broker = Broker::new(limits, 1);
+    broker.open(PEER, 1, true);
+    broker.told(PEER);
+    broker
+}
+
+fn say(broker: &mut Broker, command: ChannelCommand) -> Vec<ConnectionEffect> {
+    broker.run(PEER, vec![Command::Channel(1, command)]);
+    broker.commit_all();
+    broker.told(PEER)
+}
+
+fn declare(kind: &str, passive: bool) -> ChannelCommand {
+    let mut arguments = FieldTable::default();
+    arguments.set("x-queue-type", Value::long_str(kind));
+    arguments.set("x-expires", Value::I32(1000));
+    let (queue, durable) = (kind.into(), true);
+    let (exclusive, auto_delete, nowait) = (false, false, false);
+    ChannelCommand::QueueDeclare(Box::new(QueueDeclare {
+        queue,
+        passive,
+        durable,
+        exclusive,
+        auto_delete,
+        nowait,
+        arguments,
+    }))
+}
+
+fn consume(queue: &str, tag: &str, exclusive: bool) -> ChannelCommand {
+    ChannelCommand::Consume(Box::new(Consume {
+        queue: queue.into(),
+        consumer_tag: tag.into(),
+        no_ack: false,
+        exclusive,
+        nowait: false,
+        arguments: FieldTable::default(),
+    }))
+}
+
+fn is_consume_ok(told: &[ConnectionEffect]) -> bool {
+    matches!(told, [ConnectionEffect::Channel(1, ChannelEffect::ConsumeOk { .. })])
+}
+
+#[test]
+fn a_channel_has_so_many_consumers_and_no_more() {
+    let mut broker = broker(Limits { consumers_per_channel: 2, ..Limits::default() });
+    say(&mut broker, declare("classic", false));
+    for tag in ["a", "b"] {
+        assert!(is_consume_ok(&say(&mut broker, consume("classic", tag, false))));
+    }
+    let told = say(&mut broker, consume("classic", "c", false));
+    let Some(ConnectionEffect::Close(error)) = told.last() else { panic!("{told:?}") };
+    assert_eq!(error.to_string(), "530 NOT_ALLOWED - reached maximum (2) of consumers per channel");
+}
+
+#[test]
+fn quorum_queues_take_exclusive_consumers_as_any_others() {
+    let mut broker = broker(Limits::default());
+    say(&mut broker, declare("quorum", false));
+    for (tag, exclusive) in [("a", true), ("b", true), ("c", false)] {
+        assert!(is_consume_ok(&say(&mut broker, consume("quorum", tag, exclusive))), "{tag}");
+    }
+}
+
+/// Declaring again is use of a classic queue, not of a quorum queue; looking for it is use of both.
+#[test]
+fn what_renews_the_lease_of_a_queue() {
+    for (kind, passive, lives) in
+        [("classic", false, true), ("classic", true, true), ("quorum", false, false), ("quorum", true, true)]
+    {
+        let mut broker = broker(Limits::default());
+        say(&mut broker, declare(kind, false));
+        broker.advance(600);
+        say(&mut broker, declare(kind, passive));
+        broker.advance(600);
+        broker.commit_all();
+        assert_eq!(broker.queue(kind).is_some(), lives, "{kind}, passive {passive}");
+    }
+}
