@@ -183,6 +183,12 @@ bench-check: BENCH_ROUNDS = 1
 bench-check: build ## each case for a moment: counts, order and contents under full load, no judgement on speed
 	$(BENCH) --seconds 0.5
 
+BENCH_LONG ?=
+
+.PHONY: bench-long
+bench-long: build test-deps ## long queues and bulk work: longest turns, rates against length (BENCH_LONG="--messages 1000000 purge curve")
+	$(RUN_PY) tests/run/long_queues.py $(BENCH_LONG)
+
 # ------------------------------------------------------------------ image
 
 .PHONY: docker

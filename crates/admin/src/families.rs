@@ -73,7 +73,7 @@ impl Families {
         name: &str,
         help: &str,
         labels: Labels,
-        (bounds, counts): (&[u64], &[u64]),
+        (bounds, counts): (&[f64], &[u64]),
         sum: f64,
     ) {
         let mut seen = 0;
@@ -83,7 +83,7 @@ impl Families {
             .map(|(bound, count)| {
                 seen += count;
                 let mut bucket = Bucket::default();
-                bucket.set_upper_bound(*bound as f64);
+                bucket.set_upper_bound(*bound);
                 bucket.set_cumulative_count(seen);
                 bucket
             })

@@ -7,7 +7,7 @@ use crate::http::{Reply, Request};
 use crate::{App, encode, snapshot};
 use hornpipe_types::stats::{
     BrokerStats, ChannelStats, ConnectionStats, ExchangeStats, Health, MessageStats, NodeStats, QueueStats,
-    SIZE_BUCKETS,
+    SIZE_BUCKETS, TURN_BOUNDS_US,
 };
 use std::collections::BTreeMap;
 
@@ -233,6 +233,21 @@ fn own_node(app: &App, f: &mut Families, node: &NodeStats) {
     );
     f.gauge("store_ballast_bytes", "Octets kept back for opening on a full disk.", bare(node.store_ballast_bytes));
     f.gauge("store_body_bytes", "Size of the body files on disk.", bare(node.store_body_bytes));
+    let kinds = [
+        (
+            "",
+            "Turns of the owner of all queues: whatever a client asks for waits at most for one under way.",
+            &node.turns,
+        ),
+        ("cpu_", "The same turns by processor time: what the machine did otherwise is left out.", &node.turns_cpu),
+    ];
+    let bounds = TURN_BOUNDS_US.map(|us| us as f64 / 1e6);
+    for (kind, help, times) in kinds {
+        let sum = number(times.sum_us) / 1e6;
+        f.histogram(&format!("owner_turn_{kind}seconds"), help, Vec::new(), (&bounds, &times.counts), sum);
+        let max = [(Vec::new(), number(times.max_us) / 1e6)];
+        f.gauge(&format!("owner_turn_{kind}max_seconds"), "The longest of them since start.", max);
+    }
     f.prefix("rabbitmq_");
 }
 
@@ -271,6 +286,7 @@ fn broker_metrics(f: &mut Families, node: &NodeStats, t: &BrokerStats) {
     f.gauge("resident_body_bytes", "Message bodies held in memory.", bare(t.resident_bytes));
     f.gauge("pending_ops", "Operations waiting for the store.", bare(t.pending_ops));
     f.gauge("pending_bytes", "Octets waiting for the store.", bare(t.pending_bytes));
+    f.gauge("work_items", "Works on long queues that go on in slices.", bare(t.work_items));
     f.counter("groups_committed_total", "Groups of operations made durable.", bare(t.groups_committed));
     f.prefix("rabbitmq_");
 }
@@ -320,7 +336,8 @@ fn global(f: &mut Families, t: &BrokerStats) {
         let labels = vec![("queue_type", kind.to_owned()), ("dead_letter_strategy", "at_most_once".to_owned())];
         f.counter(&format!("global_messages_dead_lettered_{name}_total"), help, [(labels, number(value))]);
     }
-    let buckets = (&SIZE_BUCKETS[..], &t.size_buckets[..]);
+    let bounds = SIZE_BUCKETS.map(|octets| octets as f64);
+    let buckets = (&bounds[..], &t.size_buckets[..]);
     f.histogram("message_size_bytes", "Sizes of published bodies.", protocol(), buckets, number(t.size_sum));
 }
 

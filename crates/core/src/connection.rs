@@ -1,7 +1,7 @@
 //! The core's side of connections, channels and consumers: what couples to queues.
 
 use crate::channel::confirms::Confirms;
-use crate::channel::unacked::{Unacked, UnackedList};
+use crate::channel::unacked::{Taken, UnackedList};
 use hornpipe_types::Map;
 use hornpipe_types::command::{OpenConnection, PublishRun, Settle};
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect};
@@ -63,7 +63,7 @@ pub(crate) struct RouteGeneration {
 #[derive(Debug, Default)]
 pub(crate) struct Tx {
     pub(crate) publishes: Vec<PublishRun>,
-    pub(crate) settles: Vec<(Settle, Vec<Unacked>)>,
+    pub(crate) settles: Vec<(Settle, Taken)>,
     pub(crate) operations: u64,
     pub(crate) bytes: u64,
 }

@@ -6,6 +6,7 @@
 use crate::settle::Back;
 use crate::shard::Shard;
 use crate::timer::TimerKey;
+use crate::work::Ending;
 use hornpipe_types::args::QueueKind;
 use hornpipe_types::effect::ChannelEffect;
 use hornpipe_types::error::AmqpError;
@@ -56,12 +57,11 @@ impl Shard {
             self.fail_channel(now, from, number, error);
             return;
         }
-        let mut runs = Vec::new();
-        channel.unacked.take_of(key, &mut runs);
+        let taken = channel.unacked.take_of(key);
         channel.consumers.retain(|(_, k)| *k != key);
         let tag = self.consumers.get(&key).map(|c| c.tag.clone()).unwrap_or_default();
         let queue = self.remove_consumer(now, key);
-        self.requeue(now, from, number, runs, Back::Failed);
+        self.settle_taken(now, Some((from, number)), Ending::Returned(Back::Failed), taken);
         self.tell(from, number, ChannelEffect::Cancel { consumer_tag: tag });
         if let Some(queue) = queue {
             self.after_consumer_left(now, queue);

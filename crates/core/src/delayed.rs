@@ -53,6 +53,10 @@ impl Delayed {
     pub(crate) fn len(&self) -> usize {
         self.held.len()
     }
+    /// Forgets the first one; whether there was one.
+    pub(crate) fn forget_first(&mut self) -> bool {
+        self.held.pop_first().is_some()
+    }
     /// The first due time.
     fn next_due(&self) -> Option<u64> {
         self.held.first_key_value().map(|((due, _), _)| *due)
@@ -115,18 +119,12 @@ impl Shard {
         if let Some(at) = queue.delayed.as_ref().and_then(|d| d.timer) {
             self.timers.disarm(at, TimerKey::Delayed(id));
         }
-        let mut queue = queue;
-        let delay = self.limits.settle_delay_ms;
-        let now = Now::default();
-        let rest: Vec<SeqRange> = queue.logged.iter().map(|r| SeqRange::dense(r.first, r.count)).collect();
-        for range in rest {
-            self.log.settle(now, delay, &mut queue, range, Left::Otherwise, &mut self.early);
-        }
         if queue.is_logged() {
             self.log.op(StoreOp::DropQueue(id));
-            let key = DefinitionKey::Queue { vhost: queue.definition.vhost, name: queue.definition.name };
-            self.log.op(StoreOp::Delete(key));
+            let (vhost, name) = (queue.definition.vhost.clone(), queue.definition.name.clone());
+            self.log.op(StoreOp::Delete(DefinitionKey::Queue { vhost, name }));
         }
+        self.drop_queue(Now::default(), queue);
     }
 
     /// A publish that a delayed exchange holds: unroutable for `mandatory`, confirmed once it is kept safely.

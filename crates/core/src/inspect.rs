@@ -92,6 +92,7 @@ impl Shard {
             message_stats: self.totals,
             resident_bytes: self.resident,
             pending_ops: self.log.pending_ops(),
+            work_items: self.work.len() as u64,
             pending_bytes: self.log.pending_bytes(),
             groups_committed: self.log.groups_committed,
             memory_alarm: self.memory_alarm,
@@ -200,16 +201,13 @@ impl Shard {
                     .iter()
                     .filter_map(|(_, k)| self.consumers.get(k).map(|c| self.consumer_stats(*k, c)))
                     .collect(),
-                messages_unacknowledged: ch.unacked.len(),
+                messages_unacknowledged: ch.unacked.len().saturating_sub(uncommitted(ch)),
                 messages_unconfirmed: ch.confirms.as_ref().map_or(0, |c| c.unconfirmed()),
                 messages_uncommitted: ch
                     .tx
                     .as_ref()
                     .map_or(0, |t| t.publishes.iter().map(|p| u64::from(p.count)).sum()),
-                acks_uncommitted: ch
-                    .tx
-                    .as_ref()
-                    .map_or(0, |t| t.settles.iter().flat_map(|(_, runs)| runs).map(|r| u64::from(r.count)).sum()),
+                acks_uncommitted: uncommitted(ch),
                 confirm: ch.confirms.is_some(),
                 transactional: ch.tx.is_some(),
                 message_stats: ch.stats,
@@ -252,4 +250,9 @@ impl Shard {
         }
         list
     }
+}
+
+/// Deliveries whose settlement waits for a transaction to be committed.
+fn uncommitted(channel: &crate::connection::Channel) -> u64 {
+    channel.tx.as_ref().map_or(0, |t| t.settles.iter().map(|(_, taken)| taken.messages()).sum())
 }

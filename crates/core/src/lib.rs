@@ -10,6 +10,7 @@
 pub mod access;
 mod apply;
 mod channel;
+mod chunked;
 mod connection;
 mod consumer_timeout;
 mod dead_letter;
@@ -32,6 +33,7 @@ mod settle;
 pub mod shard;
 mod timer;
 pub mod topology;
+mod work;
 
 pub use recover::Bootstrap;
 pub use shard::{CoreConfig, Shard};

@@ -187,6 +187,8 @@ pub(crate) enum Left {
     Taken,
     /// It expired, was dropped or moved: the publisher waits for the watermark.
     Otherwise,
+    /// As before, by a purge or deletion that is in the log itself: runs up to this one need no further word there.
+    Known(EnqueueId),
 }
 
 #[derive(Debug)]
@@ -211,6 +213,8 @@ pub(crate) struct Log {
     /// Pending operations that were not cancelled.
     pending_live: u64,
     pending_bytes: u64,
+    /// Runs logged since the last group, times their queues.
+    pending_copies: u64,
     pending_settles: u64,
     settle_deadline: Option<Instant>,
     /// Queues with settled ranges that are not in a group yet.
@@ -257,9 +261,17 @@ impl Log {
         commit <= self.durable
     }
 
+    /// The run that was logged last.
+    pub(crate) fn last_enqueue(&self) -> EnqueueId {
+        self.last_enqueue
+    }
     /// Octets of messages waiting for the store.
     pub(crate) fn pending_bytes(&self) -> u64 {
         self.pending_bytes
+    }
+    /// Runs logged since the last group, times their queues.
+    pub(crate) fn pending_copies(&self) -> u64 {
+        self.pending_copies
     }
     /// Operations waiting for the store.
     pub(crate) fn pending_ops(&self) -> u64 {
@@ -285,6 +297,7 @@ impl Log {
         let id = self.last_enqueue;
         let bytes = span_bytes(&span);
         self.pending_bytes += bytes;
+        self.pending_copies += targets.len() as u64;
         let run = LoggedRun {
             live: span.count.saturating_mul(targets.len() as u32),
             count: span.count,
@@ -447,7 +460,8 @@ impl Log {
             if log_run.live == 0 {
                 emptied += 1;
             }
-            if self.settle_in_run(id, queue.id, part, index, left, early) {
+            let tell = self.settle_in_run(id, queue.id, part, index, left, early);
+            if tell && !matches!(left, Left::Known(mark) if id <= mark) {
                 push_range(&mut queue.settled, part);
                 to_disk = true;
                 self.pending_settles += u64::from(n);
@@ -485,7 +499,7 @@ impl Log {
         run.live -= n.min(run.live);
         let gone = run.live == 0;
         // a copy that moved on is still somewhere: its publisher waits for the disk, whoever takes the other copies
-        if left == Left::Otherwise && run.targets.len() > 1 {
+        if left != Left::Taken && run.targets.len() > 1 {
             run.publisher = None;
         }
         if left == Left::Taken
@@ -566,6 +580,7 @@ impl Log {
     pub(crate) fn cover_cancelled(&mut self) {
         if self.pending_live == 0 && self.pending_settles == 0 && self.groups_out == 0 {
             self.pending.clear();
+            self.pending_copies = 0;
             self.durable = self.commit;
         }
     }
@@ -626,6 +641,7 @@ impl Log {
         }
         self.join_runs(&mut group.ops, queues);
         self.pending_bytes = 0;
+        self.pending_copies = 0;
         self.pending_live = 0;
         self.pending_settles = 0;
         self.settle_deadline = None;

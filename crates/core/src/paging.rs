@@ -69,16 +69,18 @@ impl Shard {
         // nobody waits for what a queue without consumers holds
         let keep = if queue.consumers.is_empty() { 0 } else { keep };
         if queue.resident > keep && !queue.logged.is_empty() {
-            let freed = queue.page_out(keep);
+            let freed = queue.page_out(keep, self.limits.slice_units as usize);
             self.resident -= freed.min(self.resident);
         }
     }
 
     /// Memory is short: every body that is on disk leaves it.
     pub(crate) fn page_out_all(&mut self) {
+        // what is left of a long queue leaves when it is served
+        let most = self.limits.slice_units as usize;
         let mut freed = 0;
         for queue in self.queues.values_mut().filter(|q| !q.logged.is_empty()) {
-            freed += queue.page_out(0);
+            freed += queue.page_out(0, most);
         }
         self.resident -= freed.min(self.resident);
         let mut channels = Vec::new();

@@ -481,6 +481,7 @@ impl Shard {
 
     /// Appends a run (step 1, one priority) to queues and logs it where it must be logged.
     pub(crate) fn enter(&mut self, now: Now, queues: &[QueueId], span: Span, entry: Entry) -> Entered {
+        self.spent = self.spent.saturating_add(queues.len() as u32);
         let mut entered = Entered::default();
         let bytes = span.body_bytes();
         // targets that share what recovery must know go into one logged run

@@ -167,6 +167,8 @@ impl Shard {
             }
             Recovered::Purge { queue, upto, except } => {
                 let messages = recovery.messages.entry(queue).or_default();
+                // the runs it speaks of may have left the log before it: their positions are never given out again
+                messages.highest = messages.highest.max(upto);
                 let keep: Vec<Seq> = except.iter().flat_map(SeqRange::iter).collect();
                 let mut at = 0;
                 for seq in keep {

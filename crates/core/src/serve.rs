@@ -29,12 +29,18 @@ enum Stop {
 impl Shard {
     /// Hands out what can be handed out, drops what must go.
     pub(crate) fn serve(&mut self, now: Now, id: QueueId) {
+        if self.is_held_up(id) {
+            return;
+        }
         // a deadline of this very moment still lets a waiting consumer have the message (TTL 0)
         if !self.expire_head(now, id, now.wall.0) {
             return;
         }
         loop {
             let waits = matches!(self.dispatch(now, id), Stop::NotResident);
+            if self.is_held_up(id) {
+                return;
+            }
             let head = |shard: &Self| shard.queues.get(&id).and_then(|q| q.head()).map(|(_, head)| head.first);
             let awaited = head(self);
             if waits {
@@ -42,6 +48,9 @@ impl Shard {
             }
             self.expire_head(now, id, now.wall.0 + 1);
             self.enforce_length(now, id);
+            if self.is_held_up(id) {
+                return;
+            }
             // the message that has to be read may have gone now: the next one need not wait for it
             if !waits || head(self) == awaited {
                 break;
@@ -356,7 +365,7 @@ impl Shard {
     }
 
     /// Removes messages from the head whose deadline lies before `before`. Returns false when the head must be read from
-    /// disk first (it is to be dead-lettered).
+    /// disk first (it is to be dead-lettered), or when there were too many for one slice.
     pub(crate) fn expire_head(&mut self, now: Now, id: QueueId, before: u64) -> bool {
         loop {
             let Some(queue) = self.queues.get_mut(&id) else { return true };
@@ -373,7 +382,12 @@ impl Shard {
                 self.load_head(id);
                 return false;
             }
-            let Some(segment) = queue.take(level, u32::MAX) else { return true };
+            if self.units == 0 {
+                self.fall_behind(id, false);
+                return false;
+            }
+            let n = self.afford_head(id, level, dead_lettered, u32::MAX);
+            let Some(segment) = self.queues.get_mut(&id).and_then(|q| q.take(level, n)) else { return true };
             self.let_die(now, id, segment, Reason::Expired);
         }
     }
@@ -391,7 +405,8 @@ impl Shard {
                 return;
             }
             let Some((level, head)) = queue.head() else { return };
-            if queue.settings.dead_letter_exchange.is_some() && head.batch.is_none() {
+            let dead_lettered = queue.settings.dead_letter_exchange.is_some();
+            if dead_lettered && head.batch.is_none() {
                 self.load_head(id);
                 return;
             }
@@ -409,7 +424,12 @@ impl Shard {
                 }
                 n = n.max(k);
             }
-            let Some(segment) = queue.take(level, n.max(1)) else { return };
+            if self.units == 0 {
+                self.fall_behind(id, true);
+                return;
+            }
+            let n = self.afford_head(id, level, dead_lettered, n.max(1));
+            let Some(segment) = self.queues.get_mut(&id).and_then(|q| q.take(level, n)) else { return };
             self.let_die(now, id, segment, Reason::MaxLen);
         }
     }

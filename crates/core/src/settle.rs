@@ -1,12 +1,13 @@
 //! Acknowledgements, rejections and requeueing [spec §1.8.3.13-16; RabbitMQ "Consumer Acknowledgements", "Negative
 //! Acknowledgements"].
 
-use crate::channel::unacked::Unacked;
+use crate::channel::unacked::{Taken, Unacked};
 use crate::dead_letter::Reason;
 use crate::log::Left;
 use crate::queue::ready::Segment;
 use crate::queue::{Counters, Dying};
 use crate::shard::Shard;
+use crate::work::Ending;
 use hornpipe_types::args::QueueKind;
 use hornpipe_types::command::Settle;
 use hornpipe_types::effect::ChannelEffect;
@@ -24,6 +25,22 @@ pub(crate) enum Back {
     Failed,
 }
 
+impl Ending {
+    /// What a client's method means.
+    pub(crate) fn of(how: Settle) -> Self {
+        match how {
+            Settle::Ack => Self::Acked,
+            Settle::Nack { requeue: true } => Self::Returned(Back::Returned),
+            Settle::Reject { requeue: true } => Self::Returned(Back::Failed),
+            Settle::Nack { requeue: false } | Settle::Reject { requeue: false } => Self::Discarded,
+        }
+    }
+}
+
+/// Messages on their way back, by queue, the time they are held back until, and priority level.
+#[derive(Debug, Default)]
+pub(crate) struct Returning(BTreeMap<(QueueId, u64, u8), Vec<Segment>>);
+
 impl Shard {
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn on_settle(
@@ -38,14 +55,14 @@ impl Shard {
     ) -> Result<(), AmqpError> {
         let limits = (self.limits.tx_operations, self.limits.tx_bytes);
         let Some(channel) = self.channel_mut(from, number) else { return Ok(()) };
-        let mut taken = Vec::new();
+        let mut taken = Taken::default();
         let result = if multiple {
-            channel.unacked.take_upto(tag, &mut taken)
+            channel.unacked.take_upto(tag).map(|all| taken = all)
         } else {
             channel.unacked.take(tag, count, &mut taken)
         };
         if let Some(tx) = &mut channel.tx {
-            tx.operations += u64::from(count);
+            tx.operations += u64::from(count).max(taken.runs() as u64);
             let full = tx.operations > limits.0;
             if !taken.is_empty() {
                 tx.settles.push((how, taken));
@@ -54,35 +71,15 @@ impl Shard {
                 return Err(crate::handle::tx::too_large(limits));
             }
         } else {
-            self.settle_runs(now, from, number, how, taken);
+            self.settle_taken(now, Some((from, number)), Ending::of(how), taken);
         }
         result.map_err(|tag| AmqpError::precondition(format!("unknown delivery tag {tag}")))
     }
 
-    /// Settles deliveries that were taken off the channel's list.
-    pub(crate) fn settle_runs(&mut self, now: Now, from: ConnectionId, number: u16, how: Settle, runs: Vec<Unacked>) {
-        match how {
-            Settle::Ack => {
-                for run in runs {
-                    self.release_credit(from, number, &run);
-                    self.on_acked(now, from, number, &run);
-                }
-            }
-            Settle::Nack { requeue: true } => self.requeue(now, from, number, runs, Back::Returned),
-            Settle::Reject { requeue: true } => self.requeue(now, from, number, runs, Back::Failed),
-            Settle::Nack { requeue: false } | Settle::Reject { requeue: false } => {
-                for run in runs {
-                    self.release_credit(from, number, &run);
-                    self.discard(now, &run, Reason::Rejected);
-                }
-            }
-        }
-    }
-
-    fn on_acked(&mut self, now: Now, from: ConnectionId, number: u16, run: &Unacked) {
+    pub(crate) fn on_acked(&mut self, now: Now, channel: Option<(ConnectionId, u16)>, run: &Unacked) {
         let n = u64::from(run.count);
         self.totals.ack += n;
-        if let Some(channel) = self.channel_mut(from, number) {
+        if let Some(channel) = channel.and_then(|(from, number)| self.channel_mut(from, number)) {
             channel.stats.ack += n;
         }
         let delay = self.limits.settle_delay_ms;
@@ -94,7 +91,7 @@ impl Shard {
     }
 
     /// A delivery is settled: consumer, channel and queue count it no longer.
-    fn release_credit(&mut self, from: ConnectionId, number: u16, run: &Unacked) {
+    pub(crate) fn release_credit(&mut self, channel: Option<(ConnectionId, u16)>, run: &Unacked) {
         let n = u64::from(run.count);
         self.resident -= run.resident().min(self.resident);
         if let Some(queue) = self.queues.get_mut(&run.queue) {
@@ -105,9 +102,13 @@ impl Shard {
                 queue.unacked_bytes = 0;
             }
         }
+        let mut channel = channel.and_then(|(from, number)| self.channel_mut(from, number));
+        if let Some(channel) = &mut channel {
+            channel.unacked.settled(n);
+        }
         let Some(key) = run.consumer else { return };
         let mut shared = Vec::new();
-        if let Some(channel) = self.channel_mut(from, number) {
+        if let Some(channel) = channel {
             channel.consumer_unacked -= n.min(channel.consumer_unacked);
             if channel.global_prefetch > 0 {
                 shared.extend(channel.consumers.iter().map(|(_, key)| *key));
@@ -130,62 +131,71 @@ impl Shard {
     }
 
     /// Messages leave for good: dead-lettered where the queue says so.
-    fn discard(&mut self, now: Now, run: &Unacked, reason: Reason) {
+    pub(crate) fn discard(&mut self, now: Now, run: &Unacked, reason: Reason) {
         let batch = run.batch.clone().map(|batch| (batch, run.from));
         self.die(now, run.queue, Dying { range: run.range(), batch, logged: run.logged, reason });
     }
 
-    /// Puts messages back at their positions, marked as redelivered.
-    pub(crate) fn requeue(&mut self, now: Now, from: ConnectionId, number: u16, runs: Vec<Unacked>, back: Back) {
-        let mut by_place: BTreeMap<(QueueId, u64, u8), Vec<Segment>> = BTreeMap::new();
-        for run in runs {
-            self.release_credit(from, number, &run);
-            let Some(queue) = self.queues.get_mut(&run.queue) else { continue };
-            let quorum = queue.args.kind == QueueKind::Quorum;
-            let (mut delivery_count, mut acquired) = (run.delivery_count, run.acquired);
-            if quorum {
-                acquired += 1;
-                if back == Back::Failed {
-                    delivery_count += 1;
-                }
-                if queue.settings.delivery_limit(&self.limits).is_some_and(|limit| u64::from(delivery_count) > limit) {
-                    self.discard(now, &run, Reason::DeliveryLimit);
-                    continue;
-                }
+    /// Messages that were to return leave for good: a purge came between.
+    pub(crate) fn settle_gone(&mut self, now: Now, run: &Unacked) {
+        let delay = self.limits.settle_delay_ms;
+        let Some(queue) = self.queues.get_mut(&run.queue) else { return };
+        if run.logged {
+            self.log.settle(now, delay, queue, run.range(), Left::Otherwise, &mut self.early);
+        }
+    }
+
+    /// Takes messages back, marked as redelivered: they are put to their positions with others.
+    pub(crate) fn take_back(&mut self, now: Now, run: &Unacked, back: Back, returned: &mut Returning) {
+        let Some(queue) = self.queues.get_mut(&run.queue) else { return };
+        let quorum = queue.args.kind == QueueKind::Quorum;
+        let (mut delivery_count, mut acquired) = (run.delivery_count, run.acquired);
+        if quorum {
+            acquired += 1;
+            if back == Back::Failed {
+                delivery_count += 1;
             }
-            let failed = back == Back::Failed;
-            let wait = queue.settings.retry_delay_ms(u64::from(delivery_count), failed);
-            let hold_until = if wait > 0 { now.wall.0 + wait } else { 0 };
-            if run.logged && quorum {
-                // quorum queues remember every count
-                let counters = Counters { delivery_count, acquired: acquired.max(1), hold_until };
-                for seq in run.range().iter() {
-                    queue.counters.insert(seq, counters);
-                    self.log.op(counters.op(run.queue, seq));
-                }
-            }
-            // a quorum queue's returned messages stand together, whatever their priority
-            let level = if quorum { 0 } else { run.level };
-            let segments = by_place.entry((run.queue, hold_until, level)).or_default();
-            let piece = |offset: u32, count: u32| Segment {
-                first: run.first + u64::from(offset) * u64::from(run.step),
-                count,
-                from: if run.batch.is_some() { run.from + offset * run.step } else { 0 },
-                batch: run.batch.clone(),
-                bytes: run.bytes_of(offset, count),
-                deadline: run.deadline,
-                delivery_count,
-                acquired,
-                redelivered: true,
-                logged: run.logged,
-            };
-            if run.step == 1 {
-                segments.push(piece(0, run.count));
-            } else {
-                segments.extend((0..run.count).map(|i| piece(i, 1)));
+            if queue.settings.delivery_limit(&self.limits).is_some_and(|limit| u64::from(delivery_count) > limit) {
+                self.discard(now, run, Reason::DeliveryLimit);
+                return;
             }
         }
-        for ((id, hold_until, level), mut segments) in by_place {
+        let failed = back == Back::Failed;
+        let wait = queue.settings.retry_delay_ms(u64::from(delivery_count), failed);
+        let hold_until = if wait > 0 { now.wall.0 + wait } else { 0 };
+        if run.logged && quorum {
+            // quorum queues remember every count
+            let counters = Counters { delivery_count, acquired: acquired.max(1), hold_until };
+            for seq in run.range().iter() {
+                queue.counters.insert(seq, counters);
+                self.log.op(counters.op(run.queue, seq));
+            }
+        }
+        // a quorum queue's returned messages stand together, whatever their priority
+        let level = if quorum { 0 } else { run.level };
+        let segments = returned.0.entry((run.queue, hold_until, level)).or_default();
+        let piece = |offset: u32, count: u32| Segment {
+            first: run.first + u64::from(offset) * u64::from(run.step),
+            count,
+            from: if run.batch.is_some() { run.from + offset * run.step } else { 0 },
+            batch: run.batch.clone(),
+            bytes: run.bytes_of(offset, count),
+            deadline: run.deadline,
+            delivery_count,
+            acquired,
+            redelivered: true,
+            logged: run.logged,
+        };
+        if run.step == 1 {
+            segments.push(piece(0, run.count));
+        } else {
+            segments.extend((0..run.count).map(|i| piece(i, 1)));
+        }
+    }
+
+    /// Puts returned messages to their positions.
+    pub(crate) fn put_back(&mut self, now: Now, returned: Returning) {
+        for ((id, hold_until, level), mut segments) in returned.0 {
             segments.sort_by_key(|s| s.first);
             if hold_until > 0 {
                 if let Some(queue) = self.queues.get_mut(&id) {
@@ -213,14 +223,11 @@ impl Shard {
         if !requeue {
             return Err(AmqpError::not_implemented("requeue=false"));
         }
-        let mut runs = Vec::new();
-        if let Some(channel) = self.channel_mut(from, number) {
-            channel.unacked.take_all(&mut runs);
-        }
+        let taken = self.channel_mut(from, number).map(|channel| channel.unacked.take_all()).unwrap_or_default();
         if !nowait {
             self.reply(from, number, ChannelEffect::RecoverOk, None);
         }
-        self.requeue(now, from, number, runs, Back::Returned);
+        self.settle_taken(now, Some((from, number)), Ending::Returned(Back::Returned), taken);
         Ok(())
     }
 }

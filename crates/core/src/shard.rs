@@ -97,6 +97,13 @@ pub struct Shard {
     pub(crate) dirty_confirms: Vec<(ConnectionId, u16)>,
     /// Messages that died and are to be routed on; worked off in the turn, never by recursion.
     pub(crate) deaths: VecDeque<crate::dead_letter::Death>,
+    /// What goes on in slices.
+    pub(crate) work: VecDeque<crate::work::Work>,
+    /// What the command under way may still do of it, and what was done in this turn.
+    pub(crate) units: u32,
+    pub(crate) spent: u32,
+    /// Counts purges and settlements, to tell which came first.
+    pub(crate) stamp: u64,
     pub(crate) early: Vec<EarlyConfirm>,
     pub(crate) logins_changed: bool,
     pub(crate) out: Outbox,
@@ -122,6 +129,7 @@ impl Shard {
     /// An empty shard; recovery comes next.
     pub fn new(config: CoreConfig) -> Self {
         Self {
+            units: config.limits.slice_units,
             limits: config.limits,
             rng: Rng::new(config.seed),
             access: Access::default(),
@@ -148,6 +156,9 @@ impl Shard {
             dirty_connections: Vec::new(),
             dirty_confirms: Vec::new(),
             deaths: VecDeque::new(),
+            work: VecDeque::new(),
+            spent: 0,
+            stamp: 0,
             early: Vec::new(),
             logins_changed: false,
             out: Outbox::default(),
@@ -168,16 +179,35 @@ impl Shard {
 
     /// Everything one read of a connection brought. `commands` is drained.
     pub fn handle_commands(&mut self, now: Now, from: ConnectionId, commands: &mut Vec<Command>) {
-        for command in commands.drain(..) {
-            self.log.begin_command();
-            match command {
-                Command::Channel(number, command) => self.on_channel_command(now, from, number, command),
-                Command::Written(n) => self.on_written(from, n),
-                Command::Blocked => self.on_blocked(from),
-                other => {
-                    self.flush(now);
-                    self.on_connection_command(now, from, other);
-                }
+        commands.drain(..).for_each(|command| self.on_command(now, from, command));
+    }
+
+    /// The same, but no more than one slice of work: what is left stays in `commands` and is to be handed in again, in
+    /// front of what this connection says next.
+    pub fn handle_some(&mut self, now: Now, from: ConnectionId, commands: &mut VecDeque<Command>) {
+        let most = self.spent.saturating_add(self.limits.slice_units);
+        while self.spent <= most
+            && let Some(command) = commands.pop_front()
+        {
+            self.on_command(now, from, command);
+        }
+    }
+
+    /// Whether this turn has done so much that others should come to theirs: time for [`Self::poll_effects`].
+    pub fn is_tired(&self) -> bool {
+        self.spent >= self.limits.slice_units.saturating_mul(2)
+    }
+
+    fn on_command(&mut self, now: Now, from: ConnectionId, command: Command) {
+        self.log.begin_command();
+        self.allow();
+        match command {
+            Command::Channel(number, command) => self.on_channel_command(now, from, number, command),
+            Command::Written(n) => self.on_written(from, n),
+            Command::Blocked => self.on_blocked(from),
+            other => {
+                self.flush(now);
+                self.on_connection_command(now, from, other);
             }
         }
     }
@@ -272,6 +302,7 @@ impl Shard {
     /// A group is on disk: confirms and replies it covers go out.
     pub fn handle_committed(&mut self, now: Now, committed: Committed) {
         self.log.begin_command();
+        self.allow();
         let mut touched = Vec::new();
         self.log.committed(committed, &mut touched);
         for (id, stored) in touched {
@@ -297,6 +328,7 @@ impl Shard {
     /// Bodies came back from disk.
     pub fn handle_loaded(&mut self, now: Now, loaded: Loaded) {
         self.log.begin_command();
+        self.allow();
         self.on_loaded(now, loaded);
         self.work_off_deaths(now);
     }
@@ -352,8 +384,11 @@ impl Shard {
     /// The deadline of [`Self::poll_timeout`] has come, or may have.
     pub fn handle_timeout(&mut self, now: Now) {
         self.log.begin_command();
-        while let Some(key) = self.timers.pop_due(now.mono) {
+        while !self.is_tired()
+            && let Some(key) = self.timers.pop_due(now.mono)
+        {
             self.log.begin_command();
+            self.allow();
             self.on_timer(now, key);
             self.work_off_deaths(now);
         }
@@ -369,6 +404,7 @@ impl Shard {
             let error = AmqpError::new(hornpipe_types::error::ReplyCode::ConnectionForced, text);
             self.fail_connection(now, id, error);
         }
+        self.finish_work(now);
         self.remember_redelivered();
     }
 
@@ -400,6 +436,12 @@ impl Shard {
     /// End of a turn: serves queues, then drains all output into `out`.
     pub fn poll_effects(&mut self, now: Now, out: &mut Outbox) {
         self.flush(now);
+        if self.can_work() {
+            self.work_slice(now);
+            self.flush(now);
+        }
+        self.allow();
+        self.spent = 0;
         self.log.cover_cancelled();
         self.release_waiters();
         self.send_confirms();
@@ -441,12 +483,17 @@ impl Shard {
 
     /// Whether sliced work is left: come back at once.
     pub fn has_work(&self) -> bool {
-        !self.dirty_queues.is_empty() || !self.deaths.is_empty()
+        !self.dirty_queues.is_empty() || !self.deaths.is_empty() || self.can_work()
     }
 
-    /// Octets waiting for the store: above `limits.pending_bytes` the driver stops reading publishers.
-    pub fn pending_bytes(&self) -> u64 {
-        self.log.pending_bytes()
+    /// Whether work on long lists is under way: until it is done counters may still show what it takes away or brings back.
+    pub fn is_working(&self) -> bool {
+        !self.work.is_empty()
+    }
+
+    /// Whether so much waits for the store that the driver stops reading publishers.
+    pub fn is_full(&self) -> bool {
+        self.log.pending_bytes() > self.limits.pending_bytes || self.log.pending_copies() > self.limits.pending_copies
     }
 
     // ---- helpers used by all handlers -------------------------------------------------------------------------------

@@ -164,6 +164,8 @@ impl Inspect for Handle {
             store_db_renewals: usage.renewals,
             store_body_bytes: usage.body_bytes,
             store_ballast_bytes: shared.ballast_bytes.load(Ordering::Relaxed),
+            turns: shared.turns.wall(),
+            turns_cpu: shared.turns.cpu(),
             listeners: shared.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             auth_attempts_succeeded,
             auth_attempts_failed,

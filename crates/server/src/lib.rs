@@ -22,6 +22,7 @@ mod listener;
 mod shard_task;
 mod shutdown;
 mod store_thread;
+mod turns;
 
 pub use alarms::{AlarmConfig, memory_total};
 pub use clock::Clock;
@@ -200,6 +201,7 @@ pub(crate) struct Shared {
     pub(crate) ballast_bytes: AtomicU64,
     /// A snapshot asked for and not answered yet; the sender is taken when it is begun.
     pub(crate) snapshot: Mutex<Option<SnapshotAsked>>,
+    pub(crate) turns: turns::Turns,
     /// protocol, address, port, tls
     pub(crate) listeners: Mutex<Vec<(String, String, u16, bool)>>,
     pub(crate) config: ServerConfig,
@@ -236,6 +238,7 @@ impl Shared {
             store_usage: Mutex::default(),
             ballast_bytes: AtomicU64::new(0),
             snapshot: Mutex::default(),
+            turns: turns::Turns::default(),
             listeners: Mutex::default(),
             config,
             health: RwLock::new(Health::Starting("opening the store".to_owned())),

@@ -4,6 +4,7 @@
 use crate::Shared;
 use crate::inbox::{Item, Link};
 use crate::store_thread::{ReaderThread, StoreThread};
+use crate::turns::Begun;
 use hornpipe_core::Shard;
 use hornpipe_types::Map;
 use hornpipe_types::command::{ChannelCommand, Command};
@@ -23,8 +24,20 @@ use tokio::sync::oneshot;
 const COMMANDS_PER_TURN: usize = 4096;
 /// Items of one turn.
 const ITEMS_PER_TURN: usize = 256;
+/// No further item is begun in a turn that lasts so long already, µs.
+const TURN_US: u64 = 1000;
 /// At the end the shard is asked for its last group as if so much later, so that nothing waits for company any more.
 const AFTER_ALL_DELAYS_MS: u64 = 60_000;
+
+/// A read that is handled in slices.
+struct Unfinished {
+    id: ConnectionId,
+    commands: VecDeque<Command>,
+    /// The read brought publishes when the store had too much already.
+    withhold: bool,
+    /// What came from the same connection since.
+    later: VecDeque<Item>,
+}
 
 /// The owner of a shard.
 pub(crate) struct Owner {
@@ -42,8 +55,8 @@ pub(crate) struct Owner {
     /// Operations under way; ids are drawn together with those of `asks`.
     operations: Map<RequestId, oneshot::Sender<Outcome>>,
     last_ask: RequestId,
-    /// Octets waiting for the store above which publishers get no credit.
-    pending_max: u64,
+    /// Reads that were too much for one slice of work, with what their connections said since. They take turns.
+    unfinished: VecDeque<Unfinished>,
     outbox: Outbox,
     finish: Option<oneshot::Sender<Result<(), String>>>,
     stopping: bool,
@@ -65,7 +78,6 @@ impl Owner {
         reader: ReaderThread,
     ) -> Self {
         Self {
-            pending_max: shared.config.limits.pending_bytes,
             shared,
             shard,
             store,
@@ -76,6 +88,7 @@ impl Owner {
             asks: Map::default(),
             operations: Map::default(),
             last_ask: RequestId::default(),
+            unfinished: VecDeque::new(),
             outbox,
             finish: None,
             stopping: false,
@@ -94,13 +107,19 @@ impl Owner {
                 queue.extend(taken.drain(..));
             }
             let now = self.shared.clock.now();
-            self.turn(now, &mut queue);
+            let begun = Begun::now();
+            self.turn(now, &begun, &mut queue);
+            self.shared.turns.note(&begun);
             if self.try_finish(now) {
                 return;
             }
             // What is due after a turn can only be a group that waits for the store: its report wakes us.
             let deadline = self.shard.poll_timeout().filter(|at| !self.store_busy || *at > now.mono);
-            if !queue.is_empty() || self.shard.has_work() || deadline.is_some_and(|at| at <= now.mono) {
+            if !queue.is_empty()
+                || !self.unfinished.is_empty()
+                || self.shard.has_work()
+                || deadline.is_some_and(|at| at <= now.mono)
+            {
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -120,9 +139,12 @@ impl Owner {
     }
 
     /// One turn: some items, the timer, then everything that follows from them.
-    fn turn(&mut self, now: Now, queue: &mut VecDeque<Item>) {
+    fn turn(&mut self, now: Now, begun: &Begun, queue: &mut VecDeque<Item>) {
+        if let Some(unfinished) = self.unfinished.pop_front() {
+            self.go_on(now, unfinished);
+        }
         let (mut items, mut commands) = (0, 0);
-        while items < ITEMS_PER_TURN && commands < COMMANDS_PER_TURN {
+        while items < ITEMS_PER_TURN && commands < COMMANDS_PER_TURN && !self.shard.is_tired() && begun.us() < TURN_US {
             let Some(item) = queue.pop_front() else { break };
             items += 1;
             commands += self.handle(now, item);
@@ -142,7 +164,7 @@ impl Owner {
                 self.distribute();
             }
         }
-        if !self.withheld.is_empty() && self.shard.pending_bytes() <= self.pending_max {
+        if !self.withheld.is_empty() && !self.shard.is_full() {
             for link in self.withheld.drain(..) {
                 link.credit();
             }
@@ -158,21 +180,20 @@ impl Owner {
                 }
                 self.links.insert(id, link);
             }
-            Item::Commands(id, mut commands) => {
-                let count = commands.len();
-                // Publishers that are faster than the disk are read no more for a while. Nothing a client does is needed
-                // for the disk to catch up, so this can't last.
-                let publishes = self.shard.pending_bytes() > self.pending_max
-                    && commands.iter().any(|c| matches!(c, Command::Channel(_, ChannelCommand::Publish(_))));
-                self.shard.handle_commands(now, id, &mut commands);
-                match self.links.get(&id) {
-                    Some(link) if publishes => self.withheld.push(link.clone()),
-                    Some(link) => link.credit(),
-                    None => {}
+            Item::Commands(id, commands) => {
+                if let Some(before) = self.unfinished.iter_mut().find(|u| u.id == id) {
+                    before.later.push_back(Item::Commands(id, commands));
+                    return 1;
                 }
+                let count = commands.len();
+                self.begin(now, id, commands, VecDeque::new());
                 return count;
             }
             Item::Gone(id) => {
+                if let Some(before) = self.unfinished.iter_mut().find(|u| u.id == id) {
+                    before.later.push_back(Item::Gone(id));
+                    return 1;
+                }
                 self.shard.handle_commands(now, id, &mut vec![Command::Gone]);
                 self.links.remove(&id);
             }
@@ -208,6 +229,37 @@ impl Owner {
             Item::Finish(done) => self.finish = Some(done),
         }
         1
+    }
+
+    /// Handles what a read brought, or a slice of it.
+    fn begin(&mut self, now: Now, id: ConnectionId, commands: Vec<Command>, later: VecDeque<Item>) {
+        // Publishers that are faster than the disk are read no more for a while. Nothing a client does is needed for the
+        // disk to catch up, so this can't last.
+        let withhold = self.shard.is_full()
+            && commands.iter().any(|c| matches!(c, Command::Channel(_, ChannelCommand::Publish(_))));
+        self.go_on(now, Unfinished { id, commands: commands.into(), withhold, later });
+    }
+
+    /// Handles a slice of what a read brought.
+    fn go_on(&mut self, now: Now, mut unfinished: Unfinished) {
+        let id = unfinished.id;
+        self.shard.handle_some(now, id, &mut unfinished.commands);
+        if !unfinished.commands.is_empty() {
+            self.unfinished.push_back(unfinished);
+            return;
+        }
+        match self.links.get(&id) {
+            Some(link) if unfinished.withhold => self.withheld.push(link.clone()),
+            Some(link) => link.credit(),
+            None => {}
+        }
+        match unfinished.later.pop_front() {
+            Some(Item::Commands(_, commands)) => self.begin(now, id, commands, unfinished.later),
+            Some(other) => {
+                self.handle(now, other);
+            }
+            None => {}
+        }
     }
 
     /// Hands out everything a turn brought.
@@ -252,7 +304,7 @@ impl Owner {
 
     /// At the end: writes group after group until nothing is left, then closes the store. Says whether that was started.
     fn try_finish(&mut self, now: Now) -> bool {
-        if self.finish.is_none() || self.store_busy || self.shard.has_work() {
+        if self.finish.is_none() || self.store_busy || !self.unfinished.is_empty() || self.shard.has_work() {
             return false;
         }
         let later = Now { mono: now.mono.plus_ms(AFTER_ALL_DELAYS_MS), wall: now.wall };

@@ -859,23 +859,30 @@ impl Oracle {
     // ---- the end of a process ---------------------------------------------------------------------------------------
 
     /// The broker starts again from what the disk held at the end of turn `durable`; after a stop in order that is
-    /// everything.
-    pub(crate) fn restarted(&mut self, durable: u64, clean: bool) -> Result<(), Violation> {
+    /// everything. What was settled after turn `rested` may still have been on a work list then.
+    pub(crate) fn restarted(&mut self, durable: u64, rested: u64, clean: bool) -> Result<(), Violation> {
         let channels: Vec<_> = self.channels.keys().copied().collect();
         for at in channels {
             self.channel_gone(at);
         }
         self.order.clear();
         self.incarnation += 1;
-        let durable = if clean { u64::MAX } else { durable };
+        let (durable, rested) = if clean { (u64::MAX, u64::MAX) } else { (durable, rested) };
         for id in 0..self.copies.len() {
-            self.rewind(id, durable, clean)?;
+            self.rewind(id, durable, rested, clean)?;
         }
         Ok(())
     }
 
+    /// Whether messages were to be moved to other queues in these turns, which may have been done or not: the books can't
+    /// hold both.
+    pub(crate) fn was_moving(&self, rested: u64, durable: u64) -> bool {
+        let moved = |h: &Entry| !h.done && !h.swept && h.turn > rested && h.turn <= durable;
+        rested < durable && self.copies.iter().any(|c| !c.ended && c.history.iter().skip(1).any(moved))
+    }
+
     /// Takes a copy back to the end of turn `durable` and asks whether it survives the process.
-    fn rewind(&mut self, id: usize, durable: u64, clean: bool) -> Result<(), Violation> {
+    fn rewind(&mut self, id: usize, durable: u64, rested: u64, clean: bool) -> Result<(), Violation> {
         let copy = &self.copies[id];
         if copy.ended {
             return Ok(());
@@ -890,7 +897,11 @@ impl Oracle {
         let persistent = self.messages[copy.message].persistent;
         let copy = &mut self.copies[id];
         let was_done = copy.phase == Phase::Done;
-        let kept = copy.history.iter().take_while(|h| h.turn <= durable).count();
+        let first = copy.history.first().map(|h| h.turn);
+        let on_disk = |h: &Entry| h.turn <= if h.swept || Some(h.turn) == first && !h.done { durable } else { rested };
+        let kept = copy.history.iter().take_while(|h| on_disk(h)).count();
+        // what was on a work list may have been done or not
+        copy.lost_ok |= copy.history.get(kept).is_some_and(|h| h.turn <= durable);
         let undone = kept < copy.history.len();
         copy.history.truncate(kept);
         let Some(last) = copy.history.last().copied() else { return Ok(()) };

@@ -85,19 +85,23 @@ impl Disk {
     pub(crate) fn unsynced(&self) -> usize {
         self.medium.unsynced()
     }
-    /// The power goes. Returns what is left, and the turn up to whose end everything is in it.
-    pub(crate) fn crash(self, keep: usize) -> (Memory, u64) {
+    /// The turn up to whose end everything is on disk if the power goes and `keep` batches more survive.
+    pub(crate) fn durable_after(&self, keep: usize) -> u64 {
         let (mut left, mut durable) = (keep, self.durable);
-        for (turn, something) in self.written {
-            if something {
+        for (turn, something) in &self.written {
+            if *something {
                 if left == 0 {
                     break;
                 }
                 left -= 1;
             }
-            durable = turn;
+            durable = *turn;
         }
-        (self.medium.after_crash(keep), durable)
+        durable
+    }
+    /// The power goes. Returns what is left, and the turn up to whose end everything is in it.
+    pub(crate) fn crash(self, keep: usize) -> (Memory, u64) {
+        (self.medium.after_crash(keep), self.durable_after(keep))
     }
     /// Stops in order.
     pub(crate) fn close(self) -> Result<Memory, Violation> {

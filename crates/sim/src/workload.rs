@@ -196,7 +196,9 @@ impl Plan {
                 resident_bytes: rng.pick(&[0, 0, 2000, 64 << 20]),
                 resident_bytes_per_queue: rng.pick(&[0, 300, 2000]),
                 log_records_slack: aside.pick(&[512, 0, 3]),
+                slice_units: aside.pick(&[2048, 1, 2, 5, 20]),
                 short_runs: aside.pick(&[1024, 2, 5]),
+                pending_copies: aside.pick(&[16_384, 5]),
                 ..Limits::default()
             },
             store: StoreConfig {

@@ -67,6 +67,10 @@ pub(crate) struct World {
     last_event: u64,
     clients: Vec<Client>,
     setting_up: Option<ConnectionId>,
+    /// The last inspection came in the middle of work that goes on in slices.
+    counts_lag: bool,
+    /// By the turn of a group: the last turn before whose work was all done when it was taken.
+    rested: BTreeMap<u64, u64>,
     last_connection: ConnectionId,
     /// Octets of deliveries whose `Written` is still to come.
     unsent: BTreeMap<ConnectionId, u64>,
@@ -98,6 +102,8 @@ impl World {
             events: BTreeMap::new(),
             last_event: 0,
             setting_up: None,
+            counts_lag: false,
+            rested: BTreeMap::new(),
             last_connection: ConnectionId(0),
             unsent: BTreeMap::new(),
             loads: 0,
@@ -330,8 +336,13 @@ impl World {
         if inspect {
             let all = Request::Queues { vhost: None, after: QueueId(0), limit: u32::MAX };
             self.shard.handle_request(now, RequestId(1), all);
+            // while work goes on in slices counters may lag
+            self.counts_lag = self.shard.is_working();
         }
         let stats = self.drain_effects(now)?;
+        let before = self.rested.last_key_value().map_or(0, |(_, rested)| *rested);
+        let rested = if self.shard.is_working() { before } else { self.oracle.turn };
+        self.rested.insert(self.oracle.turn, rested);
         while self.disk.as_ref().is_some_and(Disk::has_room) {
             let Some(group) = self.shard.poll_group(now) else {
                 // all of it cancelled in memory: confirms go out without the disk
@@ -346,9 +357,15 @@ impl World {
             self.schedule(delay, Event::Write);
         }
         // a head may wait for its body, or for its place while it is being written
-        if self.loads == 0 && !self.shard.has_work() && self.disk.as_ref().is_some_and(Disk::is_idle) {
+        if self.loads == 0
+            && !self.shard.has_work()
+            && !self.shard.is_working()
+            && self.disk.as_ref().is_some_and(Disk::is_idle)
+        {
             let unsent = |c| self.unsent.get(&c).is_some_and(|n| *n > 0);
-            liveness::on_inspected(&self.oracle, &stats, unsent)?;
+            if !self.counts_lag {
+                liveness::on_inspected(&self.oracle, &stats, unsent)?;
+            }
         }
         self.after_turn();
         Ok(stats)
@@ -388,7 +405,9 @@ impl World {
                 let depths =
                     || stats.iter().map(|s| format!(" {}:{}+{}", s.name, s.messages_ready, s.messages_unacknowledged));
                 self.trace(|| format!("  depths{}", depths().collect::<String>()));
-                counts::on_inspected(&self.oracle, &stats)?;
+                if !self.counts_lag {
+                    counts::on_inspected(&self.oracle, &stats)?;
+                }
                 all = stats;
             }
         }
@@ -461,11 +480,18 @@ impl World {
 
     /// The power goes; the first `keep` of the batches that were not synced survive.
     fn crash(&mut self, keep: usize) -> Result<(), Violation> {
-        let Some(disk) = self.disk.take() else { return Ok(()) };
+        let Some(disk) = self.disk.take_if(|disk| {
+            let durable = disk.durable_after(keep);
+            let rested = self.rested.get(&durable).copied().unwrap_or(durable);
+            !self.oracle.was_moving(rested, durable)
+        }) else {
+            return Ok(());
+        };
         self.summary.crashes += 1;
         let (medium, durable) = disk.crash(keep);
         self.trace(|| format!("crash, {keep} kept, durable {durable}"));
-        self.oracle.restarted(durable, false)?;
+        let rested = self.rested.get(&durable).copied().unwrap_or(durable);
+        self.oracle.restarted(durable, rested, false)?;
         self.start(medium)
     }
 
@@ -495,7 +521,7 @@ impl World {
             }
         }
         let medium = disk.close()?;
-        self.oracle.restarted(0, true)?;
+        self.oracle.restarted(0, 0, true)?;
         self.start(medium)
     }
 

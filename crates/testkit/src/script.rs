@@ -103,6 +103,7 @@ pub fn run(octets: &[u8]) -> Outcome {
         settle_delay_ms: choices.pick(&[50, 0]),
         log_records_slack: choices.pick(&[512, 0, 3]),
         short_runs: choices.pick(&[1024, 2, 5]),
+        slice_units: choices.pick(&[2048, 1, 3]),
         inline_live_bytes: choices.pick(&[32 << 20, 200]),
         group_messages: choices.pick(&[4096, 3]),
         tx_operations: 50,

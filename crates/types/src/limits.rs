@@ -21,6 +21,9 @@ pub struct Limits {
     pub unsent_bytes: u64,
     /// Octets of pending log operations above which publishers are no longer read.
     pub pending_bytes: u64,
+    /// Pending logged runs, times their queues, above which publishers are no longer read: bounds the turn in which the store
+    /// reports them.
+    pub pending_copies: u64,
     /// Octets of one group handed to the store (soft by one command).
     pub group_bytes: u64,
     /// Messages of one group handed to the store (soft by one command).
@@ -34,6 +37,9 @@ pub struct Limits {
     pub short_runs: u64,
     /// Octets of waiting messages inside log records above which they are rewritten to body files.
     pub inline_live_bytes: u64,
+    /// Units of work on long lists (a run of messages settled, a segment returned; a message dead-lettered counts as eight)
+    /// that a command or a turn does before others come to their turn. A unit is well under a microsecond.
+    pub slice_units: u32,
     /// Resident body octets of all queues together above which queues page out what is in the log.
     pub resident_bytes: u64,
     /// Resident body octets a queue may always keep.
@@ -68,12 +74,14 @@ impl Default for Limits {
             max_message_size: 16 * 1024 * 1024,
             unsent_bytes: 128 * 1024,
             pending_bytes: 64 * 1024 * 1024,
+            pending_copies: 4096,
             group_bytes: 4 * 1024 * 1024,
             group_messages: 4096,
             settle_delay_ms: 50,
             log_records_slack: 512,
             short_runs: 1024,
             inline_live_bytes: 32 * 1024 * 1024,
+            slice_units: 2048,
             resident_bytes: 32 * 1024 * 1024,
             resident_bytes_per_queue: 256 * 1024,
             consumers_per_channel: 0,

@@ -149,10 +149,27 @@ pub struct BrokerStats {
     /// Operations waiting for the store.
     pub pending_ops: u64,
     pub pending_bytes: u64,
+    /// Works on long lists that go on in slices.
+    pub work_items: u64,
     /// Groups written since start.
     pub groups_committed: u64,
     pub memory_alarm: bool,
     pub disk_alarm: bool,
+}
+
+/// Upper bounds of the buckets of [`TurnTimes`], µs; the last bucket is open.
+pub const TURN_BOUNDS_US: [u64; 15] =
+    [100, 250, 500, 1000, 2000, 3000, 4000, 5000, 7500, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
+
+/// How long turns of the owner took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TurnTimes {
+    /// Turns by duration; not cumulative. One more than the bounds for the open bucket.
+    pub counts: [u64; TURN_BOUNDS_US.len() + 1],
+    /// All of them together, µs.
+    pub sum_us: u64,
+    /// The longest since start, µs.
+    pub max_us: u64,
 }
 
 /// State of a consumer as the management API names it.
@@ -302,6 +319,10 @@ pub struct NodeStats {
     /// Octets kept back for opening on a full disk.
     pub store_ballast_bytes: u64,
     pub store_body_bytes: u64,
+    /// Turns of the owner by wall clock.
+    pub turns: TurnTimes,
+    /// The same by processor time.
+    pub turns_cpu: TurnTimes,
     /// protocol (`amqp`, `http`, `http/prometheus`), address, port, tls.
     pub listeners: Vec<(String, String, u16, bool)>,
     pub auth_attempts_succeeded: u64,

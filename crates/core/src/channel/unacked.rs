@@ -1,10 +1,11 @@
 //! Deliveries a channel has not settled yet, as runs of consecutive delivery tags.
 
+use crate::chunked::{At, Chunked};
+use hornpipe_types::Set;
 use hornpipe_types::ids::{QueueId, Seq, Tag};
 use hornpipe_types::message::{Batch, BatchBuilder, Span};
 use hornpipe_types::range::SeqRange;
 use hornpipe_types::time::Instant;
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Consecutive deliveries of one queue to one consumer (or one basic.get).
@@ -48,6 +49,12 @@ impl Holes {
         if let Some(w) = self.bits.get_mut(i as usize / 64) {
             *w |= 1 << (i % 64);
             self.live -= 1;
+        }
+    }
+    fn clear(&mut self, i: u32) {
+        if let Some(w) = self.bits.get_mut(i as usize / 64) {
+            *w &= !(1 << (i % 64));
+            self.live += 1;
         }
     }
 }
@@ -163,8 +170,11 @@ impl Unacked {
 /// All outstanding deliveries of a channel in tag order.
 #[derive(Debug, Default)]
 pub(crate) struct UnackedList {
-    runs: VecDeque<Unacked>,
+    runs: Chunked<Unacked>,
+    /// Outstanding deliveries, with those that were taken and are not settled yet.
     live: u64,
+    /// The queues they came from; never one too few.
+    queues: Set<QueueId>,
     /// Runs that were added with their bodies since they were last looked at, and those that had to keep them then.
     kept: usize,
     kept_on_purpose: usize,
@@ -173,14 +183,99 @@ pub(crate) struct UnackedList {
 /// Runs with bodies that a channel may have before they are looked at.
 const CROWD: usize = 256;
 
+/// Deliveries taken off a channel, to be settled one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    runs: Chunked<Unacked>,
+    queues: Set<QueueId>,
+}
+
+impl Taken {
+    /// Whether none is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+    /// Runs left.
+    pub(crate) fn runs(&self) -> usize {
+        self.runs.len()
+    }
+    /// Messages left.
+    pub(crate) fn messages(&self) -> u64 {
+        self.runs.iter().map(|run| u64::from(run.live())).sum()
+    }
+    /// Adds a run with tags above all here.
+    pub(crate) fn push(&mut self, run: Unacked) {
+        self.queues.insert(run.queue);
+        self.runs.push_back(run);
+    }
+    /// The run whose deliveries are next.
+    pub(crate) fn peek(&mut self) -> Option<&Unacked> {
+        while self.runs.front().is_some_and(|run| run.holes.is_some()) {
+            let mut pieces = Vec::new();
+            if let Some(run) = self.runs.pop_front() {
+                run.live_pieces(run.count, &mut pieces);
+            }
+            for piece in pieces.into_iter().rev() {
+                self.runs.push_front(piece);
+            }
+        }
+        self.runs.front()
+    }
+    /// Takes the next deliveries: at most `most`, of one run.
+    pub(crate) fn next(&mut self, most: u32) -> Option<Unacked> {
+        self.peek()?;
+        let run = self.runs.front_mut()?;
+        if run.count <= most {
+            return self.runs.pop_front();
+        }
+        let piece = run.piece(0, most);
+        run.advance(most, piece.bytes);
+        Some(piece)
+    }
+    /// The queues they came from, in order; perhaps some of which none is left.
+    pub(crate) fn queues(&self) -> Vec<QueueId> {
+        let mut queues: Vec<QueueId> = self.queues.iter().copied().collect();
+        queues.sort_unstable();
+        queues
+    }
+    /// The deliveries of a queue.
+    pub(crate) fn ranges_of(&self, queue: QueueId, out: &mut Vec<SeqRange>) {
+        if self.queues.contains(&queue) {
+            ranges_of(&self.runs, queue, out);
+        }
+    }
+}
+
+fn ranges_of(runs: &Chunked<Unacked>, queue: QueueId, out: &mut Vec<SeqRange>) {
+    let mut pieces = Vec::new();
+    for run in runs.iter().filter(|r| r.queue == queue) {
+        if run.holes.is_none() {
+            out.push(run.range());
+        } else {
+            run.live_pieces(run.count, &mut pieces);
+            out.extend(pieces.drain(..).map(|p| p.range()));
+        }
+    }
+}
+
 impl UnackedList {
     /// Number of outstanding deliveries.
     pub(crate) fn len(&self) -> u64 {
         self.live
     }
+    /// So many that were taken are settled.
+    pub(crate) fn settled(&mut self, n: u64) {
+        self.live -= n.min(self.live);
+    }
     /// Appends a run with tags above all here.
     pub(crate) fn push(&mut self, run: Unacked) {
+        if self.runs.is_empty() {
+            self.queues.clear();
+        }
         self.live += u64::from(run.count);
+        if self.runs.back().is_none_or(|last| last.queue != run.queue) {
+            self.queues.insert(run.queue);
+        }
         if let Some(last) = self.runs.back_mut()
             && last.holes.is_none()
             && last.queue == run.queue
@@ -216,9 +311,9 @@ impl UnackedList {
     pub(crate) fn drop_bodies(&mut self, mut stored: impl FnMut(QueueId) -> Seq) -> u64 {
         let mut freed = 0;
         let mut kept = 0;
-        let runs = std::mem::take(&mut self.runs);
-        let live = self.live;
-        for mut run in runs {
+        let mut runs = std::mem::take(&mut self.runs);
+        let (live, queues) = (self.live, std::mem::take(&mut self.queues));
+        while let Some(mut run) = runs.pop_front() {
             if run.batch.is_some() {
                 if run.logged && run.range().last() < stored(run.queue) {
                     freed += run.bytes;
@@ -233,13 +328,14 @@ impl UnackedList {
             if run.holes.is_some() { self.runs.push_back(run) } else { self.push(run) }
         }
         self.live = live;
+        self.queues = queues;
         self.kept = kept;
         self.kept_on_purpose = kept;
         freed
     }
 
-    fn find(&self, tag: Tag) -> Option<(usize, u32)> {
-        let k = self.runs.partition_point(|r| r.first_tag <= tag).checked_sub(1)?;
+    fn find(&self, tag: Tag) -> Option<(At, u32)> {
+        let k = self.runs.previous(self.runs.partition_point(|r| r.first_tag <= tag))?;
         let run = self.runs.get(k)?;
         let offset = tag - run.first_tag;
         if offset >= u64::from(run.count) || run.holes.as_ref().is_some_and(|h| h.get(offset as u32)) {
@@ -250,7 +346,7 @@ impl UnackedList {
 
     /// Takes `count` deliveries from `tag` on, each on its own account. Stops at the first tag that is not outstanding
     /// and names it.
-    pub(crate) fn take(&mut self, tag: Tag, count: u32, out: &mut Vec<Unacked>) -> Result<(), Tag> {
+    pub(crate) fn take(&mut self, tag: Tag, count: u32, out: &mut Taken) -> Result<(), Tag> {
         // a client may name any tag: nothing is added to one before it is found
         let (mut tag, mut left) = (tag, count);
         while left > 0 {
@@ -265,7 +361,6 @@ impl UnackedList {
                     if run.count == 0 {
                         self.runs.remove(k);
                     }
-                    self.live -= u64::from(n);
                     tag += u64::from(n);
                     left -= n;
                     continue;
@@ -275,7 +370,6 @@ impl UnackedList {
                     run.bytes -= piece.bytes.min(run.bytes);
                     out.push(piece);
                     run.count -= n;
-                    self.live -= u64::from(n);
                     tag += u64::from(n);
                     left -= n;
                     continue;
@@ -288,7 +382,6 @@ impl UnackedList {
             if let Some(holes) = &mut run.holes {
                 holes.set(offset);
             }
-            self.live -= 1;
             tag += 1;
             left -= 1;
             if run.live() == 0 {
@@ -298,24 +391,18 @@ impl UnackedList {
         Ok(())
     }
 
-    /// Takes all deliveries up to `tag`, which must be outstanding; 0 takes all.
-    pub(crate) fn take_upto(&mut self, tag: Tag, out: &mut Vec<Unacked>) -> Result<(), Tag> {
+    /// Takes all deliveries up to `tag`, which must be outstanding; 0 takes all. However many they are, only chunks move.
+    pub(crate) fn take_upto(&mut self, tag: Tag) -> Result<Taken, Tag> {
         if tag == 0 {
-            self.take_all(out);
-            return Ok(());
+            return Ok(self.take_all());
         }
         let (k, offset) = self.find(tag).ok_or(tag)?;
-        let before = out.len();
-        for _ in 0..k {
-            if let Some(run) = self.runs.pop_front() {
-                if run.holes.is_none() { out.push(run) } else { run.live_pieces(run.count, out) }
-            }
-        }
+        let mut taken = Taken { runs: self.runs.take_head(k), queues: self.queues.clone() };
         if let Some(run) = self.runs.front_mut() {
             let n = offset + 1;
-            let ours = out.len();
-            run.live_pieces(n, out);
-            let bytes: u64 = out.iter().skip(ours).map(|r| r.bytes).sum();
+            let mut pieces = Vec::new();
+            run.live_pieces(n, &mut pieces);
+            let bytes: u64 = pieces.iter().map(|r| r.bytes).sum();
             if n == run.count {
                 self.runs.pop_front();
             } else if let Some(holes) = &mut run.holes {
@@ -331,27 +418,41 @@ impl UnackedList {
             } else {
                 run.advance(n, bytes);
             }
+            pieces.into_iter().for_each(|piece| taken.push(piece));
         }
-        self.live -= out.iter().skip(before).map(|r| u64::from(r.count)).sum::<u64>();
-        Ok(())
+        Ok(taken)
     }
 
     /// Takes everything, in tag order.
-    pub(crate) fn take_all(&mut self, out: &mut Vec<Unacked>) {
-        for run in self.runs.drain(..) {
-            if run.holes.is_none() { out.push(run) } else { run.live_pieces(run.count, out) }
-        }
-        self.live = 0;
+    pub(crate) fn take_all(&mut self) -> Taken {
+        Taken { runs: std::mem::take(&mut self.runs), queues: std::mem::take(&mut self.queues) }
     }
 
     /// Puts runs back that were taken (a rolled back transaction).
-    pub(crate) fn restore(&mut self, taken: Vec<Unacked>) {
-        let mut all = Vec::new();
-        self.take_all(&mut all);
-        all.extend(taken);
-        all.sort_by_key(|r| r.first_tag);
-        self.live = all.iter().map(|r| u64::from(r.count)).sum();
-        self.runs = all.into();
+    pub(crate) fn restore(&mut self, mut taken: Taken) {
+        self.queues.extend(taken.queues());
+        while let Some(run) = taken.next(u32::MAX) {
+            let at = self.runs.partition_point(|r| r.first_tag <= run.first_tag);
+            // one with holes may have lost this
+            let within = self.runs.previous(at).and_then(|p| self.runs.get_mut(p));
+            if let Some(around) = within
+                && around.first_tag + u64::from(around.count) > run.first_tag
+                && let Some(holes) = &mut around.holes
+            {
+                let offset = (run.first_tag - around.first_tag) as u32;
+                (offset..offset + run.count).for_each(|i| holes.clear(i));
+                around.bytes += run.bytes;
+                continue;
+            }
+            self.runs.insert(at, run);
+        }
+    }
+
+    /// The deliveries of a queue.
+    pub(crate) fn ranges_of(&self, queue: QueueId, out: &mut Vec<SeqRange>) {
+        if self.queues.contains(&queue) {
+            ranges_of(&self.runs, queue, out);
+        }
     }
 
     /// Since when the oldest outstanding delivery of a consumer waits.
@@ -360,13 +461,14 @@ impl UnackedList {
     }
 
     /// Takes everything a consumer has, in tag order.
-    pub(crate) fn take_of(&mut self, consumer: u64, out: &mut Vec<Unacked>) {
-        let (theirs, others): (Vec<_>, Vec<_>) = self.runs.drain(..).partition(|r| r.consumer == Some(consumer));
-        self.runs = others.into();
-        for run in theirs {
-            self.live -= u64::from(run.live());
-            if run.holes.is_none() { out.push(run) } else { run.live_pieces(run.count, out) }
+    pub(crate) fn take_of(&mut self, consumer: u64) -> Taken {
+        let mut taken = Taken::default();
+        let mut others = Chunked::default();
+        while let Some(run) = self.runs.pop_front() {
+            if run.consumer == Some(consumer) { taken.push(run) } else { others.push_back(run) }
         }
+        self.runs = others;
+        taken
     }
 }
 
@@ -401,7 +503,7 @@ mod tests {
                 tag += u64::from(n);
             }
             for (op, t, n) in ops {
-                let mut out = vec![];
+                let mut out = Taken::default();
                 let mut want = vec![];
                 match op {
                     0 | 1 => {
@@ -418,11 +520,20 @@ mod tests {
                             want = model.iter().copied().filter(|x| t == 0 || *x <= t).collect();
                             for x in &want { model.remove(x); }
                         }
-                        prop_assert_eq!(list.take_upto(t, &mut out).is_ok(), ok);
+                        let taken = list.take_upto(t);
+                        prop_assert_eq!(taken.is_ok(), ok);
+                        out = taken.unwrap_or_default();
                     }
                     3 => {
-                        list.take(t, n, &mut out).ok();
-                        list.restore(std::mem::take(&mut out));
+                        // as a transaction does: several, then the last of all
+                        let mut parts = vec![];
+                        for from in [t + 3, t] {
+                            let mut part = Taken::default();
+                            list.take(from, n, &mut part).ok();
+                            parts.push(part);
+                        }
+                        parts.extend(list.take_upto(t + 1));
+                        parts.into_iter().for_each(|part| list.restore(part));
                     }
                     _ => {
                         // of every other queue all is on disk
@@ -434,13 +545,19 @@ mod tests {
                     }
                 }
                 let mut got = vec![];
-                for r in &out {
+                // in slices of any size
+                for r in std::iter::from_fn(|| out.next(n)) {
+                    list.settled(u64::from(r.count));
                     prop_assert_eq!(r.bytes, u64::from(r.count));
                     for i in 0..u64::from(r.count) {
                         got.push(r.first_tag + i);
                         prop_assert_eq!(r.first + i * 10, (r.first_tag + i) * 10);
                     }
                 }
+                let mut left = vec![];
+                (0..6).for_each(|q| list.ranges_of(QueueId(q), &mut left));
+                let left: BTreeSet<u64> = left.iter().flat_map(SeqRange::iter).map(|seq| seq / 10).collect();
+                prop_assert_eq!(&left, &model);
                 prop_assert_eq!(got, want);
                 prop_assert_eq!(list.len(), model.len() as u64);
                 prop_assert_eq!(list.runs.iter().map(|r| r.bytes).sum::<u64>(), model.len() as u64);

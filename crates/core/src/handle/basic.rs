@@ -287,7 +287,9 @@ impl Shard {
     pub(crate) fn serve_waiting_gets(&mut self, now: Now, id: QueueId) {
         loop {
             // while a get waited for the disk the head may have expired
-            if self.queues.get(&id).is_none_or(|q| q.waiting_gets.is_empty()) || !self.expire_head(now, id, now.wall.0)
+            if self.queues.get(&id).is_none_or(|q| q.waiting_gets.is_empty())
+                || self.is_held_up(id)
+                || !self.expire_head(now, id, now.wall.0)
             {
                 return;
             }

@@ -3,6 +3,7 @@
 use crate::connection::Connection;
 use crate::settle::Back;
 use crate::shard::Shard;
+use crate::work::Ending;
 use hornpipe_types::Map;
 use hornpipe_types::command::OpenConnection;
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect};
@@ -103,13 +104,11 @@ impl Shard {
         self.send_confirms();
         let Some(channel) = self.channel_mut(id, number) else { return };
         let consumers: Vec<u64> = channel.consumers.drain(..).map(|(_, key)| key).collect();
-        let mut unacked = Vec::new();
         let tx = channel.tx.take();
-        channel.unacked.take_all(&mut unacked);
-        if let Some(tx) = tx {
-            unacked.extend(tx.settles.into_iter().flat_map(|(_, runs)| runs));
-            unacked.sort_by_key(|r| r.first_tag);
+        for (_, taken) in tx.into_iter().flat_map(|tx| tx.settles) {
+            channel.unacked.restore(taken);
         }
+        let unacked = channel.unacked.take_all();
         let reply = channel.reply_consumer.take();
         if let Some((_, address)) = reply {
             self.reply_addresses.remove(&address);
@@ -120,7 +119,8 @@ impl Shard {
         for key in consumers {
             queues.extend(self.remove_consumer(now, key));
         }
-        self.requeue(now, id, number, unacked, Back::Failed);
+        self.forget_channel((id, number));
+        self.settle_taken(now, None, Ending::Returned(Back::Failed), unacked);
         self.work_off_deaths(now);
         for queue in queues {
             self.after_consumer_left(now, queue);

@@ -2,7 +2,6 @@
 
 use crate::access::{Permission, Resource};
 use crate::handle::exchange::{clean_name, default_exchange_refused};
-use crate::log::Left;
 use crate::policy::{QueueSettings, Target};
 use crate::publish::REPLY_TO;
 use crate::queue::Queue;
@@ -20,7 +19,6 @@ use hornpipe_types::error::{AmqpError, ReplyCode};
 use hornpipe_types::ids::{CommitSeq, ConnectionId, QueueId};
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::op::StoreOp;
-use hornpipe_types::range::SeqRange;
 use hornpipe_types::time::Now;
 
 /// Queue ids are reserved in the log in strides, so that a new queue does not rewrite the counter each time.
@@ -383,23 +381,10 @@ impl Shard {
 
     /// Removes all ready messages, without dead-lettering; how many.
     pub(crate) fn purge(&mut self, now: Now, id: QueueId) -> u32 {
-        let delay = self.limits.settle_delay_ms;
         let Some(queue) = self.queues.get_mut(&id) else { return 0 };
         let messages = u32::try_from(queue.ready).unwrap_or(u32::MAX);
         queue.unreadable = false;
-        for level in 0..queue.levels.len() {
-            let Some(all) = queue.levels.get_mut(level).map(|l| l.take_all()) else { continue };
-            for segment in all {
-                queue.on_left_ready(&segment);
-                if segment.batch.is_some() {
-                    self.resident -= segment.bytes.min(self.resident);
-                }
-                if segment.logged {
-                    let range = SeqRange::dense(segment.first, segment.count);
-                    self.log.settle(now, delay, queue, range, Left::Otherwise, &mut self.early);
-                }
-            }
-        }
+        self.purge_ready(now, id);
         // gets that wait for a body have nothing to wait for
         self.mark_dirty(id);
         messages
@@ -433,7 +418,7 @@ impl Shard {
                     if if_unused && !queue.consumers.is_empty() {
                         return Err(AmqpError::precondition(format!("queue '{name}' in vhost '{vhost}' in use")));
                     }
-                    if if_empty && queue.ready > 0 {
+                    if if_empty && (queue.ready > 0 || queue.returning > 0) {
                         return Err(AmqpError::precondition(format!("queue '{name}' in vhost '{vhost}' not empty")));
                     }
                 }
@@ -480,17 +465,6 @@ impl Shard {
             let changes = v.topology.remove_queue(id);
             commit = self.log_changes(index, changes);
         }
-        // every logged run of the queue loses its copies here
-        self.purge(now, id);
-        let delay = self.limits.settle_delay_ms;
-        if let Some(queue) = self.queues.get_mut(&id) {
-            // only what is live: a copy counted off twice would take those of other queues from the disk
-            let live = queue.logged.iter().filter(|r| r.live > 0).flat_map(|r| r.stretches());
-            let rest: Vec<SeqRange> = live.map(|(first, count, _)| SeqRange::dense(first, count)).collect();
-            for range in rest {
-                self.log.settle(now, delay, queue, range, Left::Taken, &mut self.early);
-            }
-        }
         if let Some(queue) = self.queues.remove(&id) {
             self.resident -= queue.resident.min(self.resident);
             self.stats.queues_deleted += 1;
@@ -508,10 +482,11 @@ impl Shard {
                 connection.exclusive_queues.retain(|q| *q != id);
             }
             if queue.is_logged() {
-                let key = DefinitionKey::Queue { vhost: queue.definition.vhost, name: queue.definition.name };
+                let (vhost, name) = (queue.definition.vhost.clone(), queue.definition.name.clone());
                 self.log.op(StoreOp::DropQueue(id));
-                commit = Some(self.log.op(StoreOp::Delete(key)));
+                commit = Some(self.log.op(StoreOp::Delete(DefinitionKey::Queue { vhost, name })));
             }
+            self.drop_queue(now, queue);
         }
         (messages, commit)
     }

@@ -3,6 +3,7 @@
 use crate::channel::confirms::Confirms;
 use crate::connection::Tx;
 use crate::shard::Shard;
+use crate::work::Ending;
 use hornpipe_types::command::PublishRun;
 use hornpipe_types::effect::ChannelEffect;
 use hornpipe_types::error::{AmqpError, ReplyCode};
@@ -58,13 +59,13 @@ impl Shard {
         let before = self.log.current();
         // what was settled may be a dead letter that the disk does not know here, not yet or never: then where it came from must
         // have forgotten it on disk too, or a crash would bring it back
-        let settles = tx.settles.iter().any(|(_, runs)| !runs.is_empty());
+        let settles = tx.settles.iter().any(|(_, taken)| !taken.is_empty());
         self.tx_rejected = false;
         for run in &tx.publishes {
             self.publish_run(now, from, number, run)?;
         }
         for (how, runs) in tx.settles {
-            self.settle_runs(now, from, number, how, runs);
+            self.settle_whole(now, (from, number), Ending::of(how), runs);
         }
         self.work_off_deaths(now);
         if std::mem::take(&mut self.tx_rejected) {
@@ -82,8 +83,9 @@ impl Shard {
         let Some(tx) = channel.tx.replace(Tx::default()) else {
             return Err(AmqpError::precondition("channel is not transactional"));
         };
-        let taken = tx.settles.into_iter().flat_map(|(_, runs)| runs).collect();
-        channel.unacked.restore(taken);
+        for (_, taken) in tx.settles {
+            channel.unacked.restore(taken);
+        }
         self.reply(from, number, ChannelEffect::TxRollbackOk, None);
         Ok(())
     }

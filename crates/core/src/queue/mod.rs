@@ -135,6 +135,14 @@ pub(crate) struct Queue {
     pub(crate) exclusive_consumer: Option<u64>,
     pub(crate) single_active: Option<u64>,
 
+    /// Messages must leave its head before it hands out any: they do so in slices.
+    pub(crate) behind: bool,
+    /// It is because of its length that they must.
+    pub(crate) dropping: bool,
+    /// Works that return messages to it.
+    pub(crate) returning: u32,
+    /// Stamp of the last purge.
+    pub(crate) purged: u64,
     /// Listed for serving at the end of the turn.
     pub(crate) dirty: bool,
     /// The armed timer for the head's deadline.
@@ -195,6 +203,10 @@ impl Queue {
             had_consumer: false,
             exclusive_consumer: None,
             single_active: None,
+            behind: false,
+            dropping: false,
+            returning: 0,
+            purged: 0,
             dirty: false,
             ttl_timer: None,
             last_used: Instant::default(),
@@ -305,9 +317,9 @@ impl Queue {
         all
     }
     /// Drops bodies that are on disk beyond `keep` octets from each head. Returns the octets freed.
-    pub(crate) fn page_out(&mut self, keep: u64) -> u64 {
+    pub(crate) fn page_out(&mut self, keep: u64, most: usize) -> u64 {
         let stored = self.stored_upto;
-        let freed = self.levels.iter_mut().map(|r| r.page_out(stored, keep)).sum();
+        let freed = self.levels.iter_mut().map(|r| r.page_out(stored, keep, most)).sum();
         self.resident -= std::cmp::min(freed, self.resident);
         freed
     }
@@ -361,6 +373,18 @@ impl Queue {
     pub(crate) fn log_runs_from(&self, seq: Seq) -> impl Iterator<Item = &LogRun> {
         let k = self.logged.partition_point(|r| r.first + u64::from(r.count) <= seq);
         self.logged.iter().skip(k)
+    }
+    /// How many of the messages `first .. first + most` lie in the next `units` log runs, and how many runs that are.
+    pub(crate) fn within(&self, first: Seq, most: u32, units: u32) -> (u32, u32) {
+        let end = first + u64::from(most);
+        let mut spent = 0;
+        for run in self.log_runs_from(first).take_while(|r| r.first < end) {
+            if spent >= units.max(1) {
+                return ((run.first - first) as u32, spent);
+            }
+            spent += 1;
+        }
+        (most, spent.max(1))
     }
     /// So many log runs have just lost their last live message.
     pub(crate) fn drop_dead_runs(&mut self, n: u32) {

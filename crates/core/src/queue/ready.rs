@@ -1,8 +1,8 @@
 //! Messages waiting in a queue, as segments: consecutive seqs whose bodies lie in one batch, or on disk.
 
+use crate::chunked::{At, Chunked};
 use hornpipe_types::ids::Seq;
 use hornpipe_types::message::{Batch, Span};
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Consecutive messages of a queue that share everything expiry, redelivery and paging must know.
@@ -66,15 +66,19 @@ impl Segment {
             && self.count.checked_add(next.count).is_some()
     }
 
-    /// Appends `next` when the two can be one segment; gives it back otherwise.
-    fn try_join(&mut self, next: Segment) -> Option<Segment> {
-        let joins = self.alike(&next)
+    /// Whether the two can be one segment.
+    fn joins(&self, next: &Segment) -> bool {
+        self.alike(next)
             && match (&self.batch, &next.batch) {
                 (Some(a), Some(b)) => Arc::ptr_eq(a, b) && self.from + self.count == next.from,
                 (None, None) => true,
                 _ => false,
-            };
-        if !joins {
+            }
+    }
+
+    /// Appends `next` when the two can be one segment; gives it back otherwise.
+    fn try_join(&mut self, next: Segment) -> Option<Segment> {
+        if !self.joins(&next) {
             return Some(next);
         }
         self.count += next.count;
@@ -86,14 +90,16 @@ impl Segment {
 /// One ordered list of ready segments (a queue has one, a priority queue one per level).
 #[derive(Debug, Default)]
 pub(crate) struct Ready {
-    segments: VecDeque<Segment>,
+    segments: Chunked<Segment>,
     /// Not in the order of seqs but in that of their return; such a list is only appended to.
     by_return: bool,
+    /// Paging out stopped in the middle: it goes on with what lies below this seq.
+    paging: Option<Seq>,
 }
 
 impl Ready {
     pub(crate) fn new(by_return: bool) -> Self {
-        Self { segments: VecDeque::new(), by_return }
+        Self { by_return, ..Self::default() }
     }
     pub(crate) fn is_empty(&self) -> bool {
         self.segments.is_empty()
@@ -127,58 +133,57 @@ impl Ready {
     }
 
     /// Takes everything.
-    pub(crate) fn take_all(&mut self) -> VecDeque<Segment> {
+    pub(crate) fn take_all(&mut self) -> Chunked<Segment> {
         std::mem::take(&mut self.segments)
     }
 
     /// Puts returned messages back at their own positions. `returned` is sorted by seq and overlaps nothing here.
-    ///
-    /// Costs the number of returned segments plus the segments in front of the last of them.
     pub(crate) fn insert_sorted(&mut self, returned: Vec<Segment>) {
-        let Some(last) = returned.last().map(|s| s.first) else { return };
-        let mut ahead = Vec::new();
-        while self.segments.front().is_some_and(|s| s.first < last) {
-            if let Some(mut head) = self.segments.pop_front() {
-                // a segment may enclose a returned seq only when seqs between were taken from its middle, which
-                // never happens: segments lose messages at the front only
-                if head.end() > last {
-                    let n = (last - head.first) as u32;
-                    ahead.push(head.split_front(n));
-                    self.segments.push_front(head);
-                    break;
-                }
-                ahead.push(head);
+        for segment in returned {
+            let first = segment.first;
+            let at = self.segments.partition_point(|s| s.first < first);
+            // segments lose messages at the front only, so none encloses a returned one; were it so, order is kept
+            if let Some(before) = self.segments.previous(at)
+                && let Some(encloses) = self.segments.get_mut(before)
+                && encloses.end() > first
+            {
+                let front = encloses.split_front((first - encloses.first) as u32);
+                let front = self.segments.insert(before, front);
+                let between = self.segments.next(front);
+                self.place(between, segment);
+                continue;
             }
+            self.place(at, segment);
         }
-        let mut merged = Vec::with_capacity(ahead.len() + returned.len());
-        let (mut a, mut b) = (ahead.into_iter().peekable(), returned.into_iter().peekable());
-        loop {
-            let next = match (a.peek(), b.peek()) {
-                (Some(x), Some(y)) if x.first < y.first => a.next(),
-                (_, Some(_)) => b.next(),
-                (Some(_), None) => a.next(),
-                (None, None) => break,
-            };
-            let Some(next) = next else { break };
-            let rest = match merged.last_mut() {
-                Some(previous) => Segment::try_join(previous, next),
-                None => Some(next),
-            };
-            merged.extend(rest);
-        }
-        for segment in merged.into_iter().rev() {
-            match self.segments.front_mut() {
-                Some(head) if segment.alike(head) => {
-                    let mut joined = segment;
-                    if let Some(head) = self.segments.pop_front()
-                        && let Some(head) = joined.try_join(head)
-                    {
-                        self.segments.push_front(head);
-                    }
-                    self.segments.push_front(joined);
-                }
-                _ => self.segments.push_front(segment),
-            }
+    }
+
+    /// Puts a segment before the one at `at`, or joins it to its neighbours.
+    fn place(&mut self, at: At, segment: Segment) {
+        let before = self.segments.previous(at);
+        let rest = match before.and_then(|p| self.segments.get_mut(p)) {
+            Some(previous) => previous.try_join(segment),
+            None => Some(segment),
+        };
+        let own = match (rest, before) {
+            (None, Some(before)) => before,
+            (Some(segment), _) => self.segments.insert(at, segment),
+            (None, None) => return,
+        };
+        self.join_next(own);
+    }
+
+    /// Joins the segment at `at` with the one behind it where they make one.
+    fn join_next(&mut self, at: At) {
+        let next = self.segments.next(at);
+        let joins = match (self.segments.get(at), self.segments.get(next)) {
+            (Some(a), Some(b)) => a.joins(b),
+            _ => false,
+        };
+        if joins
+            && let Some((behind, _)) = self.segments.remove(next)
+            && let Some(segment) = self.segments.get_mut(at)
+        {
+            segment.try_join(behind);
         }
     }
 
@@ -186,26 +191,27 @@ impl Ready {
     /// `first + i`. Returns the octets of bodies that became resident and the correction of the byte count.
     pub(crate) fn attach(&mut self, first: Seq, batch: &Arc<Batch>) -> (u64, i64) {
         let end = first + u64::from(batch.len());
-        let mut k = if self.by_return { 0 } else { self.segments.partition_point(|s| s.end() <= first) };
+        let start = self.segments.start();
+        let mut at = if self.by_return { start } else { self.segments.partition_point(|s| s.end() <= first) };
         let (mut resident, mut correction) = (0, 0);
-        while let Some(segment) = self.segments.get_mut(k) {
+        while let Some(segment) = self.segments.get_mut(at) {
             if segment.first >= end && !self.by_return {
                 break;
             }
             if segment.batch.is_some() || segment.end() <= first || segment.first >= end {
-                k += 1;
+                at = self.segments.next(at);
                 continue;
             }
             if segment.first < first {
                 let front = segment.split_front((first - segment.first) as u32);
-                self.segments.insert(k, front);
-                k += 1;
+                at = self.segments.insert(at, front);
+                at = self.segments.next(at);
                 continue;
             }
             if segment.end() > end {
                 let n = (end - segment.first) as u32;
                 let front = segment.split_front(n);
-                self.segments.insert(k, front);
+                at = self.segments.insert(at, front);
                 continue;
             }
             segment.from = (segment.first - first) as u32;
@@ -214,49 +220,58 @@ impl Ready {
             segment.bytes = bytes;
             segment.batch = Some(Arc::clone(batch));
             resident += bytes;
-            k += 1;
+            at = self.segments.next(at);
         }
         (resident, correction)
     }
 
     /// Drops the bodies of segments that are in the log (`logged`, all seqs below `stored`), from the tail towards the
-    /// head, until `keep` octets from the head on are reached or an already paged-out segment is met. Returns the octets freed.
-    pub(crate) fn page_out(&mut self, stored: Seq, keep: u64) -> u64 {
-        let mut head_bytes = 0;
-        let mut first = 0;
-        for segment in &self.segments {
+    /// head, until `keep` octets from the head on are reached or an already paged-out segment is met. Looks at `most`
+    /// segments at most, the next call goes on from there. Returns the octets freed.
+    pub(crate) fn page_out(&mut self, stored: Seq, keep: u64, most: usize) -> u64 {
+        // what the head keeps
+        let (mut head_bytes, mut first) = (0, self.segments.start());
+        while let Some(segment) = self.segments.get(first) {
             if head_bytes >= keep {
                 break;
             }
             head_bytes += if segment.batch.is_some() { segment.bytes } else { 0 };
-            first += 1;
+            first = self.segments.next(first);
         }
         let mut freed = 0;
-        let mut k = self.segments.len();
-        while k > first {
-            k -= 1;
-            let Some(segment) = self.segments.get_mut(k) else { break };
+        // first what came since, then what the last call left
+        let below = self.paging.take();
+        let mut looked = 0;
+        let end = self.segments.end();
+        let mut at = if self.by_return { end } else { self.segments.partition_point(|s| s.end() <= stored) };
+        let mut goes_on = below.is_some();
+        while let Some(previous) = self.segments.previous(at).filter(|p| *p >= first) {
+            at = previous;
+            let Some(segment) = self.segments.get_mut(at) else { break };
             if segment.batch.is_none() {
+                // everything behind is on disk already, but for where an earlier call stopped
+                match below {
+                    Some(below) if goes_on && !self.by_return => {
+                        goes_on = false;
+                        at = at.min(self.segments.partition_point(|s| s.first < below));
+                        continue;
+                    }
+                    _ => break,
+                }
+            }
+            if looked >= most {
+                self.paging = Some(segment.end());
                 break;
             }
+            looked += 1;
             if segment.logged && segment.end() <= stored {
                 segment.batch = None;
                 segment.from = 0;
                 freed += segment.bytes;
+                self.join_next(at);
             }
         }
-        if freed > 0 {
-            self.join_from(k);
-        }
         freed
-    }
-
-    /// Joins what can be joined from index `k` on.
-    fn join_from(&mut self, k: usize) {
-        let tail = self.segments.split_off(k);
-        for segment in tail {
-            self.push_back(segment);
-        }
     }
 }
 
@@ -317,7 +332,7 @@ mod tests {
         }
 
         #[test]
-        fn paging_out_and_reading_back_keeps_order_and_bytes(cuts in prop::collection::vec(1u32..9, 1..9), keep in 0u64..20) {
+        fn paging_out_and_reading_back_keeps_order_and_bytes(cuts in prop::collection::vec(1u32..9, 1..9), keep in 0u64..20, most in 1usize..9) {
             let mut r = Ready::default();
             let mut parts = vec![];
             let mut first = 1;
@@ -328,7 +343,10 @@ mod tests {
                 first += u64::from(n);
             }
             let total = first - 1;
-            let freed = r.page_out(first, keep);
+            let mut freed = 0;
+            // however small the slices, all that is not kept goes
+            for _ in 0..parts.len() { freed += r.page_out(first, keep, most); }
+            prop_assert_eq!(r.page_out(first, keep, 100), 0);
             prop_assert!(freed <= total);
             prop_assert_eq!(seqs(&r), (1..first).collect::<Vec<_>>());
             let mut back = 0;

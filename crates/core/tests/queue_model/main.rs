@@ -557,8 +557,8 @@ impl World {
         for (q, name) in NAMES.into_iter().enumerate() {
             let mut stats = self.broker.queue(name).unwrap();
             let (ready, bytes, logged) = self.model.ready(q);
-            if self.paged && stats.messages_ready > ready {
-                // what has expired and is being written elsewhere is read, and goes, when that is done
+            if self.paged && stats.messages_ready != ready {
+                // what must be read before it can move on may be on its way to another place
                 self.broker.commit_all();
                 stats = self.broker.queue(name).unwrap();
             }

@@ -40,6 +40,8 @@ pub(crate) const KEYS: &[&str] = &[
     "resident_bytes",
     "resident_bytes_per_queue",
     "pending_bytes",
+    "pending_copies",
+    "slice_units",
     "group_bytes",
     "group_messages",
     "settle_delay_ms",

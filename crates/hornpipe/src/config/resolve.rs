@@ -240,6 +240,8 @@ pub(crate) fn resolve(raw: &RawConfig) -> Result<Resolved, Vec<ConfigError>> {
         resident_bytes: r.size("resident_bytes", d.resident_bytes, 1 << 20..=64 * TIB),
         resident_bytes_per_queue: r.size("resident_bytes_per_queue", d.resident_bytes_per_queue, 0..=64 * TIB),
         pending_bytes: r.size("pending_bytes", d.pending_bytes, 1 << 20..=TIB),
+        pending_copies: r.number("pending_copies", d.pending_copies, 256..=1 << 32),
+        slice_units: r.number("slice_units", d.slice_units, 1..=1 << 20),
         group_bytes: r.size("group_bytes", d.group_bytes, 64 << 10..=1 << 30),
         group_messages: r.number("group_messages", d.group_messages, 1..=1 << 24),
         settle_delay_ms: r.number("settle_delay_ms", d.settle_delay_ms, 0..=MINUTE_MS),

@@ -1,0 +1,420 @@
+//! Work that grows with the length of a queue: purging or deleting millions of messages, letting them expire or fall out
+//! by a lowered limit, settling or returning a million outstanding deliveries.
+//!
+//! Such work is begun at once and, when it is more than a command may do ([`Limits::slice_units`]), goes on in slices, one
+//! at the end of each turn, so that nobody else waits for it. What a client is told and what reaches the disk does not
+//! depend on where it is cut:
+//!
+//! - A purge and a deletion are one operation in the log, counters fall and the client is answered at once; what follows
+//!   is bookkeeping about messages that nobody can see any more.
+//! - Deliveries that are settled or returned have left their channel. Until a slice comes to them they are outstanding:
+//!   after a crash they come back, as they would have if the command had come a moment later.
+//! - A queue to which messages return hands out nothing until all are at their old positions, and one from whose head
+//!   messages must go hands out nothing until they are gone.
+//! - What dies in a slice and what that puts into other queues share a commit.
+//!
+//! Slices are counted in units of work, never in time: the same calls cut in the same places.
+//!
+//! [`Limits::slice_units`]: hornpipe_types::limits::Limits::slice_units
+
+use crate::channel::unacked::{Taken, Unacked};
+use crate::chunked::Chunked;
+use crate::dead_letter::Reason;
+use crate::log::Left;
+use crate::queue::Queue;
+use crate::queue::ready::Segment;
+use crate::settle::Back;
+use crate::shard::Shard;
+use hornpipe_types::args::QueueKind;
+use hornpipe_types::ids::{ConnectionId, EnqueueId, QueueId, Seq};
+use hornpipe_types::range::{SeqRange, push_range};
+use hornpipe_types::time::Now;
+
+/// Units a message costs that is dead-lettered: its header is read and written anew.
+pub(crate) const DEATH_UNITS: u32 = 8;
+/// Messages whose marking in a bit map costs about a unit.
+const BITS_PER_UNIT: u32 = 64;
+
+/// How deliveries end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Taken by the client.
+    Acked,
+    /// Back to their queues.
+    Returned(Back),
+    /// Rejected for good.
+    Discarded,
+}
+
+/// Something that is left to do.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// Messages at a queue's head expired, or are too many.
+    Trim(QueueId),
+    /// Messages were purged; the log knows, for runs up to `mark`.
+    Purged { queue: QueueId, mark: EnqueueId, segments: Vec<Chunked<Segment>> },
+    /// A queue is gone; the log knows, for runs up to `mark`.
+    Dropped { queue: Box<Queue>, mark: EnqueueId },
+    /// Deliveries end.
+    Settle(Box<Settling>),
+}
+
+/// Deliveries that left their channel and are being settled.
+#[derive(Debug)]
+pub(crate) struct Settling {
+    /// The channel, while it is open: it gets credit back.
+    pub(crate) channel: Option<(ConnectionId, u16)>,
+    pub(crate) ending: Ending,
+    pub(crate) taken: Taken,
+    /// Purges with a higher stamp take what is returned, too.
+    stamp: u64,
+    /// Queues that wait for it.
+    holds: Vec<QueueId>,
+}
+
+impl Shard {
+    /// A command begins, or what is like one: it has an allowance of its own.
+    pub(crate) fn allow(&mut self) {
+        self.spent = self.spent.saturating_add(self.limits.slice_units.saturating_sub(self.units));
+        self.units = self.limits.slice_units;
+    }
+
+    /// Takes units off the allowance.
+    pub(crate) fn spend(&mut self, units: u32) {
+        self.units = self.units.saturating_sub(units);
+    }
+
+    /// Begins a work: what the allowance permits is done now, the rest is listed.
+    fn begin_work(&mut self, now: Now, mut work: Work) {
+        if self.step(now, &mut work) {
+            return;
+        }
+        if let Work::Settle(settling) = &mut work
+            && matches!(settling.ending, Ending::Returned(_))
+        {
+            settling.holds = settling.taken.queues();
+            for id in &settling.holds {
+                if let Some(queue) = self.queues.get_mut(id) {
+                    queue.returning += 1;
+                }
+            }
+        }
+        self.work.push_back(work);
+    }
+
+    /// Whether the log has so much to write that more is not made for it.
+    fn log_is_full(&self) -> bool {
+        self.is_full() || self.log.pending_ops() > self.limits.pending_copies
+    }
+
+    /// Whether a slice of listed work can be done now.
+    pub(crate) fn can_work(&self) -> bool {
+        !self.work.is_empty() && !self.log_is_full()
+    }
+
+    /// Does a slice of what is listed. Works take turns.
+    pub(crate) fn work_slice(&mut self, now: Now) {
+        self.allow();
+        for _ in 0..self.work.len() {
+            if self.units == 0 || self.log_is_full() {
+                return;
+            }
+            let Some(mut work) = self.work.pop_front() else { return };
+            self.log.begin_command();
+            if self.step(now, &mut work) {
+                self.end_work(now, work);
+            } else {
+                self.work.push_back(work);
+            }
+            self.work_off_deaths(now);
+        }
+    }
+
+    /// Does all that is listed: the broker stops.
+    pub(crate) fn finish_work(&mut self, now: Now) {
+        while let Some(mut work) = self.work.pop_front() {
+            self.log.begin_command();
+            self.units = u32::MAX;
+            // what is left over at a queue's head is found there again
+            if !matches!(work, Work::Trim(_)) && self.step(now, &mut work) {
+                self.end_work(now, work);
+            }
+            self.work_off_deaths(now);
+        }
+        self.units = self.limits.slice_units;
+    }
+
+    fn end_work(&mut self, now: Now, work: Work) {
+        match work {
+            Work::Trim(id) => self.serve(now, id),
+            Work::Settle(settling) => {
+                for id in settling.holds {
+                    if let Some(queue) = self.queues.get_mut(&id) {
+                        queue.returning -= 1;
+                        self.mark_dirty(id);
+                    }
+                }
+            }
+            Work::Purged { .. } | Work::Dropped { .. } => {}
+        }
+    }
+
+    /// Goes on with a work as far as the allowance reaches; whether it is done.
+    fn step(&mut self, now: Now, work: &mut Work) -> bool {
+        match work {
+            Work::Trim(id) => self.trim(now, *id),
+            Work::Purged { queue, mark, segments } => self.bury_purged(now, *queue, *mark, segments),
+            Work::Dropped { queue, mark } => self.bury_dropped(now, queue, *mark),
+            Work::Settle(settling) => self.settle_some(now, settling),
+        }
+    }
+
+    // ---- heads ------------------------------------------------------------------------------------------------------
+
+    /// The allowance ended while messages had to leave a queue's head: they leave in slices.
+    pub(crate) fn fall_behind(&mut self, id: QueueId, dropping: bool) {
+        if let Some(queue) = self.queues.get_mut(&id)
+            && !queue.behind
+        {
+            queue.behind = true;
+            queue.dropping = dropping;
+            self.work.push_back(Work::Trim(id));
+        }
+    }
+
+    /// Whether a queue hands out nothing for now: messages must leave its head, or return to it, first.
+    pub(crate) fn is_held_up(&self, id: QueueId) -> bool {
+        self.queues.get(&id).is_some_and(|q| q.behind || q.returning > 0)
+    }
+
+    fn trim(&mut self, now: Now, id: QueueId) -> bool {
+        let Some(queue) = self.queues.get_mut(&id) else { return true };
+        // until it falls behind again, which would list it anew
+        let listed = self.work.len();
+        queue.behind = false;
+        // where it stopped: what was too much stays too much, even if it has expired since, and what is behind the expired
+        // may still be handed out before the length counts
+        if std::mem::take(&mut queue.dropping) {
+            self.enforce_length(now, id);
+        } else {
+            self.expire_head(now, id, now.wall.0);
+        }
+        if self.queues.get(&id).is_some_and(|q| q.behind) {
+            self.work.truncate(listed);
+            return false;
+        }
+        true
+    }
+
+    /// How many messages of the segment at a queue's head the allowance reaches for, which is spent on them.
+    pub(crate) fn afford_head(&mut self, id: QueueId, level: usize, dead_lettered: bool, most: u32) -> u32 {
+        let units = self.units;
+        let Some(queue) = self.queues.get(&id) else { return most };
+        let Some(head) = queue.levels.get(level).and_then(|l| l.front()) else { return most };
+        let most = most.min(head.count);
+        let (n, spent) = if dead_lettered {
+            let n = most.min((units / DEATH_UNITS).max(1));
+            (n, n.saturating_mul(DEATH_UNITS))
+        } else if head.logged {
+            queue.within(head.first, most, units)
+        } else {
+            (most, 1)
+        };
+        self.spend(spent);
+        n
+    }
+
+    // ---- purge and delete -------------------------------------------------------------------------------------------
+
+    /// Takes all ready messages of a queue away.
+    pub(crate) fn purge_ready(&mut self, now: Now, id: QueueId) {
+        self.stamp += 1;
+        let stamp = self.stamp;
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        queue.purged = stamp;
+        self.resident -= queue.resident.min(self.resident);
+        (queue.ready, queue.ready_bytes, queue.resident) = (0, 0, 0);
+        let segments: Vec<Chunked<Segment>> = queue.levels.iter_mut().map(|level| level.take_all()).collect();
+        let count: usize = segments.iter().map(Chunked::len).sum();
+        let known = !queue.logged.is_empty() && count + queue.logged.len() > self.units as usize;
+        let mut mark = EnqueueId::default();
+        if known {
+            mark = self.log.last_enqueue();
+            let except = self.outstanding(id);
+            let upto = self.queues.get(&id).map_or(0, |q| q.next_seq - 1);
+            self.log.op(hornpipe_types::op::StoreOp::Purge { queue: id, upto, except });
+        }
+        self.begin_work(now, Work::Purged { queue: id, mark, segments });
+    }
+
+    /// Seqs of a queue's messages that are not ready and yet not gone, in order.
+    fn outstanding(&self, id: QueueId) -> Vec<SeqRange> {
+        if self.queues.get(&id).is_none_or(|q| q.unacked == 0 && q.dying.is_empty() && q.held_back.is_empty()) {
+            return Vec::new();
+        }
+        let mut found: Vec<SeqRange> = Vec::new();
+        // what died and waits for its body has not got where it goes; what is held back is not purged
+        if let Some(queue) = self.queues.get(&id) {
+            found.extend(queue.dying.iter().map(|d| d.range));
+            found.extend(queue.held_back.values().map(|(_, s)| SeqRange::dense(s.first, s.count)));
+        }
+        for channel in self.connections.values().flat_map(|c| c.channels.values()) {
+            channel.unacked.ranges_of(id, &mut found);
+            for (_, taken) in channel.tx.iter().flat_map(|tx| &tx.settles) {
+                taken.ranges_of(id, &mut found);
+            }
+        }
+        for work in &self.work {
+            if let Work::Settle(settling) = work {
+                settling.taken.ranges_of(id, &mut found);
+            }
+        }
+        let mut seqs: Vec<Seq> = found.iter().flat_map(SeqRange::iter).collect();
+        seqs.sort_unstable();
+        let mut ranges = Vec::new();
+        seqs.into_iter().for_each(|seq| push_range(&mut ranges, SeqRange::dense(seq, 1)));
+        ranges
+    }
+
+    fn bury_purged(&mut self, now: Now, id: QueueId, mark: EnqueueId, segments: &mut Vec<Chunked<Segment>>) -> bool {
+        let delay = self.limits.settle_delay_ms;
+        let left = if mark == EnqueueId::default() { Left::Otherwise } else { Left::Known(mark) };
+        while let Some(level) = segments.last_mut() {
+            let Some(mut segment) = level.pop_front() else {
+                segments.pop();
+                continue;
+            };
+            if self.units == 0 {
+                level.push_front(segment);
+                return false;
+            }
+            let units = self.units;
+            let Some(queue) = self.queues.get_mut(&id).filter(|_| segment.logged) else {
+                self.spend(1);
+                continue;
+            };
+            let (n, spent) = queue.within(segment.first, segment.count, units);
+            if n < segment.count {
+                let rest = segment;
+                segment = Segment { count: n, batch: None, ..rest };
+                let mut rest = rest;
+                rest.split_front(n);
+                level.push_front(rest);
+            }
+            self.log.settle(now, delay, queue, SeqRange::dense(segment.first, n), left, &mut self.early);
+            self.spend(spent);
+        }
+        true
+    }
+
+    /// A queue is no more: what is left of it goes.
+    pub(crate) fn drop_queue(&mut self, now: Now, queue: Queue) {
+        let mark = self.log.last_enqueue();
+        self.begin_work(now, Work::Dropped { queue: Box::new(queue), mark });
+    }
+
+    fn bury_dropped(&mut self, now: Now, queue: &mut Queue, mark: EnqueueId) -> bool {
+        let delay = self.limits.settle_delay_ms;
+        // only what is live: a copy counted off twice would take those of other queues from the disk
+        while let Some(run) = queue.logged.front() {
+            if self.units == 0 {
+                return false;
+            }
+            let stretches = if run.live > 0 { run.stretches() } else { Vec::new() };
+            self.spend(stretches.len() as u32 + 1);
+            for (first, count, _) in stretches {
+                let range = SeqRange::dense(first, count);
+                self.log.settle(now, delay, queue, range, Left::Known(mark), &mut self.early);
+            }
+            queue.drop_dead_runs(0);
+        }
+        while let Some(level) = queue.levels.last_mut() {
+            while !level.is_empty() {
+                if self.units == 0 {
+                    return false;
+                }
+                level.take_front(u32::MAX);
+                self.spend(1);
+            }
+            queue.levels.pop();
+        }
+        while queue.delayed.as_mut().is_some_and(|held| held.forget_first()) {
+            if self.units == 0 {
+                return false;
+            }
+            self.spend(1);
+        }
+        true
+    }
+
+    // ---- deliveries -------------------------------------------------------------------------------------------------
+
+    /// Settles deliveries that were taken off a channel.
+    pub(crate) fn settle_taken(
+        &mut self,
+        now: Now,
+        channel: Option<(ConnectionId, u16)>,
+        ending: Ending,
+        taken: Taken,
+    ) {
+        if taken.is_empty() {
+            return;
+        }
+        self.stamp += 1;
+        let stamp = self.stamp;
+        let settling = Settling { channel, ending, taken, stamp, holds: Vec::new() };
+        self.begin_work(now, Work::Settle(Box::new(settling)));
+    }
+
+    /// The same, at once however many they are: they are part of a transaction.
+    pub(crate) fn settle_whole(&mut self, now: Now, channel: (ConnectionId, u16), ending: Ending, taken: Taken) {
+        let units = std::mem::replace(&mut self.units, u32::MAX);
+        self.settle_taken(now, Some(channel), ending, taken);
+        self.units = units;
+    }
+
+    /// A channel is gone: what is left of its deliveries gives it nothing back.
+    pub(crate) fn forget_channel(&mut self, channel: (ConnectionId, u16)) {
+        for work in &mut self.work {
+            if let Work::Settle(settling) = work
+                && settling.channel == Some(channel)
+            {
+                settling.channel = None;
+            }
+        }
+    }
+
+    fn settle_some(&mut self, now: Now, settling: &mut Settling) -> bool {
+        let mut returned = crate::settle::Returning::default();
+        while self.units > 0
+            && let Some(run) = settling.taken.peek()
+        {
+            let each = self.units_of_each(run, settling.ending);
+            let most = self.units.checked_div(each).map_or(u32::MAX, |n| n.max(1));
+            let Some(run) = settling.taken.next(most) else { break };
+            self.spend(1 + run.count.saturating_mul(each) + run.count / BITS_PER_UNIT);
+            let purged = self.queues.get(&run.queue).is_some_and(|q| q.purged > settling.stamp);
+            self.release_credit(settling.channel, &run);
+            match settling.ending {
+                Ending::Acked => self.on_acked(now, settling.channel, &run),
+                Ending::Discarded => self.discard(now, &run, Reason::Rejected),
+                Ending::Returned(_) if purged => self.settle_gone(now, &run),
+                Ending::Returned(back) => self.take_back(now, &run, back, &mut returned),
+            }
+        }
+        self.put_back(now, returned);
+        settling.taken.is_empty()
+    }
+
+    /// What each message of a run costs, beyond what the run does.
+    fn units_of_each(&self, run: &Unacked, ending: Ending) -> u32 {
+        let Some(queue) = self.queues.get(&run.queue) else { return 0 };
+        match ending {
+            Ending::Acked => 0,
+            Ending::Discarded => DEATH_UNITS,
+            // a segment of its own, or counters of its own on disk
+            Ending::Returned(_) if run.step > 1 || queue.args.kind == QueueKind::Quorum => 1,
+            Ending::Returned(_) => 0,
+        }
+    }
+}
