@@ -25,11 +25,11 @@ pub(crate) struct Paging {
     pub(crate) crowded: Vec<(ConnectionId, u16)>,
 }
 
-/// Queues looked at in one step when memory is short.
-const STEP: usize = 32;
+/// Queues looked at at the end of a turn when memory is short.
+const STEP: usize = 64;
 
 impl Shard {
-    /// Forgets bodies that are on disk when memory is short: of this queue, and of others nobody looks at.
+    /// Forgets bodies of a queue that are on disk when memory is short.
     pub(crate) fn page_out(&mut self, id: QueueId) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
         // what is transient only can't leave memory
@@ -43,16 +43,21 @@ impl Shard {
         }
         let keep = self.share();
         self.page_out_to(id, keep);
+    }
+
+    /// When memory is short, queues nobody looks at give up what they hold, some at the end of each turn.
+    pub(crate) fn page_out_others(&mut self) {
         for _ in 0..STEP.min(self.paging.holders.len()) {
             if self.resident <= self.limits.resident_bytes {
                 return;
             }
-            let Some(other) = self.paging.holders.pop_front() else { return };
-            self.page_out_to(other, keep);
-            if let Some(queue) = self.queues.get_mut(&other) {
+            let keep = self.share();
+            let Some(id) = self.paging.holders.pop_front() else { return };
+            self.page_out_to(id, keep);
+            if let Some(queue) = self.queues.get_mut(&id) {
                 queue.resident_listed = queue.resident > 0 && !queue.logged.is_empty();
                 if queue.resident_listed {
-                    self.paging.holders.push_back(other);
+                    self.paging.holders.push_back(id);
                 }
             }
         }

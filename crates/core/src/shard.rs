@@ -445,6 +445,7 @@ impl Shard {
         self.log.cover_cancelled();
         self.release_waiters();
         self.send_confirms();
+        self.page_out_others();
         self.thin_out_channels();
         self.poll_operations(now);
         for id in self.dirty_connections.drain(..) {

@@ -182,6 +182,8 @@ pub(crate) struct UnackedList {
 
 /// Runs with bodies that a channel may have before they are looked at.
 const CROWD: usize = 256;
+/// With so many that had to keep them a channel is not looked at again until it is empty.
+const CROWD_MAX: usize = 8192;
 
 /// Deliveries taken off a channel, to be settled one after the other.
 #[derive(Debug, Default)]
@@ -295,13 +297,17 @@ impl UnackedList {
             last.bytes += run.bytes;
             return;
         }
+        if self.runs.is_empty() {
+            (self.kept, self.kept_on_purpose) = (0, 0);
+        }
         self.kept += usize::from(run.batch.is_some());
         self.runs.push_back(run);
     }
 
     /// Whether so many runs hold bodies that it is worth to see which can do without.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.kept >= CROWD.max(2 * self.kept_on_purpose)
+        // a long list that could not do without them is not walked again and again
+        self.kept_on_purpose < CROWD_MAX && self.kept >= CROWD.max(2 * self.kept_on_purpose)
     }
 
     /// Forgets bodies that are in the log: `stored` says up to which seq they are in each queue. Returns the octets freed.
