@@ -39,6 +39,8 @@ pub(crate) struct Levels {
     pub(crate) disk_free: AtomicU64,
     /// What should be kept back on the volume and is not: it does not count as free.
     pub(crate) reserve: AtomicU64,
+    /// What may still be written after publishers were blocked: as much as the group under way, and one that waits.
+    pub(crate) writing: AtomicU64,
     pub(crate) disk_free_limit: AtomicU64,
 }
 
@@ -60,7 +62,8 @@ impl Levels {
         self.memory_limit.store(watermark, Ordering::Relaxed);
         self.disk_free.store(if free == u64::MAX { 0 } else { free }, Ordering::Relaxed);
         self.disk_free_limit.store(config.disk_free_limit, Ordering::Relaxed);
-        let floor = config.disk_free_limit.saturating_add(self.reserve.load(Ordering::Relaxed));
+        let kept = self.reserve.load(Ordering::Relaxed).saturating_add(self.writing.load(Ordering::Relaxed));
+        let floor = config.disk_free_limit.saturating_add(kept);
         Alarms { memory: watermark > 0 && used > watermark, disk: free < floor }
     }
 }

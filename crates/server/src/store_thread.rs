@@ -140,9 +140,9 @@ impl Keeper {
         let on_disk = matches!(config.storage, crate::Storage::Disk);
         let ballast = on_disk.then(|| Ballast::new(&config.data_dir, config.ballast_bytes));
         let noted = Instant::now();
-        let mut keeper = Self { shared, store, ballast, noted, busy: false, renewals: 0, snapshot: None };
-        keeper.note();
-        keeper
+        // The ballast is made once clients are served: a start shouldn't wait for it.
+        *shared.store_usage.lock().unwrap_or_else(PoisonError::into_inner) = store.usage();
+        Self { shared, store, ballast, noted, busy: false, renewals: 0, snapshot: None }
     }
 
     /// Runs a step of the store; `None` when it failed and the process ends.
@@ -157,7 +157,9 @@ impl Keeper {
 
     /// Writes a group and reports it; whether to go on.
     fn write(&mut self, group: &Group) -> bool {
-        self.find_room(octets(group));
+        let octets = octets(group);
+        self.shared.levels.writing.store(2 * octets, Ordering::Relaxed);
+        self.find_room(octets);
         let written = self.guarded(|store| {
             store.commit(group)?;
             store.sync()
@@ -197,6 +199,8 @@ impl Keeper {
             self.end_snapshot(made);
         }
         if self.noted.elapsed() >= TICK || more != self.busy {
+            // Grows again with the next group.
+            self.shared.levels.writing.store(0, Ordering::Relaxed);
             self.note();
         }
         self.busy = more;
@@ -245,7 +249,7 @@ impl Keeper {
             tracing::info!(size, live, "the log's database was copied to a fresh one, to give back disk space");
         }
         *shared.store_usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
-        if let Some(ballast) = &self.ballast {
+        if let Some(ballast) = &mut self.ballast {
             if let Err(error) = ballast.restore(shared.config.alarms.disk_free_limit) {
                 tracing::warn!("{error}");
             }

@@ -4,8 +4,8 @@
 use crate::disk::{io_error, sync_dir};
 use crate::error::StoreError;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::Errno;
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 
 /// What opening the database or using a few more of its segments takes, octets.
@@ -54,7 +54,7 @@ impl Ballast {
     ///
     /// # Errors
     /// When the file system refuses for another reason than want of space; nothing depends on it.
-    pub fn restore(&self, floor: u64) -> Result<(), StoreError> {
+    pub fn restore(&mut self, floor: u64) -> Result<(), StoreError> {
         let held = self.held();
         if held == self.bytes {
             return Ok(());
@@ -66,23 +66,19 @@ impl Ballast {
             return Ok(());
         }
         let made = File::create(&self.path).and_then(|f| {
-            match fallocate(&f, FallocateFlags::empty(), 0, self.bytes) {
-                Ok(()) => f.sync_all(),
-                // Where room can't be reserved there is nothing to keep back.
-                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => f.set_len(0),
-                Err(e) => Err(e.into()),
-            }
+            fallocate(&f, FallocateFlags::empty(), 0, self.bytes)?;
+            f.sync_all()
         });
-        match made {
-            Ok(()) => sync_dir(self.path.parent().unwrap_or(Path::new("."))),
-            Err(e) => {
-                let _ = fs::remove_file(&self.path);
-                if e.kind() == io::ErrorKind::StorageFull {
-                    Ok(())
-                } else {
-                    Err(io_error("cannot make", &self.path)(e))
-                }
+        let Err(e) = made else { return sync_dir(self.path.parent().unwrap_or(Path::new("."))) };
+        let _ = fs::remove_file(&self.path);
+        match Errno::from_io_error(&e) {
+            Some(Errno::NOSPC) => Ok(()),
+            // Where room can't be reserved there is nothing to keep back.
+            Some(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                self.bytes = 0;
+                Ok(())
             }
+            _ => Err(io_error("cannot make", &self.path)(e)),
         }
     }
 }
@@ -94,7 +90,7 @@ mod tests {
     #[test]
     fn room_is_taken_kept_while_there_is_some_and_given_up_when_none_is_wanted() {
         let bed = tempfile::tempdir().unwrap();
-        let ballast = Ballast::new(bed.path(), 1 << 20);
+        let mut ballast = Ballast::new(bed.path(), 1 << 20);
         assert_eq!(ballast.held(), 0);
         ballast.restore(u64::MAX / 2).unwrap();
         assert_eq!(ballast.held(), 0, "there is not so much room");
