@@ -130,7 +130,7 @@ impl Auth {
         Self { loopback_users: loopback_users.into_iter().collect(), hashing, key, ..Self::default() }
     }
 
-    /// Whether [`Self::login`] takes its time: then it belongs on a thread of its own, behind [`SLOW_MAX`] others.
+    /// Whether [`Self::login`] takes its time: then it belongs on a thread of its own, with at most two at once.
     pub fn is_slow(&self, user: &str, password: &str) -> bool {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner).clone();
         match table.users.get(user) {
