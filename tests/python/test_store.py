@@ -238,7 +238,17 @@ def test_a_drained_broker_gives_its_disk_back_by_itself(own_broker):
     )
     connection = pika.BlockingConnection(parameters(broker))
     channel = connection.channel()
-    used = lambda: sum(it.stat().st_size for it in (broker.data / "shard-0").rglob("*") if it.is_file())
+
+    def used():
+        total = 0
+        for folder, _, files in os.walk(broker.data / "shard-0"):
+            for it in files:
+                try:
+                    total += os.stat(os.path.join(folder, it)).st_size
+                except FileNotFoundError:
+                    pass  # it went while we looked
+        return total
+
     for k in range(8):
         channel.queue_declare(f"q{k}", durable=True)
     # Interleaved queues, in groups small enough to stay in the database, and some large ones.
@@ -260,7 +270,8 @@ def test_a_drained_broker_gives_its_disk_back_by_itself(own_broker):
     connection.close()
     broker.kill()
     broker.start()
-    assert sum(len(take(broker, f"q{k}")) for k in range(8)) == 48
+    # The last acknowledgements had no confirm: some of them may not have reached the disk.
+    assert 48 <= sum(len(take(broker, f"q{k}")) for k in range(8)) < 480
     assert broker.stop() == 0
 
 
@@ -278,20 +289,25 @@ def test_a_full_disk(own_broker, tmp_path):
     try:
         broker.start()
         brokers.until(lambda: ballast.exists() and ballast.stat().st_size == 64 << 20, "the ballast to be made")
-        blocked = threading.Event()
-        connection = pika.BlockingConnection(parameters(broker, blocked_connection_timeout=None))
-        connection.add_on_connection_blocked_callback(lambda *_: blocked.set())
-        channel = connection.channel()
-        channel.queue_declare("q", durable=True)
-        sent = 0
-        while not blocked.is_set():
-            for _ in range(20):
-                channel.basic_publish("", "q", bodies(1, 100_000, salt=sent)[0], pika.BasicProperties(delivery_mode=2))
-                sent += 1
-            connection.process_data_events(0)
-            assert broker.process.poll() is None, broker.log_tail()
-            assert sent < 20_000, "publishers were never blocked"
-        assert free() > 0 and broker.process.poll() is None
+        publish(broker, "q", [])
+        sent, enough = [0], threading.Event()
+
+        def flood():
+            # A blocked client of this kind hangs in the middle of a publish until it is read again.
+            connection = pika.BlockingConnection(parameters(broker, blocked_connection_timeout=None))
+            channel = connection.channel()
+            while not enough.is_set() and sent[0] < 20_000:
+                body = bodies(1, 100_000, salt=sent[0])[0]
+                channel.basic_publish("", "q", body, pika.BasicProperties(delivery_mode=2))
+                sent[0] += 1
+            connection.close()
+
+        flooding = threading.Thread(target=flood, daemon=True)
+        flooding.start()
+        alarm = "rabbitmq_alarms_free_disk_space_watermark"
+        brokers.until(lambda: metric(broker, alarm) == 1 or broker.process.poll() is not None, "the disk alarm")
+        assert free() > 0 and broker.process.poll() is None, broker.log_tail()
+        enough.set()
         # What was accepted is written; then the disk really is full, by somebody else's doing. Consumers go on.
         # A durable queue is told to be there once all before it is on disk.
         publish(broker, "barrier", [])
@@ -309,7 +325,11 @@ def test_a_full_disk(own_broker, tmp_path):
         brokers.until(lambda: not ballast.exists(), "the ballast to be given up")
         # Space returns, and everything goes on without a restart. What was sent before the block is there.
         filler.unlink()
-        taken += take(broker, "q", sent // 2)
+        taken += take(broker, "q", 500)
+        flooding.join(brokers.DEADLINE)
+        assert not flooding.is_alive(), "the publisher was not read again"
+        sent = sent[0]
+        taken += take(broker, "q", sent // 2 - len(taken))
         publish(broker, "q2", bodies(3, 1000))
         brokers.until(ballast.exists, "the ballast to be made again")
         # A start on a full disk: the ballast is what it opens with.

@@ -244,6 +244,11 @@ fn negated(value: &Value) -> Option<Value> {
         Value::I32(v) => Value::I32(v.checked_neg()?),
         Value::F32(v) => Value::F32(-v),
         Value::F64(v) => Value::F64(-v),
+        // digits, which it is held for as well
+        Value::LongStr(ref text) => {
+            let delay: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+            Value::long_str(&delay.checked_neg()?.to_string())
+        }
         ref other => Value::I64(-other.as_int()?),
     })
 }

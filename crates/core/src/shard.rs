@@ -228,6 +228,17 @@ impl Shard {
     pub(crate) fn on_channel_command(&mut self, now: Now, from: ConnectionId, number: u16, command: ChannelCommand) {
         let Some(connection) = self.connections.get_mut(&from) else { return };
         if let ChannelCommand::Open = command {
+            let user = connection.open.user.clone();
+            // counted only for those who have a limit
+            if self.access.user_limit(&user, "max-channels").is_some() {
+                let theirs = self.connections.values().filter(|c| c.open.user == user);
+                let open = theirs.map(|c| c.channels.len() as u64).sum();
+                if let Err(error) = self.access.check_channel_limit(&user, open) {
+                    self.fail_connection(now, from, error.in_method(20, 10));
+                    return;
+                }
+            }
+            let Some(connection) = self.connections.get_mut(&from) else { return };
             connection.channels.insert(number, Channel::default());
             self.stats.channels_opened += 1;
             self.reply(from, number, ChannelEffect::OpenOk, None);
@@ -411,7 +422,7 @@ impl Shard {
     /// A clean stop keeps the mark of messages that were handed out before and are back in their queue; at most so many,
     /// because the mark is a courtesy and the stop has a deadline.
     fn remember_redelivered(&mut self) {
-        const MOST: u32 = 100_000;
+        const MOST: u32 = 10_000;
         let mut left = MOST;
         let mut ids: Vec<QueueId> = self.queues.values().filter(|q| q.is_logged()).map(|q| q.id).collect();
         ids.sort_unstable();

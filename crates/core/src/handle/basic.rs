@@ -41,6 +41,10 @@ impl Shard {
                 consumers.extend(channel.consumers.iter().map(|(_, key)| *key));
             } else {
                 channel.prefetch = prefetch_count.into();
+                // a limit for each consumer lifts the one they shared, as at RabbitMQ
+                if std::mem::take(&mut channel.global_prefetch) > 0 {
+                    consumers.extend(channel.consumers.iter().map(|(_, key)| *key));
+                }
             }
         }
         for key in consumers {

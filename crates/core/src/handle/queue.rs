@@ -98,6 +98,9 @@ impl Shard {
             if d.exclusive {
                 d.durable = false;
             }
+            let default = self.vhosts.get(index).and_then(|v| v.definition.default_queue_type.clone());
+            d.arguments =
+                with_default_queue_type(d.arguments, default.as_deref(), d.durable, d.exclusive, d.auto_delete);
             if d.queue.is_empty() {
                 check_server_named(&d.arguments)?;
                 d.queue = self.generated_name("amq.gen-");
@@ -108,9 +111,6 @@ impl Shard {
                 )));
             }
             self.access.check(&user, &vhost, Permission::Configure, Resource::Queue, &d.queue)?;
-            let default = self.vhosts.get(index).and_then(|v| v.definition.default_queue_type.clone());
-            d.arguments =
-                with_default_queue_type(d.arguments, default.as_deref(), d.durable, d.exclusive, d.auto_delete);
             match known {
                 Some(id) => {
                     self.check_redeclare(from, id, &d)?;

@@ -403,6 +403,7 @@ impl World {
                     arguments,
                 }));
                 self.broker.run(CLIENT, [on(channel, qos), on(channel, consume)].into_iter().flatten().collect());
+                self.model.lift_limit(channel);
                 self.model.consume(queue, &name, channel, prefetch.into(), no_ack, priority.into());
                 self.consumers.push(name);
             }

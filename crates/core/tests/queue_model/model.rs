@@ -404,6 +404,13 @@ impl Model {
             self.relist(&name);
         }
     }
+    /// A prefetch for each consumer lifts the one of the channel.
+    pub(crate) fn lift_limit(&mut self, c: usize) {
+        if self.channels[c].global > 0 {
+            self.limit_channel(c, 0);
+            self.settle_down();
+        }
+    }
     fn choose(&mut self, q: usize) {
         let queue = &mut self.queues[q];
         if queue.plan.single_active && queue.active.is_none() {
