@@ -402,8 +402,10 @@ impl World {
                     nowait: true,
                     arguments,
                 }));
-                self.broker.run(CLIENT, [on(channel, qos), on(channel, consume)].into_iter().flatten().collect());
+                // in two reads: what the first lets go may have to come from disk
+                self.broker.run(CLIENT, on(channel, qos));
                 self.model.lift_limit(channel);
+                self.broker.run(CLIENT, on(channel, consume));
                 self.model.consume(queue, &name, channel, prefetch.into(), no_ack, priority.into());
                 self.consumers.push(name);
             }
