@@ -8,16 +8,10 @@
 
 mod judge;
 
-use crate::invariants::{
-    Violation, confirms, durability, ensure, once, order, prefetch, provenance, redelivered, settled, ttl,
-};
+use crate::invariants::{Violation, durability};
 use crate::workload::Plan;
 use hornpipe_types::command::Settle;
-use hornpipe_types::effect::{ChannelEffect, ConnectionEffect};
-use hornpipe_types::header::Properties;
 use hornpipe_types::ids::{ConnectionId, Tag};
-use hornpipe_types::message::Span;
-use hornpipe_types::table::Value;
 use hornpipe_types::time::Now;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;

@@ -1,6 +1,14 @@
 //! The other half of the oracle: judges what the broker says against what the commands made true.
 
-use super::*;
+use super::{Entry, Oracle, OrderKey, Outcome, Phase};
+use crate::invariants::{Violation, confirms, ensure, once, order, prefetch, provenance, redelivered, settled, ttl};
+use hornpipe_types::command::Settle;
+use hornpipe_types::effect::{ChannelEffect, ConnectionEffect};
+use hornpipe_types::header::Properties;
+use hornpipe_types::ids::{ConnectionId, Tag};
+use hornpipe_types::message::Span;
+use hornpipe_types::table::Value;
+use std::collections::BTreeSet;
 
 impl Oracle {
     /// All effects of a turn. What went to channels that are gone by now comes first: it has been returned already.
