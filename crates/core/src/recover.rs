@@ -18,6 +18,7 @@ use hornpipe_types::ids::{EnqueueId, QueueId, Seq, VhostId};
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::op::{Recovered, RunMeta};
 use hornpipe_types::range::SeqRange;
+use hornpipe_types::replay::{self, Replay};
 use hornpipe_types::time::Now;
 use std::collections::BTreeMap;
 
@@ -40,13 +41,19 @@ struct Run {
     meta: RunMeta,
 }
 
+impl replay::Run for Run {
+    fn count(&self) -> u32 {
+        self.count
+    }
+    fn part(&self, from: u32, count: u32) -> Self {
+        Self { count, index: self.index + from, ..*self }
+    }
+}
+
 /// What recovery knows of a queue's messages so far.
 #[derive(Debug, Default)]
 struct Messages {
-    /// By first seq; no two overlap.
-    runs: BTreeMap<Seq, Run>,
-    /// Settled stretches: first → end (exclusive), merged.
-    gone: BTreeMap<Seq, Seq>,
+    replay: Replay<Run>,
     states: Map<Seq, Counters>,
     highest: Seq,
 }
@@ -54,73 +61,11 @@ struct Messages {
 impl Messages {
     fn settle(&mut self, range: SeqRange) {
         self.highest = self.highest.max(range.last());
-        if range.step == 1 {
-            self.remove(range.first, range.last() + 1);
-        } else {
-            for seq in range.iter() {
-                self.remove(seq, seq + 1);
-            }
-        }
+        self.replay.leave(range);
     }
-    fn remove(&mut self, mut first: Seq, mut end: Seq) {
-        if let Some((f, e)) = self.gone.range(..=first).next_back().map(|(f, e)| (*f, *e))
-            && e >= first
-        {
-            first = f;
-            end = end.max(e);
-        }
-        while let Some((f, e)) = self.gone.range(first..).next().map(|(f, e)| (*f, *e)) {
-            if f > end {
-                break;
-            }
-            end = end.max(e);
-            self.gone.remove(&f);
-        }
-        self.gone.insert(first, end);
-    }
-    /// Adds a run; what it overlaps is replaced by it.
     fn add(&mut self, first: Seq, run: Run) {
-        let end = first + u64::from(run.count);
-        self.highest = self.highest.max(end - 1);
-        let overlapping: Vec<Seq> = self
-            .runs
-            .range(..end)
-            .rev()
-            .take_while(|(f, r)| **f + u64::from(r.count) > first)
-            .map(|(f, _)| *f)
-            .collect();
-        for f in overlapping {
-            let Some(old) = self.runs.remove(&f) else { continue };
-            let old_end = f + u64::from(old.count);
-            if f < first {
-                self.runs.insert(f, Run { count: (first - f) as u32, ..old });
-            }
-            if old_end > end {
-                let cut = (end - f) as u32;
-                self.runs.insert(end, Run { count: old.count - cut, index: old.index + cut, ..old });
-            }
-        }
-        self.runs.insert(first, run);
-    }
-    /// The live stretches of `first .. end`.
-    fn live(&self, first: Seq, end: Seq) -> Vec<(Seq, Seq)> {
-        let mut out = Vec::new();
-        let mut at = first;
-        let before = self.gone.range(..=first).next_back().map(|(f, e)| (*f, *e));
-        let inside = self.gone.range(first + 1..end).map(|(f, e)| (*f, *e));
-        for (f, e) in before.into_iter().chain(inside) {
-            if f > at {
-                out.push((at, f.min(end)));
-            }
-            at = at.max(e);
-            if at >= end {
-                break;
-            }
-        }
-        if at < end {
-            out.push((at, end));
-        }
-        out
+        self.highest = self.highest.max(first + Seq::from(run.count) - 1);
+        self.replay.enter(first, run);
     }
 }
 
@@ -169,17 +114,7 @@ impl Shard {
                 let messages = recovery.messages.entry(queue).or_default();
                 // the runs it speaks of may have left the log before it: their positions are never given out again
                 messages.highest = messages.highest.max(upto);
-                let keep: Vec<Seq> = except.iter().flat_map(SeqRange::iter).collect();
-                let mut at = 0;
-                for seq in keep {
-                    if seq > at {
-                        messages.remove(at, seq);
-                    }
-                    at = seq + 1;
-                }
-                if at <= upto {
-                    messages.remove(at, upto + 1);
-                }
+                messages.replay.purge(upto, &except);
             }
             Recovered::DropQueue(queue) => {
                 recovery.messages.remove(&queue);
@@ -292,7 +227,8 @@ impl Shard {
                 remarks.push(format!("a binding of exchange '{}' was not restored: {error}", binding.source));
             }
         }
-        dropped += messages.values().map(|m| m.runs.values().map(|r| u64::from(r.count)).sum::<u64>()).sum::<u64>();
+        dropped +=
+            messages.values().map(|m| m.replay.runs().map(|(_, r)| u64::from(r.count)).sum::<u64>()).sum::<u64>();
         self.log.recovery_done();
         self.log.tidy_soon(now, self.limits.settle_delay_ms);
         let vhosts: Vec<usize> = (0..self.vhosts.len()).collect();
@@ -333,9 +269,9 @@ impl Shard {
         let Some(queue) = self.queues.get_mut(&id) else { return };
         queue.next_seq = found.highest + 1;
         queue.stored_upto = found.highest + 1;
-        for (first, run) in &found.runs {
+        for (first, run) in found.replay.runs() {
             let end = first + u64::from(run.count);
-            let stretches = found.live(*first, end);
+            let stretches = found.replay.live(first, end);
             let live: u32 = stretches.iter().map(|(a, b)| (b - a) as u32).sum();
             if live == 0 {
                 continue;
@@ -424,7 +360,7 @@ mod tests {
                 m.settle(r);
                 for s in r.iter() { model.remove(&s); }
             }
-            let live: Vec<u64> = m.live(0, 80).into_iter().flat_map(|(a, b)| a..b).collect();
+            let live: Vec<u64> = m.replay.live(0, 80).into_iter().flat_map(|(a, b)| a..b).collect();
             prop_assert_eq!(live, model.into_iter().collect::<Vec<_>>());
         }
 
@@ -438,7 +374,7 @@ mod tests {
                 for k in 0..count { model.insert(first + u64::from(k), (i as u64, k)); }
             }
             let mut got = BTreeMap::new();
-            for (first, r) in &m.runs {
+            for (first, r) in m.replay.runs() {
                 for k in 0..r.count { prop_assert!(got.insert(first + u64::from(k), (r.enqueue.0, r.index + k)).is_none()); }
             }
             prop_assert_eq!(got, model);

@@ -17,6 +17,7 @@ pub mod names;
 pub mod op;
 pub mod operate;
 pub mod range;
+pub mod replay;
 pub mod stats;
 pub mod table;
 pub mod time;

@@ -3,7 +3,7 @@
 use hornpipe_types::definition::{Definition, QueueDefinition};
 use hornpipe_types::ids::{QueueId, Seq};
 use hornpipe_types::op::{Place, Recovered, RunMeta};
-use hornpipe_types::range::SeqRange;
+use hornpipe_types::replay::{self, Replay};
 use hornpipe_types::time::UnixMillis;
 use std::collections::BTreeMap;
 
@@ -14,6 +14,15 @@ struct Run {
     index: u32,
     place: Place,
     meta: RunMeta,
+}
+
+impl replay::Run for Run {
+    fn count(&self) -> u32 {
+        self.count
+    }
+    fn part(&self, from: u32, count: u32) -> Self {
+        Self { count, index: self.index + from, ..*self }
+    }
 }
 
 /// Messages of a queue that are waiting and lie one behind the other in one run.
@@ -32,68 +41,29 @@ pub(crate) struct Stretch {
 /// What the log says of a queue.
 #[derive(Debug, Default)]
 pub(crate) struct Messages {
-    /// By first seq; no two overlap.
-    runs: BTreeMap<Seq, Run>,
-    /// First → end (exclusive) of what has left; merged.
-    gone: BTreeMap<Seq, Seq>,
+    replay: Replay<Run>,
     states: BTreeMap<Seq, (u32, u32, UnixMillis)>,
 }
 
 impl Messages {
-    /// `first .. end` has left.
-    fn remove(&mut self, first: Seq, end: Seq) {
-        let (mut first, mut end) = (first, end);
-        if let Some((f, e)) = self.gone.range(..=first).next_back().map(|(f, e)| (*f, *e))
-            && e >= first
-        {
-            (first, end) = (f, end.max(e));
-        }
-        let inside: Vec<Seq> = self.gone.range(first..=end).map(|(f, _)| *f).collect();
-        for f in inside {
-            end = end.max(self.gone.remove(&f).unwrap_or(end));
-        }
-        self.gone.insert(first, end);
-    }
-    /// A run enters; what it overlaps is replaced by it.
-    fn add(&mut self, first: Seq, run: Run) {
-        let end = first + Seq::from(run.count);
-        let before = self.runs.range(..end).rev();
-        let hit: Vec<Seq> = before.take_while(|(f, r)| **f + Seq::from(r.count) > first).map(|(f, _)| *f).collect();
-        for f in hit {
-            let Some(old) = self.runs.remove(&f) else { continue };
-            let old_end = f + Seq::from(old.count);
-            if f < first {
-                self.runs.insert(f, Run { count: (first - f) as u32, ..old });
-            }
-            if old_end > end {
-                let cut = (end - f) as u32;
-                self.runs.insert(end, Run { count: old.count - cut, index: old.index + cut, ..old });
-            }
-        }
-        self.runs.insert(first, run);
-    }
     /// What is waiting, in the queue's order. Messages with counters of their own stand alone.
     pub(crate) fn waiting(&self, clean: bool) -> Vec<Stretch> {
         let mut out: Vec<Stretch> = Vec::new();
-        for (first, run) in &self.runs {
-            let (mut at, end) = (*first, first + Seq::from(run.count));
-            while at < end {
-                if let Some((_, e)) = self.gone.range(..=at).next_back().filter(|(_, e)| **e > at) {
-                    at = *e;
-                    continue;
+        for (first, run) in self.replay.runs() {
+            for (mut at, end) in self.replay.live(first, first + Seq::from(run.count)) {
+                while at < end {
+                    let own = self.states.get(&at);
+                    let next_own = self.states.range(at + 1..end).next().map_or(end, |(s, _)| *s);
+                    let stop = if own.is_some() { at + 1 } else { next_own };
+                    let (mut meta, mut hold_until) = (run.meta, UnixMillis(0));
+                    if let Some(own) = own {
+                        (meta.delivery_count, meta.acquired_count, hold_until) = *own;
+                    }
+                    meta.redelivered |= !clean || meta.acquired_count > 0 || own.is_some();
+                    let (index, count) = (run.index + (at - first) as u32, (stop - at) as u32);
+                    out.push(Stretch { first: at, count, index, place: run.place, meta, hold_until });
+                    at = stop;
                 }
-                let next_gone = self.gone.range(at..end).next().map_or(end, |(f, _)| *f);
-                let own = self.states.get(&at);
-                let next_own = self.states.range(at + 1..next_gone).next().map_or(next_gone, |(s, _)| *s);
-                let stop = if own.is_some() { at + 1 } else { next_own };
-                let (mut meta, mut hold_until) = (run.meta, UnixMillis(0));
-                if let Some(own) = own {
-                    (meta.delivery_count, meta.acquired_count, hold_until) = *own;
-                }
-                meta.redelivered |= !clean || meta.acquired_count > 0 || own.is_some();
-                let index = run.index + (at - first) as u32;
-                out.push(Stretch { first: at, count: (stop - at) as u32, index, place: run.place, meta, hold_until });
-                at = stop;
             }
         }
         out
@@ -117,18 +87,12 @@ impl Resolved {
             Recovered::Run { targets, meta, count, place, .. } => {
                 for t in targets {
                     let run = Run { count, index: 0, place, meta };
-                    self.messages.entry(t.queue).or_default().add(t.first_seq, run);
+                    self.messages.entry(t.queue).or_default().replay.enter(t.first_seq, run);
                 }
             }
             Recovered::Settled { queue, ranges } => {
                 let messages = self.messages.entry(queue).or_default();
-                for r in ranges {
-                    if r.step == 1 {
-                        messages.remove(r.first, r.last() + 1);
-                    } else {
-                        r.iter().for_each(|seq| messages.remove(seq, seq + 1));
-                    }
-                }
+                ranges.into_iter().for_each(|r| messages.replay.leave(r));
             }
             Recovered::State { queue, seq, delivery_count, acquired_count, hold_until } => {
                 let states = &mut self.messages.entry(queue).or_default().states;
@@ -136,16 +100,7 @@ impl Resolved {
             }
             Recovered::Purge { queue, upto, except } => {
                 let messages = self.messages.entry(queue).or_default();
-                let mut at = 0;
-                for seq in except.iter().flat_map(SeqRange::iter) {
-                    if seq > at {
-                        messages.remove(at, seq);
-                    }
-                    at = seq + 1;
-                }
-                if at <= upto {
-                    messages.remove(at, upto + 1);
-                }
+                messages.replay.purge(upto, &except);
             }
             Recovered::DropQueue(queue) => {
                 self.messages.remove(&queue);
@@ -182,6 +137,7 @@ impl Resolved {
 mod tests {
     use super::*;
     use hornpipe_types::op::Target;
+    use hornpipe_types::range::SeqRange;
     use proptest::prelude::*;
 
     fn place(lsn: u64) -> Place {
