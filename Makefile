@@ -127,6 +127,7 @@ test-long: build test-deps ## 500 crash rounds, 10 000 simulation seeds, half an
 	$(CARGO) test --workspace --locked -- --ignored
 	$(MAKE) sim SEEDS=$(LONG_SEEDS)
 	$(MAKE) crash-loop ROUNDS=$(LONG_ROUNDS)
+	$(MAKE) space SPACE_MIB=400
 	$(MAKE) soak
 	$(RUN_PY) tests/run/power_cut.py --cuts $(CUTS) --skip-if-impossible
 	@echo "make test-long: ok"
@@ -138,6 +139,12 @@ soak: build test-deps ## SOAK_MINUTES=30 of mixed traffic: nothing lost, memory 
 .PHONY: test-power-cut
 test-power-cut: build test-deps ## what a disk holds right after a confirm: needs root and loop devices
 	$(RUN_PY) tests/run/power_cut.py --cuts $(CUTS)
+
+SPACE_MIB ?= 1024
+
+.PHONY: space
+space: build test-deps ## disk against what is live, full and after drains: SPACE_MIB=1024 a shape
+	$(RUN_PY) tests/run/space_check.py --mib $(SPACE_MIB)
 
 .PHONY: plots
 plots: build test-deps ## memory and disk over a backlog that comes and goes, drawn to docs/plots
