@@ -67,34 +67,33 @@ impl Families {
         self.family(MetricType::COUNTER, name, help, metrics);
     }
 
-    /// A histogram; `counts` are per bucket, not cumulative, with one more than `bounds` for the open one.
-    pub(crate) fn histogram(
+    /// A histogram with its series; `counts` are per bucket, not cumulative, with one more than `bounds` for the open one.
+    pub(crate) fn histogram<'a>(
         &mut self,
         name: &str,
         help: &str,
-        labels: Labels,
-        (bounds, counts): (&[f64], &[u64]),
-        sum: f64,
+        bounds: &[f64],
+        series: impl IntoIterator<Item = (Labels, &'a [u64], f64)>,
     ) {
-        let mut seen = 0;
-        let buckets = bounds
-            .iter()
-            .zip(counts)
-            .map(|(bound, count)| {
+        let metrics = series.into_iter().map(|(labels, counts, sum)| {
+            let mut seen = 0;
+            let buckets = bounds.iter().zip(counts).map(|(bound, count)| {
                 seen += count;
                 let mut bucket = Bucket::default();
                 bucket.set_upper_bound(*bound);
                 bucket.set_cumulative_count(seen);
                 bucket
-            })
-            .collect();
-        let mut histogram = Histogram::default();
-        histogram.set_bucket(buckets);
-        histogram.set_sample_count(counts.iter().sum());
-        histogram.set_sample_sum(sum);
-        let mut metric = Metric::from_label(pairs(labels));
-        metric.set_histogram(histogram);
-        self.family(MetricType::HISTOGRAM, name, help, vec![metric]);
+            });
+            let mut histogram = Histogram::default();
+            histogram.set_bucket(buckets.collect());
+            histogram.set_sample_count(counts.iter().sum());
+            histogram.set_sample_sum(sum);
+            let mut metric = Metric::from_label(pairs(labels));
+            metric.set_histogram(histogram);
+            metric
+        });
+        let metrics = metrics.collect();
+        self.family(MetricType::HISTOGRAM, name, help, metrics);
     }
 }
 

@@ -7,7 +7,7 @@ use crate::http::{Reply, Request};
 use crate::{App, encode, snapshot};
 use hornpipe_types::stats::{
     BrokerStats, ChannelStats, ConnectionStats, ExchangeStats, Health, MessageStats, NodeStats, QueueStats,
-    SIZE_BUCKETS, TURN_BOUNDS_US,
+    SIZE_BUCKETS, ShardTurns, TURN_BOUNDS_US, TurnTimes,
 };
 use std::collections::BTreeMap;
 
@@ -233,22 +233,41 @@ fn own_node(app: &App, f: &mut Families, node: &NodeStats) {
     );
     f.gauge("store_ballast_bytes", "Octets kept back for opening on a full disk.", bare(node.store_ballast_bytes));
     f.gauge("store_body_bytes", "Size of the body files on disk.", bare(node.store_body_bytes));
-    let kinds = [
-        (
-            "",
-            "Turns of the owner of all queues: whatever a client asks for waits at most for one under way.",
-            &node.turns,
-        ),
-        ("cpu_", "The same turns by processor time: what the machine did otherwise is left out.", &node.turns_cpu),
-    ];
-    let bounds = TURN_BOUNDS_US.map(|us| us as f64 / 1e6);
-    for (kind, help, times) in kinds {
-        let sum = number(times.sum_us) / 1e6;
-        f.histogram(&format!("owner_turn_{kind}seconds"), help, Vec::new(), (&bounds, &times.counts), sum);
-        let max = [(Vec::new(), number(times.max_us) / 1e6)];
-        f.gauge(&format!("owner_turn_{kind}max_seconds"), "The longest of them since start.", max);
-    }
+    owner_turns(f, &node.turns);
     f.prefix("rabbitmq_");
+}
+
+/// How long the owners' turns take, of all together and, when there are several, of each: whoever waits, waits for one.
+fn owner_turns(f: &mut Families, turns: &[ShardTurns]) {
+    let mut all = ShardTurns::default();
+    for of in turns {
+        all.wall.add(&of.wall);
+        all.cpu.add(&of.cpu);
+    }
+    let unlabelled = [(Vec::new(), all)];
+    turn_times(f, "owner", "Turns of the owners of all queues", &unlabelled);
+    if turns.len() > 1 {
+        let label = |number: usize| vec![("shard", number.to_string())];
+        let each: Vec<_> = turns.iter().enumerate().map(|(number, of)| (label(number), *of)).collect();
+        turn_times(f, "shard", "Turns of each shard's owner", &each);
+    }
+}
+
+fn turn_times(f: &mut Families, whose: &str, help: &str, series: &[(Labels, ShardTurns)]) {
+    let bounds = TURN_BOUNDS_US.map(|us| us as f64 / 1e6);
+    let wall: fn(&ShardTurns) -> &TurnTimes = |of| &of.wall;
+    let cpu: fn(&ShardTurns) -> &TurnTimes = |of| &of.cpu;
+    let waited = format!("{help}: whatever a client asks for waits at most for one under way.");
+    let worked = format!("{help} by processor time: what the machine did otherwise is left out.");
+    for (kind, help, times) in [("", waited, wall), ("cpu_", worked, cpu)] {
+        let sums = series.iter().map(|(labels, of)| {
+            let times = times(of);
+            (labels.clone(), times.counts.as_slice(), number(times.sum_us) / 1e6)
+        });
+        f.histogram(&format!("{whose}_turn_{kind}seconds"), &help, &bounds, sums);
+        let max = series.iter().map(|(labels, of)| (labels.clone(), number(times(of).max_us) / 1e6));
+        f.gauge(&format!("{whose}_turn_{kind}max_seconds"), "The longest of them since start.", max);
+    }
 }
 
 fn auth(f: &mut Families, node: &NodeStats) {
@@ -337,8 +356,8 @@ fn global(f: &mut Families, t: &BrokerStats) {
         f.counter(&format!("global_messages_dead_lettered_{name}_total"), help, [(labels, number(value))]);
     }
     let bounds = SIZE_BUCKETS.map(|octets| octets as f64);
-    let buckets = (&bounds[..], &t.size_buckets[..]);
-    f.histogram("message_size_bytes", "Sizes of published bodies.", protocol(), buckets, number(t.size_sum));
+    let sizes = [(protocol(), &t.size_buckets[..], number(t.size_sum))];
+    f.histogram("message_size_bytes", "Sizes of published bodies.", &bounds, sizes);
 }
 
 /// How to read a number of a queue.

@@ -182,7 +182,7 @@ impl Shard {
         index
     }
 
-    /// Ends recovery: queues get their messages, an empty broker gets its first vhost and user.
+    /// Ends recovery: queues get their messages, an empty broker gets its first vhost and user (in shard 0).
     ///
     /// Returns sentences an operator should read (what was found but could not be used).
     pub fn finish_recovery(&mut self, now: Now, first: &Bootstrap) -> Vec<String> {
@@ -191,7 +191,7 @@ impl Shard {
             *recovery;
         let mut remarks = bad_patterns;
         self.log.begin_command();
-        if definitions == 0 {
+        if definitions == 0 && self.number == 0 {
             self.bootstrap(first);
         }
         queues.sort_by_key(|d| d.id);

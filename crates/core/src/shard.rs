@@ -30,6 +30,8 @@ pub struct CoreConfig {
     pub limits: Limits,
     /// Seed of all randomness (generated names, random exchanges).
     pub seed: u64,
+    /// Which shard this is. Only the first one, 0, begins with a vhost and a user.
+    pub number: u32,
 }
 
 /// Who wants bodies back from disk.
@@ -60,6 +62,7 @@ pub(crate) struct Vhost {
 /// [`Shard::poll_effects`], and [`Shard::poll_group`] is asked whenever the store has room.
 #[derive(Debug)]
 pub struct Shard {
+    pub(crate) number: u32,
     pub(crate) limits: Limits,
     pub(crate) rng: Rng,
     pub(crate) access: Access,
@@ -129,6 +132,7 @@ impl Shard {
     /// An empty shard; recovery comes next.
     pub fn new(config: CoreConfig) -> Self {
         Self {
+            number: config.number,
             units: config.limits.slice_units,
             limits: config.limits,
             rng: Rng::new(config.seed),

@@ -3,6 +3,7 @@
 
 use crate::Shared;
 use crate::auth::is_loopback;
+use crate::homes::Home;
 use crate::inbox::{Item, Link};
 use bytes::Buf;
 use hornpipe_amqp::{AuthOutcome, AuthRequest, CloseReason, Connection, Status};
@@ -52,15 +53,29 @@ enum End {
     Stopped,
 }
 
-/// Tells the shard that the connection is gone, whatever ended the task, a panic included.
-struct Guard {
+/// The connection's place at a shard. Tells it that the connection is gone, whatever ended the task, a panic included.
+struct Seat {
     shared: Arc<Shared>,
+    /// The first shard until a vhost was asked for, then the vhost's.
+    home: Arc<Home>,
     id: ConnectionId,
 }
 
-impl Drop for Guard {
+impl Seat {
+    /// Takes the connection to the shard of the vhost it asks for. The shard it comes from knows nothing of it but its link.
+    fn go_to(&mut self, vhost: &str, link: &Arc<Link>) {
+        let home = self.shared.homes.of(vhost);
+        if home.number != self.home.number {
+            home.inbox.push(Item::Connected(self.id, link.clone()));
+            self.home.inbox.push(Item::Gone(self.id));
+            self.home = home.clone();
+        }
+    }
+}
+
+impl Drop for Seat {
     fn drop(&mut self) {
-        self.shared.inbox.push(Item::Gone(self.id));
+        self.home.inbox.push(Item::Gone(self.id));
         self.shared.sockets.leave();
     }
 }
@@ -68,15 +83,15 @@ impl Drop for Guard {
 /// Serves one accepted socket until it is closed.
 pub(crate) async fn run(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, local: SocketAddr) {
     let id = shared.next_connection_id();
-    let guard = Guard { shared: shared.clone(), id };
+    let seat = Seat { shared: shared.clone(), home: shared.homes.first().clone(), id };
     let link = Arc::new(Link::default());
-    shared.inbox.push(Item::Connected(id, link.clone()));
+    seat.home.inbox.push(Item::Connected(id, link.clone()));
     let now = shared.clock.mono();
     let end_of = |address: SocketAddr| (address.ip().to_canonical().to_string(), address.port());
     let machine = Connection::new(shared.machine.clone(), end_of(peer), end_of(local), false, now);
     let driver = Driver {
         link,
-        id,
+        seat,
         machine,
         stream,
         loopback: is_loopback(peer.ip()),
@@ -92,7 +107,7 @@ pub(crate) async fn run(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr
         started: now,
         shared,
     };
-    driver.serve(guard).await;
+    driver.serve().await;
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
@@ -104,7 +119,7 @@ type Verdict = dyn Future<Output = Result<AdminUser, LoginRefused>> + Send;
 struct Driver {
     shared: Arc<Shared>,
     link: Arc<Link>,
-    id: ConnectionId,
+    seat: Seat,
     machine: Connection,
     stream: TcpStream,
     loopback: bool,
@@ -127,15 +142,16 @@ struct Driver {
 }
 
 impl Driver {
-    async fn serve(mut self, guard: Guard) {
+    async fn serve(mut self) {
         let end = {
             let mut sleep = pin!(tokio::time::sleep(Duration::from_secs(86_400)));
             poll_fn(|cx| self.poll(cx, sleep.as_mut())).await
         };
         self.report(&end);
-        drop(guard);
+        let Self { seat, shared, stream, .. } = self;
+        drop(seat);
         if matches!(end, End::Closed(_)) {
-            self.linger().await;
+            linger(&shared, stream).await;
         }
     }
 
@@ -281,9 +297,12 @@ impl Driver {
                 Command::Open(open) => Some(open.clone()),
                 _ => None,
             });
+            if let Some(open) = &self.open {
+                self.seat.go_to(&open.vhost, &self.link);
+            }
         }
         self.link.spend();
-        self.shared.inbox.push(Item::Commands(self.id, std::mem::take(&mut self.commands)));
+        self.seat.home.inbox.push(Item::Commands(self.seat.id, std::mem::take(&mut self.commands)));
     }
 
     /// Verifies a login: right here when that costs less than moving it elsewhere, which is so but for slow hashes.
@@ -370,18 +389,19 @@ impl Driver {
             (End::Stopped, None) => tracing::debug!("connection {who} dropped: the broker stops"),
         }
     }
+}
 
-    async fn linger(mut self) {
-        if self.stream.shutdown().await.is_err() {
-            return;
-        }
-        let mut sink = self.shared.buffers.take();
-        let rest = async {
-            while matches!(self.stream.read_buf(&mut sink).await, Ok(count) if count > 0) {
-                sink.clear();
-            }
-        };
-        let _ = tokio::time::timeout(LINGER, rest).await;
-        self.shared.buffers.give(sink);
+/// Reads what the peer still sends after our end is closed.
+async fn linger(shared: &Shared, mut stream: TcpStream) {
+    if stream.shutdown().await.is_err() {
+        return;
     }
+    let mut sink = shared.buffers.take();
+    let rest = async {
+        while matches!(stream.read_buf(&mut sink).await, Ok(count) if count > 0) {
+            sink.clear();
+        }
+    };
+    let _ = tokio::time::timeout(LINGER, rest).await;
+    shared.buffers.give(sink);
 }

@@ -3,15 +3,18 @@
 use crate::Shared;
 use crate::alarms::Watch;
 use crate::auth::PasswordHashing;
-use crate::inbox::Item;
+use crate::homes::Home;
+use crate::spread;
+use hornpipe_store::Usage;
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::operate::{Operate, Operation, Outcome, Password, SnapshotMade, SnapshotRefused};
-use hornpipe_types::stats::{AdminUser, Answer, BoxFuture, Health, Inspect, LoginRefused, NodeStats, Request};
+use hornpipe_types::stats::{
+    AdminUser, Answer, BoxFuture, Health, Inspect, LoginRefused, NodeStats, Request, ShardTurns,
+};
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::oneshot;
 
 /// Asks and stops a broker. Cheap to clone.
 #[derive(Clone)]
@@ -69,9 +72,7 @@ impl Operate for Handle {
         Box::pin(async move {
             self.check_serving()?;
             hash(self.shared.config.password_hashing, &mut operation)?;
-            let (asker, outcome) = oneshot::channel();
-            self.shared.inbox.push(Item::Operate(user, Box::new(operation), asker));
-            outcome.await.map_err(|_| "the broker has stopped".to_owned())
+            spread::operate(&self.shared, &user, operation).await
         })
     }
 
@@ -80,16 +81,16 @@ impl Operate for Handle {
         Box::pin(async move {
             self.check_serving().map_err(SnapshotRefused::Broker)?;
             let path = snapshot_folder(&folder, &self.shared.config.data_dir).map_err(SnapshotRefused::Folder)?;
-            let (asker, made) = oneshot::channel();
-            {
-                let mut asked = self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
-                if asked.is_some() {
-                    return Err(SnapshotRefused::Broker("a snapshot is being made already".to_owned()));
-                }
-                *asked = Some((path, asker));
+            let asked = self.shared.homes.ask_snapshot(&path).map_err(SnapshotRefused::Broker)?;
+            let mut sum = SnapshotMade { folder, db_bytes: 0, body_bytes: 0 };
+            for made in asked {
+                let made = made.await.unwrap_or_else(|_| Err("the broker has stopped".to_owned()));
+                let made = made.map_err(SnapshotRefused::Broker)?;
+                sum.folder = path.display().to_string();
+                sum.db_bytes += made.db_bytes;
+                sum.body_bytes += made.body_bytes;
             }
-            let made = made.await.unwrap_or_else(|_| Err("the broker has stopped".to_owned()));
-            made.map_err(SnapshotRefused::Broker)
+            Ok(sum)
         })
     }
 }
@@ -131,9 +132,7 @@ impl Inspect for Handle {
     fn ask(&self, request: Request) -> BoxFuture<'_, Result<Answer, String>> {
         Box::pin(async move {
             self.check_serving()?;
-            let (asker, answer) = oneshot::channel();
-            self.shared.inbox.push(Item::Ask(request, asker));
-            answer.await.map_err(|_| "the broker has stopped".to_owned())
+            spread::ask(&self.shared.homes, request).await
         })
     }
 
@@ -142,7 +141,14 @@ impl Inspect for Handle {
         let config = &shared.config;
         let levels = &shared.levels;
         let (auth_attempts_succeeded, auth_attempts_failed) = shared.auth.attempts();
-        let usage = *shared.store_usage.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut usage = Usage::default();
+        for of in shared.homes.all().map(|home| home.usage()) {
+            usage.map_bytes += of.map_bytes;
+            usage.map_live_bytes += of.map_live_bytes;
+            usage.renewals += of.renewals;
+            usage.body_bytes += of.body_bytes;
+        }
+        let turns = |home: &Arc<Home>| ShardTurns { wall: home.turns.wall(), cpu: home.turns.cpu() };
         NodeStats {
             node_name: config.node_name.clone(),
             cluster_name: config.cluster_name.clone(),
@@ -164,8 +170,7 @@ impl Inspect for Handle {
             store_db_renewals: usage.renewals,
             store_body_bytes: usage.body_bytes,
             store_ballast_bytes: shared.ballast_bytes.load(Ordering::Relaxed),
-            turns: shared.turns.wall(),
-            turns_cpu: shared.turns.cpu(),
+            turns: shared.homes.all().map(turns).collect(),
             listeners: shared.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             auth_attempts_succeeded,
             auth_attempts_failed,

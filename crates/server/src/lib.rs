@@ -2,7 +2,7 @@
 //!
 //! Everything that touches the outside stands here, beside the deterministic machines of `amqp` and `core` and the
 //! blocking `store`. This crate must not know clap, HTTP or configuration files. Read first: [`Broker`] (start),
-//! [`Handle`] (ask and stop), `shard_task::Owner` (the one task that touches the shard).
+//! [`Handle`] (ask and stop), `shard_task::Owner` (the one task that touches a shard), `homes::Homes` (all shards).
 //!
 //! One task per connection parses and encodes; one owner task per shard decides; one thread per shard writes, one reads back.
 //! They meet in the inbox (`inbox.rs`): vectors swapped whole under a lock held for a few instructions.
@@ -17,10 +17,13 @@ mod buffers;
 mod clock;
 mod connection;
 mod handle;
+mod homes;
 mod inbox;
 mod listener;
 mod shard_task;
 mod shutdown;
+mod spread;
+mod start;
 mod store_thread;
 mod turns;
 
@@ -29,15 +32,12 @@ pub use clock::Clock;
 pub use handle::Handle;
 pub use listener::bind;
 pub use shutdown::SHUTDOWN_TEXT;
+pub use start::Broker;
 
 use hornpipe_amqp::MachineConfig;
-use hornpipe_core::{Bootstrap, CoreConfig, Shard};
-use hornpipe_store::{Ballast, Medium, Memory, Store, StoreConfig, StoreError, Usage};
-use hornpipe_types::definition::UserDefinition;
-use hornpipe_types::effect::Outbox;
+use hornpipe_store::{Medium, StoreConfig, StoreError};
 use hornpipe_types::ids::ConnectionId;
 use hornpipe_types::limits::Limits;
-use hornpipe_types::op::Recovered;
 use hornpipe_types::operate::SnapshotMade;
 use hornpipe_types::stats::{AdminUser, Health, LoginRefused};
 use hornpipe_types::table::{FieldTable, Value};
@@ -57,13 +57,15 @@ pub struct ServerConfig {
     pub data_dir: PathBuf,
     /// Where the log is kept.
     pub storage: Storage,
-    /// How the store is opened.
+    /// How a store is opened. Its cache is that of all shards together; which shard it is of is filled in.
     pub store: StoreConfig,
+    /// How many shards vhosts are spread over, at least 1.
+    pub shards: u32,
     /// AMQP listeners; port 0 picks a free one.
     pub amqp: Vec<SocketAddr>,
     /// Octets kept back on the volume for opening on a full disk; 0 = none.
     pub ballast_bytes: u64,
-    /// Limits of the core and the connection machine.
+    /// Limits of the core and the connection machine. Budgets of memory are those of all shards together.
     pub limits: Limits,
     /// What an empty data folder starts with.
     pub first: FirstUser,
@@ -103,6 +105,7 @@ impl ServerConfig {
             data_dir: data_dir.into(),
             storage: Storage::Disk,
             store: StoreConfig::default(),
+            shards: 1,
             ballast_bytes: 0,
             amqp: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             limits: Limits::default(),
@@ -181,6 +184,9 @@ pub enum StartError {
     /// Folder, thread or random source.
     #[error("{0}: {1}")]
     Io(&'static str, std::io::Error),
+    /// The shards of the data folder don't fit the configuration or each other.
+    #[error("{0}")]
+    Shards(String),
     /// Recovery panicked; the log has more.
     #[error("recovery panicked")]
     Panicked,
@@ -189,7 +195,7 @@ pub enum StartError {
 /// What all tasks and threads share.
 pub(crate) struct Shared {
     pub(crate) clock: Clock,
-    pub(crate) inbox: inbox::Inbox,
+    pub(crate) homes: homes::Homes,
     pub(crate) auth: auth::Auth,
     /// Room for logins whose hash is slow.
     pub(crate) slow_logins: Semaphore,
@@ -197,11 +203,7 @@ pub(crate) struct Shared {
     pub(crate) buffers: buffers::Buffers,
     pub(crate) sockets: Sockets,
     pub(crate) levels: Arc<alarms::Levels>,
-    pub(crate) store_usage: Mutex<Usage>,
     pub(crate) ballast_bytes: AtomicU64,
-    /// A snapshot asked for and not answered yet; the sender is taken when it is begun.
-    pub(crate) snapshot: Mutex<Option<SnapshotAsked>>,
-    pub(crate) turns: turns::Turns,
     /// protocol, address, port, tls
     pub(crate) listeners: Mutex<Vec<(String, String, u16, bool)>>,
     pub(crate) config: ServerConfig,
@@ -228,17 +230,14 @@ impl Shared {
             started: clock.mono(),
             clock,
             amqp: OnceLock::new(),
-            inbox: inbox::Inbox::default(),
+            homes: homes::Homes::new(config.shards.max(1)),
             auth: auth::Auth::new(config.loopback_users.iter().cloned(), config.password_hashing),
             slow_logins: Semaphore::new(auth::Auth::slow_max()),
             machine: Arc::new(machine),
             buffers: buffers::Buffers::default(),
             sockets: Sockets { open: AtomicU64::new(0), max: sockets_max, none: Notify::new() },
             levels: Arc::default(),
-            store_usage: Mutex::default(),
             ballast_bytes: AtomicU64::new(0),
-            snapshot: Mutex::default(),
-            turns: turns::Turns::default(),
             listeners: Mutex::default(),
             config,
             health: RwLock::new(Health::Starting("opening the store".to_owned())),
@@ -283,7 +282,10 @@ impl Shared {
 }
 
 /// The folder of a snapshot, and who waits for it.
-pub(crate) type SnapshotAsked = (PathBuf, oneshot::Sender<Result<SnapshotMade, String>>);
+pub(crate) type SnapshotAsked = (PathBuf, oneshot::Sender<SnapshotTold>);
+
+/// What became of a snapshot of a shard.
+pub(crate) type SnapshotTold = Result<SnapshotMade, String>;
 
 /// Sockets accepted and not yet closed.
 #[derive(Debug)]
@@ -358,127 +360,6 @@ fn server_properties(config: &ServerConfig) -> FieldTable {
         properties.set(key, Value::long_str(text));
     }
     properties
-}
-
-/// A broker that is about to start. Its [`Handle`] can be asked before, and says that it is starting.
-#[derive(Debug)]
-pub struct Broker {
-    handle: Handle,
-}
-
-impl Broker {
-    /// Nothing happens yet.
-    pub fn new(config: ServerConfig) -> Self {
-        Self { handle: Handle::new(Arc::new(Shared::new(config))) }
-    }
-
-    /// For asking and stopping.
-    pub fn handle(&self) -> Handle {
-        self.handle.clone()
-    }
-
-    /// Opens the store, recovers, then listens. Must be called inside a tokio runtime with IO and time.
-    ///
-    /// # Errors
-    /// When the store, a thread or a listener can't be had; nothing is left running then but threads that end by themselves.
-    pub async fn start(self) -> Result<Handle, StartError> {
-        let shared = self.handle.shared.clone();
-        let config = &shared.config;
-        // Bound before recovery, so that a taken port fails at once; accepted from only after it.
-        let listeners = listener::bind_all(&config.amqp)?;
-        std::fs::create_dir_all(&config.data_dir)
-            .map_err(|error| StartError::Io("can't create the data folder", error))?;
-        let recovering = shared.clone();
-        let recovered = tokio::task::spawn_blocking(move || recover(&recovering)).await;
-        let (store, shard, outbox) = recovered.map_err(|_| StartError::Panicked)??;
-
-        let io = |error| StartError::Io("can't start a thread", error);
-        let reader = store_thread::ReaderThread::start(shared.clone(), store.reader()).map_err(io)?;
-        let writer = store_thread::StoreThread::start(shared.clone(), store).map_err(io)?;
-        let owner = tokio::spawn(shard_task::Owner::new(shared.clone(), shard, outbox, writer, reader).run());
-        let watched = shared.clone();
-        tokio::spawn(async move {
-            if owner.await.is_err_and(|error| error.is_panic()) {
-                watched.fatal("the shard panicked");
-            }
-        });
-        let alarmed = shared.clone();
-        let changed = move |alarms| alarmed.inbox.push(inbox::Item::Alarms(alarms));
-        let watch =
-            alarms::Watch::start(config.alarms.clone(), config.data_dir.clone(), shared.levels.clone(), changed)
-                .map_err(io)?;
-        self.handle.keep(watch);
-        let addresses: Vec<_> = listeners.iter().map(|(_, address)| *address).collect();
-        for address in &addresses {
-            self.handle.add_listener("amqp", *address);
-        }
-        // Started once only, so it is empty.
-        let _ = shared.amqp.set(addresses);
-        shared.set_health(Health::Ready);
-        for (listener, address) in listeners {
-            tokio::spawn(listener::accept(shared.clone(), listener, address));
-        }
-        Ok(self.handle)
-    }
-}
-
-/// Opens the store and rebuilds the shard from it; the outbox is for the owner to hand out. Blocking.
-fn recover(shared: &Shared) -> Result<(Store, Shard, Outbox), StartError> {
-    let config = &shared.config;
-    let random = |error: getrandom::Error| StartError::Io("no random octets", std::io::Error::other(error.to_string()));
-    let mut seed = [0; 8];
-    getrandom::fill(&mut seed).map_err(random)?;
-    let started = shared.clock.mono();
-    let on_disk = matches!(config.storage, Storage::Disk);
-    if on_disk && Ballast::new(&config.data_dir, config.ballast_bytes).release_for(0) {
-        tracing::warn!("the disk is full: the ballast was given up to open the data folder");
-    }
-    let mut store = match &config.storage {
-        Storage::Disk => Store::open(&config.data_dir, config.store.clone())?,
-        Storage::Memory => Store::with_medium(Box::new(Memory::new()), config.store.clone()),
-        Storage::Medium(make) => Store::with_medium(make(), config.store.clone()),
-    };
-    let mut shard = Shard::new(CoreConfig { limits: config.limits.clone(), seed: u64::from_le_bytes(seed) });
-    let mut items = 0u64;
-    let mut is_new = true;
-    store.recover(&mut |item| {
-        items += 1;
-        is_new &= !matches!(item, Recovered::Definition(_));
-        if items.is_multiple_of(100_000) {
-            shared.set_health(Health::Starting(format!("recovering: {items} log entries read")));
-        }
-        if let Recovered::End { clean: false, .. } = item {
-            tracing::warn!("the last stop was not clean: recovered messages count as redelivered");
-        }
-        shard.handle_recovered(item);
-    })?;
-    let first = &config.first;
-    // the first user is made on an empty folder only, and the hash may be slow
-    let (algorithm, password_hash) = match is_new {
-        true => auth::new_password_hash(config.password_hashing, &first.password).map_err(random)?,
-        false => (auth::SHA256, String::new()),
-    };
-    let user = UserDefinition {
-        name: first.name.as_str().into(),
-        password_hash,
-        hashing_algorithm: algorithm.to_owned(),
-        tags: first.tags.clone(),
-        limits: Vec::new(),
-    };
-    let bootstrap = Bootstrap { vhost: first.vhost.as_str().into(), user };
-    let remarks = shard.finish_recovery(shared.clock.now(), &bootstrap);
-    for remark in store.losses().iter().chain(&remarks) {
-        tracing::warn!("recovery: {remark}");
-    }
-    let ms = shared.clock.mono().ms_since(started);
-    tracing::info!("recovered {items} log entries in {ms} ms");
-    // Nobody may meet a broker that is ready and knows no user.
-    let mut outbox = Outbox::default();
-    shard.poll_effects(shared.clock.now(), &mut outbox);
-    if let Some(table) = outbox.logins.take() {
-        shared.auth.set_table(table);
-    }
-    Ok((store, shard, outbox))
 }
 
 /// A login, on a thread of its own when its hash is slow.

@@ -2,6 +2,7 @@
 //! then hands out all effects, one hand-over per connection, and feeds the store when it is free.
 
 use crate::Shared;
+use crate::homes::Home;
 use crate::inbox::{Item, Link};
 use crate::store_thread::{ReaderThread, StoreThread};
 use crate::turns::Begun;
@@ -42,6 +43,7 @@ struct Unfinished {
 /// The owner of a shard.
 pub(crate) struct Owner {
     shared: Arc<Shared>,
+    home: Arc<Home>,
     shard: Shard,
     store: StoreThread,
     /// There until the store is closed.
@@ -64,7 +66,7 @@ pub(crate) struct Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.shared.inbox.close();
+        self.home.inbox.close();
     }
 }
 
@@ -72,6 +74,7 @@ impl Owner {
     /// Takes over a recovered shard.
     pub(crate) fn new(
         shared: Arc<Shared>,
+        home: Arc<Home>,
         shard: Shard,
         outbox: Outbox,
         store: StoreThread,
@@ -79,6 +82,7 @@ impl Owner {
     ) -> Self {
         Self {
             shared,
+            home,
             shard,
             store,
             reader: Some(reader),
@@ -103,13 +107,13 @@ impl Owner {
         let mut queue = VecDeque::new();
         loop {
             if queue.is_empty() {
-                self.shared.inbox.take(&mut taken);
+                self.home.inbox.take(&mut taken);
                 queue.extend(taken.drain(..));
             }
             let now = self.shared.clock.now();
             let begun = Begun::now();
             self.turn(now, &begun, &mut queue);
-            self.shared.turns.note(&begun);
+            self.home.turns.note(&begun);
             if self.try_finish(now) {
                 return;
             }
@@ -132,7 +136,7 @@ impl Owner {
             }
             tokio::select! {
                 biased;
-                () = self.shared.inbox.wait() => {}
+                () = self.home.inbox.wait() => {}
                 () = sleep.as_mut(), if armed.is_some() => armed = None,
             }
         }
@@ -275,7 +279,9 @@ impl Owner {
             reader.read(&mut self.outbox.loads);
         }
         // Before what asked for it is told: a new user can log in at once.
-        if let Some(table) = self.outbox.logins.take() {
+        if let Some(table) = self.outbox.logins.take()
+            && self.home.number == 0
+        {
             self.shared.auth.set_table(table);
         }
         for remark in self.outbox.remarks.drain(..) {

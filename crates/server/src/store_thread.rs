@@ -1,6 +1,7 @@
 //! The threads that block on the disk: one writes groups, one reads messages back.
 
 use crate::Shared;
+use crate::homes::Home;
 use crate::inbox::Item;
 use hornpipe_store::{Ballast, Reader, Snapshot, Store, StoreError, Tended};
 use hornpipe_types::effect::{Load, Loaded};
@@ -78,11 +79,12 @@ pub(crate) struct StoreThread {
 
 impl StoreThread {
     /// Starts the thread.
-    pub(crate) fn start(shared: Arc<Shared>, store: Store) -> std::io::Result<Self> {
+    pub(crate) fn start(shared: Arc<Shared>, home: Arc<Home>, store: Store) -> std::io::Result<Self> {
         let slot = Arc::new(Slot::default());
         let jobs = slot.clone();
-        let mut keeper = Keeper::new(shared, store);
-        std::thread::Builder::new().name("store".into()).spawn(move || {
+        let name = home.thread_name("store");
+        let mut keeper = Keeper::new(shared, home, store);
+        std::thread::Builder::new().name(name).spawn(move || {
             let mut busy = false;
             while let Some(job) = jobs.take_within(if busy { Duration::ZERO } else { TICK }) {
                 match job {
@@ -123,8 +125,11 @@ impl Drop for StoreThread {
 /// What the store thread works with.
 struct Keeper {
     shared: Arc<Shared>,
+    home: Arc<Home>,
     store: Store,
     ballast: Option<Ballast>,
+    /// What this thread added to [`crate::alarms::Levels::writing`].
+    writing: u64,
     noted: Instant,
     /// The store has housekeeping that goes on.
     busy: bool,
@@ -135,14 +140,14 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(shared: Arc<Shared>, store: Store) -> Self {
+    fn new(shared: Arc<Shared>, home: Arc<Home>, store: Store) -> Self {
         let config = &shared.config;
         let on_disk = matches!(config.storage, crate::Storage::Disk);
         let ballast = on_disk.then(|| Ballast::new(&config.data_dir, config.ballast_bytes));
         let noted = Instant::now();
         // The ballast is made once clients are served: a start shouldn't wait for it.
-        *shared.store_usage.lock().unwrap_or_else(PoisonError::into_inner) = store.usage();
-        Self { shared, store, ballast, noted, busy: false, renewals: 0, snapshot: None }
+        *home.usage.lock().unwrap_or_else(PoisonError::into_inner) = store.usage();
+        Self { shared, home, store, ballast, writing: 0, noted, busy: false, renewals: 0, snapshot: None }
     }
 
     /// Runs a step of the store; `None` when it failed and the process ends.
@@ -158,15 +163,22 @@ impl Keeper {
     /// Writes a group and reports it; whether to go on.
     fn write(&mut self, group: &Group) -> bool {
         let octets = octets(group);
-        self.shared.levels.writing.store(2 * octets, Ordering::Relaxed);
+        self.tell_writing(2 * octets);
         self.find_room(octets);
         let written = self.guarded(|store| {
             store.commit(group)?;
             store.sync()
         });
         let Some(committed) = written else { return false };
-        self.shared.inbox.push(Item::Committed(committed));
+        self.home.inbox.push(Item::Committed(committed));
         true
+    }
+
+    /// Says how much this shard may still write.
+    fn tell_writing(&mut self, octets: u64) {
+        let writing = &self.shared.levels.writing;
+        writing.fetch_add(octets, Ordering::Relaxed);
+        writing.fetch_sub(std::mem::replace(&mut self.writing, octets), Ordering::Relaxed);
     }
 
     /// Gives up the ballast for a write of so many octets, and waits while the disk is too full for it all the same:
@@ -200,7 +212,7 @@ impl Keeper {
         }
         if self.noted.elapsed() >= TICK || more != self.busy {
             // Grows again with the next group.
-            self.shared.levels.writing.store(0, Ordering::Relaxed);
+            self.tell_writing(0);
             self.note();
         }
         self.busy = more;
@@ -209,7 +221,7 @@ impl Keeper {
 
     fn begin_snapshot(&mut self) {
         let asked = {
-            let mut held = self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut held = self.home.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
             if self.snapshot.is_some() { None } else { held.take() }
         };
         let Some((to, asker)) = asked else { return };
@@ -248,8 +260,9 @@ impl Keeper {
             let (size, live) = (usage.map_bytes, usage.map_live_bytes);
             tracing::info!(size, live, "the log's database was copied to a fresh one, to give back disk space");
         }
-        *shared.store_usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
-        if let Some(ballast) = &mut self.ballast {
+        *self.home.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
+        // All shards can give it up, the first one makes it.
+        if let Some(ballast) = self.ballast.as_mut().filter(|_| self.home.number == 0) {
             if let Err(error) = ballast.restore(shared.config.alarms.disk_free_limit) {
                 tracing::warn!("{error}");
             }
@@ -288,14 +301,14 @@ pub(crate) struct ReaderThread {
 
 impl ReaderThread {
     /// Starts the thread.
-    pub(crate) fn start(shared: Arc<Shared>, reader: Reader) -> std::io::Result<Self> {
+    pub(crate) fn start(shared: Arc<Shared>, home: Arc<Home>, reader: Reader) -> std::io::Result<Self> {
         let slot = Arc::new(Slot::<Vec<Load>>::default());
         let jobs = slot.clone();
-        let thread = std::thread::Builder::new().name("store-reader".into()).spawn(move || {
+        let thread = std::thread::Builder::new().name(home.thread_name("store-reader")).spawn(move || {
             while let Some(loads) = jobs.take() {
                 let answers = catch_unwind(AssertUnwindSafe(|| loads.iter().map(|l| read(&reader, l)).collect()));
                 match answers {
-                    Ok(answers) => shared.inbox.push(Item::Loaded(answers)),
+                    Ok(answers) => home.inbox.push(Item::Loaded(answers)),
                     Err(_) => return shared.fatal("the store's reader panicked"),
                 }
             }

@@ -536,7 +536,7 @@ impl World {
         }
         self.oracle.turn += 1;
         let now = self.clock.now();
-        self.shard = Shard::new(CoreConfig { limits: self.plan.limits.clone(), seed: self.seed });
+        self.shard = Shard::new(CoreConfig { limits: self.plan.limits.clone(), seed: self.seed, number: 0 });
         let disk = Disk::open(medium, &self.plan.store, self.plan.depth, self.oracle.turn, &mut self.shard)?;
         self.disk = Some(disk);
         let user = UserDefinition { name: USER.into(), ..UserDefinition::default() };

@@ -8,6 +8,7 @@
 //! batch names them, then the map is flushed and fdatasync'ed. Only then does [`Store::sync`] report the group.
 //!
 //! ```text
+//! shards            how many shards there are, when there are several
 //! shard-N/lock      held by the process that has the store open
 //! shard-N/mark      watermark and clean flag, in two slots written in turn
 //! shard-N/db/       the map: definitions, log records, small messages; later generations are db-2, db-3 …
@@ -27,6 +28,7 @@ pub mod memory;
 mod record;
 mod recover;
 mod run;
+mod shards;
 mod sled;
 mod snapshot;
 mod space;
@@ -39,6 +41,7 @@ pub use error::StoreError;
 pub use faulty::{Call, Fault, Faults, Faulty};
 pub use medium::Medium;
 pub use memory::Memory;
+pub use shards::{set_shard_count, shard_count};
 pub use space::{Snapshot, Tended};
 pub use store::{Reader, Store, Usage};
 

@@ -39,7 +39,7 @@ pub struct Broker {
 impl Broker {
     /// A broker with an empty data folder.
     pub fn new(limits: Limits, seed: u64) -> Self {
-        let mut shard = Shard::new(CoreConfig { limits, seed });
+        let mut shard = Shard::new(CoreConfig { limits, seed, number: 0 });
         // any day will do, but zero milliseconds since 1970 means none
         let now = Now { wall: UnixMillis(1_000_000), ..Now::default() };
         shard.handle_recovered(Recovered::End { clean: true, orphan_files: Vec::new() });

@@ -109,7 +109,20 @@ pub struct MessageStats {
     pub dead_lettered_delivery_limit: u64,
 }
 
+/// Adds up all fields of two structs.
+macro_rules! add_fields {
+    ($to:ident, $from:ident: $($field:ident)*) => {
+        $($to.$field += $from.$field;)*
+    };
+}
+
 impl MessageStats {
+    /// Counts those of another shard in.
+    pub fn add(&mut self, more: &Self) {
+        add_fields!(self, more: publish confirm deliver deliver_no_ack get get_no_ack get_empty redeliver ack
+            return_unroutable drop_unroutable publish_confirm_mode routed dead_lettered_expired
+            dead_lettered_rejected dead_lettered_maxlen dead_lettered_delivery_limit);
+    }
     /// `deliver_get`: all hand-overs.
     pub fn deliver_get(&self) -> u64 {
         self.deliver + self.deliver_no_ack + self.get + self.get_no_ack
@@ -157,6 +170,49 @@ pub struct BrokerStats {
     pub disk_alarm: bool,
 }
 
+impl BrokerStats {
+    /// Counts those of another shard in.
+    pub fn add(&mut self, more: &Self) {
+        // Named in a pattern first, so that none that is added to the struct is forgotten here.
+        let Self {
+            connections: _,
+            channels: _,
+            consumers: _,
+            queues: _,
+            exchanges: _,
+            bindings: _,
+            messages_ready: _,
+            messages_unacknowledged: _,
+            publishers: _,
+            message_stats,
+            connections_opened: _,
+            connections_closed: _,
+            channels_opened: _,
+            channels_closed: _,
+            queues_declared: _,
+            queues_created: _,
+            queues_deleted: _,
+            size_buckets,
+            size_sum: _,
+            resident_bytes: _,
+            pending_ops: _,
+            pending_bytes: _,
+            work_items: _,
+            groups_committed: _,
+            memory_alarm,
+            disk_alarm,
+        } = more;
+        add_fields!(self, more: connections channels consumers queues exchanges bindings messages_ready
+            messages_unacknowledged publishers connections_opened connections_closed channels_opened channels_closed
+            queues_declared queues_created queues_deleted size_sum resident_bytes pending_ops pending_bytes
+            work_items groups_committed);
+        self.message_stats.add(message_stats);
+        self.size_buckets.iter_mut().zip(size_buckets).for_each(|(sum, count)| *sum += count);
+        self.memory_alarm |= memory_alarm;
+        self.disk_alarm |= disk_alarm;
+    }
+}
+
 /// Upper bounds of the buckets of [`TurnTimes`], µs; the last bucket is open.
 pub const TURN_BOUNDS_US: [u64; 15] =
     [100, 250, 500, 1000, 2000, 3000, 4000, 5000, 7500, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
@@ -170,6 +226,24 @@ pub struct TurnTimes {
     pub sum_us: u64,
     /// The longest since start, µs.
     pub max_us: u64,
+}
+
+impl TurnTimes {
+    /// Counts those of another owner in.
+    pub fn add(&mut self, more: &Self) {
+        self.counts.iter_mut().zip(more.counts).for_each(|(sum, count)| *sum += count);
+        self.sum_us += more.sum_us;
+        self.max_us = self.max_us.max(more.max_us);
+    }
+}
+
+/// Turns of one shard's owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ShardTurns {
+    /// By wall clock.
+    pub wall: TurnTimes,
+    /// By processor time.
+    pub cpu: TurnTimes,
 }
 
 /// State of a consumer as the management API names it.
@@ -319,10 +393,8 @@ pub struct NodeStats {
     /// Octets kept back for opening on a full disk.
     pub store_ballast_bytes: u64,
     pub store_body_bytes: u64,
-    /// Turns of the owner by wall clock.
-    pub turns: TurnTimes,
-    /// The same by processor time.
-    pub turns_cpu: TurnTimes,
+    /// Turns of each shard's owner.
+    pub turns: Vec<ShardTurns>,
     /// protocol (`amqp`, `http`, `http/prometheus`), address, port, tls.
     pub listeners: Vec<(String, String, u16, bool)>,
     pub auth_attempts_succeeded: u64,

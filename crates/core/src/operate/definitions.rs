@@ -107,7 +107,8 @@ impl Shard {
             return Outcome::Invalid(format!("Unsupported default queue type: {kind}"));
         }
         let known = self.vhost_names.get(&name).copied();
-        let fresh = VhostDefinition { name: name.clone(), id: self.next_vhost, ..VhostDefinition::default() };
+        let (name_of, shard) = (name.clone(), self.number);
+        let fresh = VhostDefinition { name: name_of, id: self.next_vhost, shard, ..VhostDefinition::default() };
         let mut d = known.and_then(|i| self.vhosts.get(i)).map_or(fresh, |v| v.definition.clone());
         d.description = settings.description.unwrap_or(d.description);
         d.tags = settings.tags.unwrap_or(d.tags);

@@ -25,7 +25,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let mut shard = Shard::new(CoreConfig { limits: Limits::default(), seed: 7 });
+        let mut shard = Shard::new(CoreConfig { limits: Limits::default(), seed: 7, number: 0 });
         shard.handle_recovered(Recovered::End { clean: true, orphan_files: Vec::new() });
         let now = Now::default();
         let user = UserDefinition { name: "guest".into(), ..UserDefinition::default() };

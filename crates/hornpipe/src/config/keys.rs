@@ -11,6 +11,7 @@ pub(crate) const KEYS: &[&str] = &[
     "cluster_name",
     "rabbitmq_version",
     "worker_threads",
+    "shards",
     "shutdown_timeout_ms",
     "log_level",
     "log_format",

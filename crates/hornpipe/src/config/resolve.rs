@@ -164,6 +164,7 @@ pub(crate) fn resolve(raw: &RawConfig) -> Result<Resolved, Vec<ConfigError>> {
         0 => cores,
         some => some as usize,
     };
+    let shards = r.number("shards", 1, 1..=64u32);
     let shutdown_timeout = r.duration("shutdown_timeout_ms", Duration::from_secs(8), 100..=60 * MINUTE_MS);
     let log_level =
         r.take("log_level", "info".to_owned(), "error, warn, info, debug, trace, off, or directives", |v| {
@@ -289,6 +290,7 @@ pub(crate) fn resolve(raw: &RawConfig) -> Result<Resolved, Vec<ConfigError>> {
         data_dir,
         storage,
         store,
+        shards,
         ballast_bytes,
         amqp,
         limits,

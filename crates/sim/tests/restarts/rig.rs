@@ -79,7 +79,7 @@ impl Rig {
     pub(crate) fn with(limits: Limits) -> Self {
         let now = Now { wall: UnixMillis(1_000_000), ..Now::default() };
         let mut rig = Self {
-            shard: Shard::new(CoreConfig { limits: limits.clone(), seed: 0 }),
+            shard: Shard::new(CoreConfig { limits: limits.clone(), seed: 0, number: 0 }),
             limits,
             config: StoreConfig::default(),
             now,
@@ -96,7 +96,7 @@ impl Rig {
     fn start(&mut self) {
         // another seed each time: nothing that must outlive a restart may hang on it
         self.seed += 1;
-        self.shard = Shard::new(CoreConfig { limits: self.limits.clone(), seed: self.seed });
+        self.shard = Shard::new(CoreConfig { limits: self.limits.clone(), seed: self.seed, number: 0 });
         let mut store = Store::with_medium(Box::new(self.medium.clone()), self.config.clone());
         store.recover(&mut |item| self.shard.handle_recovered(item)).unwrap();
         self.store = Some(store);

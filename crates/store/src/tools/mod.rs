@@ -16,8 +16,23 @@ use crate::medium::Medium;
 use crate::recover::{self, Inspected};
 use crate::sled::SledMedium;
 use crate::{Reader, StoreConfig};
+use hornpipe_types::definition::Definition;
+use hornpipe_types::names::ShortStr;
 use resolve::Resolved;
 use std::path::Path;
+
+/// Vhosts in the store in `dir/shard-N`, by their names.
+///
+/// # Errors
+/// When the store can't be looked at.
+pub fn vhosts(dir: &Path, config: &StoreConfig) -> Result<Vec<ShortStr>, StoreError> {
+    let stopped = Stopped::open(dir, config)?;
+    let name = |d: &Definition| match d {
+        Definition::Vhost(d) => Some(d.name.clone()),
+        _ => None,
+    };
+    Ok(stopped.resolved.definitions.iter().filter_map(name).collect())
+}
 
 /// A store that is only looked at.
 #[derive(Debug)]
