@@ -26,9 +26,9 @@ def ours(request):
         pytest.skip("about Hornpipe's own store")
 
 
-def hornpipe(*arguments, code=0):
+def hornpipe(*arguments, code=0, env=None):
     """Runs a command of the binary and returns what it says."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("HORNPIPE_", "RABBITMQ_"))}
+    env = {**brokers.Hornpipe.environment(), **(env or {})}
     done = subprocess.run(
         [brokers.Hornpipe.binary(), *map(str, arguments)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -23,7 +23,7 @@ pub(crate) fn run(command: StoreCommand, config: &Config) -> ExitCode {
         StoreCommand::Verify { dir, all } => verify(&dir, store, all),
         StoreCommand::Compact { dir } => compact(&dir, store),
         StoreCommand::Export { dir, file } => export(&dir, &file, store),
-        StoreCommand::Import { file, dir } => import(&file, &dir, store),
+        StoreCommand::Import { file, dir } => import(&file, &dir, store, config.server.shards),
         StoreCommand::Snapshot { dir, url, user, password } => snapshot(&dir, url, &user, &password, config),
     };
     done.unwrap_or_else(|error| {
@@ -129,13 +129,13 @@ fn export(dir: &Path, file: &Path, store: &StoreConfig) -> anyhow::Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
-fn import(file: &Path, dir: &Path, store: &StoreConfig) -> anyhow::Result<ExitCode> {
+fn import(file: &Path, dir: &Path, store: &StoreConfig, shards: u32) -> anyhow::Result<ExitCode> {
     let _lock = DataDir::lock(dir)?;
     let ported = if file == Path::new("-") {
-        tools::import(&mut std::io::stdin().lock(), dir, store)?
+        tools::import(&mut std::io::stdin().lock(), dir, store, shards)?
     } else {
         let input = File::open(file).with_context(|| format!("can't open {}", file.display()))?;
-        tools::import(&mut BufReader::new(input), dir, store)?
+        tools::import(&mut BufReader::new(input), dir, store, shards)?
     };
     say(&format!("{} definitions and {} messages in {}", ported.definitions, ported.messages, dir.display()))?;
     Ok(ExitCode::SUCCESS)

@@ -116,10 +116,10 @@ fn what_is_exported_comes_back_the_same() {
     }
 
     let second = tempfile::tempdir().unwrap();
-    assert_eq!(tools::import(&mut text.as_bytes(), second.path(), &config()).unwrap(), ported);
+    assert_eq!(tools::import(&mut text.as_bytes(), second.path(), &config(), 1).unwrap(), ported);
     let (again, text_again) = exported(second.path());
     assert_eq!((again, messages(&text_again)), (ported, messages(&text)));
-    assert!(tools::import(&mut text.as_bytes(), second.path(), &config()).is_err(), "there is one already");
+    assert!(tools::import(&mut text.as_bytes(), second.path(), &config(), 1).is_err(), "there is one already");
 
     // A file that is not whole is refused and leaves nothing.
     let third = tempfile::tempdir().unwrap();
@@ -136,7 +136,7 @@ fn what_is_exported_comes_back_the_same() {
         (stranger, "is not defined before it"),
         (String::new(), "breaks off after line 0"),
     ] {
-        let error = tools::import(&mut bad.as_bytes(), third.path(), &config()).unwrap_err().to_string();
+        let error = tools::import(&mut bad.as_bytes(), third.path(), &config(), 1).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
         assert!(!third.path().join("shard-0").exists(), "{error}");
     }

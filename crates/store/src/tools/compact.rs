@@ -28,12 +28,24 @@ type Part = (u32, u32);
 /// All of a [`RunMeta`].
 type MetaKey = (u64, u8, bool, u32, u32);
 
-/// Writes the store in `dir/shard-N` anew and puts it in the place of the old one, which is removed.
+/// Writes each store of the data folder `dir` anew and puts it in the place of the old one, which is removed.
 ///
 /// # Errors
-/// When the store is in use or damaged, or the file system can't exchange two folders at once. The old store is untouched
-/// then. A crash leaves the old store or the new one, and perhaps a folder `compacting` that the next compaction removes.
+/// When a store is in use or damaged, or the file system can't exchange two folders at once. The old store is untouched
+/// then, those of shards before it are done. A crash leaves the old store or the new one, and perhaps a folder `compacting`
+/// that the next compaction removes.
 pub fn compact(dir: &Path, config: &StoreConfig) -> Result<Compacted, StoreError> {
+    let mut sum = Compacted::default();
+    for config in super::shards(dir, config)? {
+        let done = compact_shard(dir, &config)?;
+        sum.before += done.before;
+        sum.after += done.after;
+        sum.messages += done.messages;
+    }
+    Ok(sum)
+}
+
+fn compact_shard(dir: &Path, config: &StoreConfig) -> Result<Compacted, StoreError> {
     let name = format!("shard-{}", config.shard);
     let beside = dir.join("compacting");
     disk::remove_dir(&beside)?;
@@ -96,7 +108,7 @@ pub fn compact(dir: &Path, config: &StoreConfig) -> Result<Compacted, StoreError
     store.close()?;
     drop((reader, stopped));
     // The copy is looked at before the old one goes.
-    let copy = super::verify(&beside, config)?;
+    let copy = super::verify::verify_shard(&beside, config)?;
     let found: u64 = copy.queues.iter().map(|q| q.messages).sum();
     if !copy.is_whole() || found != messages {
         return Err(StoreError::Fatal(format!("the copy in {} is not right; nothing was changed", beside.display())));

@@ -10,13 +10,14 @@ use base64::engine::general_purpose::STANDARD;
 use hornpipe_types::Map;
 use hornpipe_types::definition::Definition;
 use hornpipe_types::header::{self, Properties};
-use hornpipe_types::ids::{CommitSeq, EnqueueId, QueueId, Seq};
+use hornpipe_types::ids::{CommitSeq, EnqueueId, QueueId, Seq, VhostId};
 use hornpipe_types::message::{Batch, BatchBuilder, DEAD_LETTERED, Span};
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::op::{Enqueue, Group, RunMeta, StoreOp, Target};
 use hornpipe_types::table::FieldTable;
 use hornpipe_types::time::UnixMillis;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::io::{BufRead, Write};
 use std::path::Path;
 
@@ -137,18 +138,30 @@ fn put(out: &mut dyn Write, line: &Line) -> Result<(), StoreError> {
     writeln!(out, "{text}").map_err(|e| StoreError::io("cannot write the export", &e))
 }
 
-/// Writes all definitions and all waiting messages of the store in `dir/shard-N`, one line each.
+/// Writes all definitions and all waiting messages of the data folder `dir`, one line each, one shard after the other.
 ///
 /// # Errors
 /// When the store is in use or damaged, when a message can't be read, when `out` can't be written to. What was written is
 /// not whole then, and [`import`] refuses it.
 pub fn export(dir: &Path, config: &StoreConfig, out: &mut dyn Write) -> Result<Ported, StoreError> {
-    let stopped = Stopped::open(dir, config)?;
-    stopped.check_log()?;
-    let reader = stopped.reader();
     let mut ported = Ported::default();
     put(out, &Line::Format { name: FORMAT.to_owned(), version: VERSION })?;
+    for config in super::shards(dir, config)? {
+        export_shard(&Stopped::open(dir, &config)?, config.shard, &mut ported, out)?;
+    }
+    put(out, &Line::End(ported))?;
+    out.flush().map_err(|e| StoreError::io("cannot write the export", &e))?;
+    Ok(ported)
+}
+
+fn export_shard(stopped: &Stopped, shard: u32, ported: &mut Ported, out: &mut dyn Write) -> Result<(), StoreError> {
+    stopped.check_log()?;
+    let reader = stopped.reader();
     for definition in &stopped.resolved.definitions {
+        // Shard 0 decides about users, the others only follow.
+        if shard > 0 && matches!(definition, Definition::User(_)) {
+            continue;
+        }
         put(out, &Line::Definition(definition.clone()))?;
         ported.definitions += 1;
     }
@@ -172,9 +185,7 @@ pub fn export(dir: &Path, config: &StoreConfig, out: &mut dyn Write) -> Result<P
             last = Some((s.place, batch));
         }
     }
-    put(out, &Line::End(ported))?;
-    out.flush().map_err(|e| StoreError::io("cannot write the export", &e))?;
-    Ok(ported)
+    Ok(())
 }
 
 fn line_of(batch: &Batch, i: u32, s: &Stretch, vhost: &ShortStr, queue: &ShortStr) -> Result<Message, StoreError> {
@@ -204,28 +215,34 @@ fn line_of(batch: &Batch, i: u32, s: &Stretch, vhost: &ShortStr, queue: &ShortSt
     })
 }
 
-/// Makes a new store in `dir/shard-N` from what [`export`] wrote.
+/// Makes a new data folder of so many shards from what [`export`] wrote. A vhost goes to the shard it came from, or to the
+/// one with the fewest when there is no such shard.
 ///
 /// # Errors
 /// When there is a store already, when a line makes no sense (its number is named), when the file is of a newer version or
 /// ends early. What was made is removed then.
-pub fn import(input: &mut dyn BufRead, dir: &Path, config: &StoreConfig) -> Result<Ported, StoreError> {
-    let shard = dir.join(format!("shard-{}", config.shard));
-    if shard.exists() {
+pub fn import(input: &mut dyn BufRead, dir: &Path, config: &StoreConfig, shards: u32) -> Result<Ported, StoreError> {
+    let shards = shards.max(1);
+    let folders = || (0..shards).map(|shard| crate::shards::folder(dir, shard));
+    if let Some(shard) = folders().find(|folder| folder.exists()) {
         let text = format!("{} is there already: an import makes a new store", shard.display());
         return Err(StoreError::Fatal(text));
     }
-    let imported = import_new(input, dir, config);
+    let imported = import_new(input, dir, config, shards);
     if imported.is_err() {
-        crate::disk::remove_dir(&shard)?;
+        folders().try_for_each(|folder| crate::disk::remove_dir(&folder))?;
     }
     imported
 }
 
-fn import_new(input: &mut dyn BufRead, dir: &Path, config: &StoreConfig) -> Result<Ported, StoreError> {
-    let mut store = Store::open(dir, config.clone())?;
-    store.recover(&mut |_| {})?;
-    let mut writer = Writer::new(&mut store);
+fn import_new(input: &mut dyn BufRead, dir: &Path, config: &StoreConfig, shards: u32) -> Result<Ported, StoreError> {
+    let mut stores = Vec::new();
+    for shard in 0..shards {
+        let mut store = Store::open(dir, StoreConfig { shard, ..config.clone() })?;
+        store.recover(&mut |_| {})?;
+        stores.push(store);
+    }
+    let mut writers = Spread::over(&mut stores);
     let (mut number, mut ported, mut ended) = (0u64, Ported::default(), false);
     let mut text = String::new();
     loop {
@@ -257,11 +274,11 @@ fn import_new(input: &mut dyn BufRead, dir: &Path, config: &StoreConfig) -> Resu
             _ if number == 1 => return Err(bad(&"the first line must name the format")),
             Line::Definition(definition) => {
                 ported.definitions += 1;
-                writer.definition(definition)?;
+                writers.definition(definition)?;
             }
             Line::Message(message) => {
                 ported.messages += 1;
-                writer.message(*message).map_err(|e| bad(&e))?;
+                writers.message(*message).map_err(|e| bad(&e))?;
             }
             Line::End(told) if told == ported => ended = true,
             Line::End(told) => {
@@ -275,9 +292,89 @@ fn import_new(input: &mut dyn BufRead, dir: &Path, config: &StoreConfig) -> Resu
     if !ended {
         return Err(StoreError::Fatal(format!("the export breaks off after line {number}")));
     }
-    writer.finish()?;
-    store.close()?;
+    writers.finish()?;
+    stores.into_iter().try_for_each(Store::close)?;
+    if shards > 1 {
+        crate::set_shard_count(dir, shards)?;
+    }
     Ok(ported)
+}
+
+/// Queues that come to a shard where their id is taken get ids from here on.
+const MOVED_FROM: u64 = 1 << 40;
+
+/// Fills the stores of several shards.
+struct Spread<'a> {
+    shards: Vec<Landing<'a>>,
+    /// Where each vhost went.
+    vhosts: Map<ShortStr, usize>,
+    /// The greatest of all [`Definition::NextIds`].
+    next: (QueueId, VhostId),
+}
+
+/// A shard that is filled.
+struct Landing<'a> {
+    writer: Writer<'a>,
+    taken: BTreeSet<QueueId>,
+    vhosts: u32,
+}
+
+impl<'a> Spread<'a> {
+    fn over(stores: &'a mut [Store]) -> Self {
+        let landing = |store| Landing { writer: Writer::new(store), taken: BTreeSet::new(), vhosts: 0 };
+        Self { shards: stores.iter_mut().map(landing).collect(), vhosts: Map::default(), next: Default::default() }
+    }
+
+    /// The shard a vhost went to; shard 0 for what is of none, and for one that isn't defined, which its store tells.
+    fn at(&self, vhost: Option<&str>) -> usize {
+        vhost.and_then(|vhost| self.vhosts.get(vhost)).copied().unwrap_or(0)
+    }
+
+    fn message(&mut self, message: Message) -> Result<(), StoreError> {
+        let at = self.at(Some(&message.vhost));
+        self.shards[at].writer.message(message)
+    }
+
+    fn definition(&mut self, mut definition: Definition) -> Result<(), StoreError> {
+        use Definition as D;
+        let vhost = match &mut definition {
+            D::Vhost(d) => {
+                let emptiest = || (0..self.shards.len()).min_by_key(|at| self.shards[*at].vhosts).unwrap_or(0);
+                let at = Some(d.shard as usize).filter(|at| *at < self.shards.len()).unwrap_or_else(emptiest);
+                d.shard = at as u32;
+                self.shards[at].vhosts += 1;
+                self.vhosts.insert(d.name.clone(), at);
+                Some(&d.name)
+            }
+            D::NextIds { queue, vhost } => {
+                self.next = (self.next.0.max(*queue), self.next.1.max(*vhost));
+                let (queue, vhost) = self.next;
+                return self.shards.iter_mut().try_for_each(|s| s.writer.definition(D::NextIds { queue, vhost }));
+            }
+            D::Queue(d) => {
+                let at = self.at(Some(&d.vhost));
+                let taken = &mut self.shards[at].taken;
+                if !taken.insert(d.id) {
+                    d.id = QueueId(taken.last().map_or(0, |last| last.0 + 1).max(MOVED_FROM));
+                    taken.insert(d.id);
+                }
+                Some(&d.vhost)
+            }
+            D::User(_) => None,
+            D::Permission(d) => Some(&d.vhost),
+            D::TopicPermission(d) => Some(&d.vhost),
+            D::Exchange(d) => Some(&d.vhost),
+            D::Binding(d) => Some(&d.vhost),
+            D::Policy(d) => Some(&d.vhost),
+            D::Parameter(d) => d.vhost.as_ref(),
+        };
+        let at = self.at(vhost.map(ShortStr::as_str));
+        self.shards[at].writer.definition(definition)
+    }
+
+    fn finish(self) -> Result<(), StoreError> {
+        self.shards.into_iter().try_for_each(|s| s.writer.finish())
+    }
 }
 
 /// Fills a new store.

@@ -21,6 +21,14 @@ use hornpipe_types::names::ShortStr;
 use resolve::Resolved;
 use std::path::Path;
 
+/// How the store of each shard of a data folder is opened.
+fn shards(dir: &Path, config: &StoreConfig) -> Result<impl Iterator<Item = StoreConfig>, StoreError> {
+    // Of a folder that has none, opening the first one says so.
+    let count = crate::shard_count(dir, false)?.max(1);
+    let config = config.clone();
+    Ok((0..count).map(move |shard| StoreConfig { shard, ..config.clone() }))
+}
+
 /// Vhosts in the store in `dir/shard-N`, by their names.
 ///
 /// # Errors

@@ -37,7 +37,7 @@ pub struct QueueReport {
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
-    /// All queues, by the order they were made in.
+    /// All queues, by the order they were made in, one shard after the other.
     pub queues: Vec<QueueReport>,
     /// Definitions that were read.
     pub definitions: u64,
@@ -60,17 +60,40 @@ pub struct Report {
 }
 
 impl Report {
+    /// Counts another shard in.
+    fn add(&mut self, more: Self) {
+        self.queues.extend(more.queues);
+        self.definitions += more.definitions;
+        self.records += more.records;
+        self.damage.extend(more.damage);
+        self.cut = self.cut.take().or(more.cut);
+        self.clean &= more.clean;
+        self.map_bytes = (self.map_bytes.0 + more.map_bytes.0, self.map_bytes.1 + more.map_bytes.1);
+        self.body_files = (self.body_files.0 + more.body_files.0, self.body_files.1 + more.body_files.1);
+        self.orphans += more.orphans;
+        self.homeless += more.homeless;
+    }
     /// Whether nothing that was confirmed is missing or wrong.
     pub fn is_whole(&self) -> bool {
         self.damage.is_empty() && self.queues.iter().all(|q| q.hurt.is_empty())
     }
 }
 
-/// Checks the store in `dir/shard-N`. Reads everything, changes nothing.
+/// Checks all stores of the data folder `dir`. Reads everything, changes nothing.
 ///
 /// # Errors
-/// When the store can't be looked at: it is in use, of a newer format, or its database does not open.
+/// When a store can't be looked at: it is in use, of a newer format, its database does not open, or it isn't there.
 pub fn verify(dir: &Path, config: &StoreConfig) -> Result<Report, StoreError> {
+    let mut shards = super::shards(dir, config)?;
+    let mut sum = shards.next().map_or(Ok(Report::default()), |config| verify_shard(dir, &config))?;
+    for config in shards {
+        sum.add(verify_shard(dir, &config)?);
+    }
+    Ok(sum)
+}
+
+/// Checks the store in `dir/shard-N`.
+pub(super) fn verify_shard(dir: &Path, config: &StoreConfig) -> Result<Report, StoreError> {
     Stopped::open(dir, config).map(|stopped| report(&stopped))
 }
 
