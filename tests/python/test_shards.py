@@ -154,6 +154,18 @@ def test_users_and_their_permissions_reach_both_shards(two):
         with pytest.raises((pika.exceptions.ConnectionClosedByBroker, pika.exceptions.AMQPError)):
             ch.connection.channel()
             ch.connection.channel()
+    assert http(broker, "DELETE", "user-limits/ann/max-channels")[0] == 204
+    # Connections count wherever they are: the two that failed are gone, so there is room for two.
+    assert http(broker, "PUT", "user-limits/ann/max-connections", {"value": 2})[0] == 204
+    until(lambda: not [c for c in http(broker, "GET", "connections")[1] if c["user"] == "ann"], "ann's connections to end")
+    held = [channel(vhost, credentials=ann) for vhost in ("/", "b")]
+    for vhost in ("/", "b"):
+        with pytest.raises(pika.exceptions.AMQPConnectionError):
+            channel(vhost, credentials=ann)
+    assert all(not closed(ch.connection) for ch in held)
+    assert http(broker, "DELETE", "user-limits/ann/max-connections")[0] == 204
+    for ch in held:
+        ch.connection.close()
     # Whoever goes, goes everywhere, and comes back without what he had.
     held = [channel(vhost, credentials=ann) for vhost in ("/", "b")]
     assert http(broker, "DELETE", "users/ann")[0] == 204

@@ -71,6 +71,8 @@ pub struct Shard {
     pub(crate) vhost_names: Map<ShortStr, usize>,
     pub(crate) queues: Map<QueueId, Queue>,
     pub(crate) connections: Map<ConnectionId, Connection>,
+    /// How many connections other shards have, and of these the user's own, as told of connections that are about to open.
+    pub(crate) elsewhere: Map<ConnectionId, (u64, u64)>,
     pub(crate) consumers: Map<u64, Consumer>,
     pub(crate) log: Log,
     pub(crate) timers: Timers,
@@ -142,6 +144,7 @@ impl Shard {
             vhost_names: Map::default(),
             queues: Map::default(),
             connections: Map::default(),
+            elsewhere: Map::default(),
             consumers: Map::default(),
             log: Log::default(),
             timers: Timers::default(),
@@ -179,6 +182,12 @@ impl Shard {
             operations: crate::operate::Operations::default(),
             recovery: Some(Box::default()),
         }
+    }
+
+    /// How many connections other shards have when one is about to open here, and how many of these are its user's: they
+    /// count against the limits.
+    pub fn handle_elsewhere(&mut self, from: ConnectionId, connections: u64, of_user: u64) {
+        self.elsewhere.insert(from, (connections, of_user));
     }
 
     /// Everything one read of a connection brought. `commands` is drained.
@@ -224,7 +233,10 @@ impl Shard {
                 self.last_effect(from, ConnectionEffect::CloseOk);
             }
             Command::Fail(error) => self.fail_connection(now, from, error),
-            Command::Gone => self.release_connection(now, from),
+            Command::Gone => {
+                self.elsewhere.remove(&from);
+                self.release_connection(now, from);
+            }
             Command::Written(_) | Command::Blocked | Command::Channel(..) => {}
         }
     }

@@ -10,6 +10,7 @@ use hornpipe_amqp::{AuthOutcome, AuthRequest, CloseReason, Connection, Status};
 use hornpipe_types::command::{Command, OpenConnection};
 use hornpipe_types::effect::ConnectionEffect;
 use hornpipe_types::ids::ConnectionId;
+use hornpipe_types::names::ShortStr;
 use hornpipe_types::stats::{AdminUser, LoginRefused};
 use hornpipe_types::time::Instant;
 use std::future::{Future, poll_fn};
@@ -59,16 +60,24 @@ struct Seat {
     /// The first shard until a vhost was asked for, then the vhost's.
     home: Arc<Home>,
     id: ConnectionId,
+    /// For whom it was counted.
+    user: Option<ShortStr>,
 }
 
 impl Seat {
     /// Takes the connection to the shard of the vhost it asks for. The shard it comes from knows nothing of it but its link.
-    fn go_to(&mut self, vhost: &str, link: &Arc<Link>) {
-        let home = self.shared.homes.of(vhost);
-        if home.number != self.home.number {
-            home.inbox.push(Item::Connected(self.id, link.clone()));
-            self.home.inbox.push(Item::Gone(self.id));
-            self.home = home.clone();
+    fn go_to(&mut self, open: &OpenConnection, link: &Arc<Link>) {
+        let homes = &self.shared.homes;
+        if homes.is_single() {
+            return;
+        }
+        let home = homes.of(&open.vhost).clone();
+        let elsewhere = homes.count_in(open.user.clone(), &home);
+        self.user = Some(open.user.clone());
+        home.inbox.push(Item::Opening(self.id, link.clone(), elsewhere));
+        let before = std::mem::replace(&mut self.home, home);
+        if before.number != self.home.number {
+            before.inbox.push(Item::Gone(self.id));
         }
     }
 }
@@ -76,6 +85,9 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.home.inbox.push(Item::Gone(self.id));
+        if let Some(user) = self.user.take() {
+            self.shared.homes.count_out(user, &self.home);
+        }
         self.shared.sockets.leave();
     }
 }
@@ -83,7 +95,7 @@ impl Drop for Seat {
 /// Serves one accepted socket until it is closed.
 pub(crate) async fn run(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, local: SocketAddr) {
     let id = shared.next_connection_id();
-    let seat = Seat { shared: shared.clone(), home: shared.homes.first().clone(), id };
+    let seat = Seat { shared: shared.clone(), home: shared.homes.first().clone(), id, user: None };
     let link = Arc::new(Link::default());
     seat.home.inbox.push(Item::Connected(id, link.clone()));
     let now = shared.clock.mono();
@@ -298,7 +310,7 @@ impl Driver {
                 _ => None,
             });
             if let Some(open) = &self.open {
-                self.seat.go_to(&open.vhost, &self.link);
+                self.seat.go_to(open, &self.link);
             }
         }
         self.link.spend();

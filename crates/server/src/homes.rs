@@ -67,6 +67,8 @@ pub(crate) struct Homes {
     others: Vec<Arc<Home>>,
     /// The shard of each vhost. Kept when there are several shards only.
     vhosts: RwLock<Map<ShortStr, u32>>,
+    /// Connections that opened or are about to, by user and shard. Kept when there are several shards only.
+    connections: Mutex<Map<(ShortStr, u32), u64>>,
     /// Held by who changes users or adds or removes vhosts while there are several shards.
     pub(crate) changing: tokio::sync::Mutex<()>,
 }
@@ -79,6 +81,7 @@ impl Homes {
             first: home(0),
             others: (1..count).map(home).collect(),
             vhosts: RwLock::default(),
+            connections: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
         }
     }
@@ -129,6 +132,27 @@ impl Homes {
         self.all().min_by_key(|home| count(home)).unwrap_or(&self.first)
     }
 
+    /// Counts a connection of a user in; says how many there are in other shards, and how many of these are the user's. Two
+    /// that come to two shards at once count each other, so that both may be refused by a limit which has room for one.
+    pub(crate) fn count_in(&self, user: ShortStr, home: &Home) -> (u64, u64) {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = || connections.iter().filter(|((_, shard), _)| *shard != home.number);
+        let all = others().map(|(_, count)| count).sum();
+        let theirs = others().filter(|((of, _), _)| *of == user).map(|(_, count)| count).sum();
+        *connections.entry((user, home.number)).or_default() += 1;
+        (all, theirs)
+    }
+
+    /// Counts it out again.
+    pub(crate) fn count_out(&self, user: ShortStr, home: &Home) {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (user, home.number);
+        match connections.get_mut(&key) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(connections.remove(&key)),
+        }
+    }
+
     /// Asks all for a snapshot in a folder; what became of each is to be waited for.
     ///
     /// # Errors
@@ -176,6 +200,12 @@ mod tests {
             assert_eq!(homes.enter(name.into(), home), None);
         }
         assert_eq!(went, [0, 1, 2, 0]);
+        let counted: Vec<_> = [("u", 0), ("v", 1), ("u", 1)]
+            .map(|(user, at)| homes.count_in(user.into(), &homes.numbered(at).unwrap()))
+            .into();
+        assert_eq!(counted, [(0, 0), (1, 0), (1, 1)]);
+        homes.count_out("u".into(), homes.first());
+        assert_eq!(homes.count_in("u".into(), &homes.others()[1]), (2, 1));
         homes.leave("b");
         assert_eq!(homes.emptiest().number, 1);
         assert_eq!((homes.of("c").number, homes.of("nowhere").number), (2, 0));

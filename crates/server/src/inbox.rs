@@ -23,6 +23,9 @@ pub(crate) const READ_CREDIT: u32 = 2;
 pub(crate) enum Item {
     /// A socket was accepted: where its effects go.
     Connected(ConnectionId, Arc<Link>),
+    /// A connection is about to open: where its effects go, and how many connections other shards have, how many of them
+    /// its user's.
+    Opening(ConnectionId, Arc<Link>, (u64, u64)),
     /// All commands of one read.
     Commands(ConnectionId, Vec<Command>),
     /// The connection's task has ended.
@@ -41,6 +44,9 @@ pub(crate) enum Item {
     CloseAll(String),
     /// Write what is left, mark the store clean and end; answered when done.
     Finish(oneshot::Sender<Result<(), String>>),
+    /// Stay in this turn until other owners are in theirs.
+    #[cfg(test)]
+    Meet(Arc<crate::spread::tests::Meeting>),
 }
 
 /// The owner task's inbox.

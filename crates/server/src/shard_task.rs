@@ -178,11 +178,10 @@ impl Owner {
     /// Handles one item; returns how many commands it was.
     fn handle(&mut self, now: Now, item: Item) -> usize {
         match item {
-            Item::Connected(id, link) => {
-                if self.stopping {
-                    link.stop();
-                }
-                self.links.insert(id, link);
+            Item::Connected(id, link) => self.connect(id, link),
+            Item::Opening(id, link, (connections, of_user)) => {
+                self.connect(id, link);
+                self.shard.handle_elsewhere(id, connections, of_user);
             }
             Item::Commands(id, commands) => {
                 if let Some(before) = self.unfinished.iter_mut().find(|u| u.id == id) {
@@ -231,8 +230,17 @@ impl Owner {
                 self.shard.handle_shutdown(now, &text);
             }
             Item::Finish(done) => self.finish = Some(done),
+            #[cfg(test)]
+            Item::Meet(meeting) => meeting.arrive(),
         }
         1
+    }
+
+    fn connect(&mut self, id: ConnectionId, link: Arc<Link>) {
+        if self.stopping {
+            link.stop();
+        }
+        self.links.insert(id, link);
     }
 
     /// Handles what a read brought, or a slice of it.

@@ -283,3 +283,130 @@ fn corrections(decided: &[UserDefinition], held: &[UserDefinition]) -> Vec<Opera
     }
     operations
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::inbox::Item;
+    use crate::{Broker, Handle, ServerConfig, Storage};
+    use hornpipe_types::operate::Operate;
+    use hornpipe_types::stats::Inspect;
+    use std::collections::BTreeSet;
+    use std::sync::{Condvar, Mutex};
+    use std::thread::ThreadId;
+    use std::time::Duration;
+
+    /// Where owners wait for each other inside their turns.
+    #[derive(Debug, Default)]
+    pub(crate) struct Meeting {
+        arrived: Mutex<Vec<ThreadId>>,
+        changed: Condvar,
+    }
+
+    impl Meeting {
+        /// An owner is here, and stays until both are. Gives up when the other one can't come while this one waits.
+        pub(crate) fn arrive(&self) {
+            let mut arrived = self.arrived.lock().unwrap();
+            arrived.push(std::thread::current().id());
+            self.changed.notify_all();
+            let alone = |a: &mut Vec<ThreadId>| a.len() < 2;
+            let (arrived, waited) = self.changed.wait_timeout_while(arrived, Duration::from_secs(30), alone).unwrap();
+            drop(arrived);
+            assert!(!waited.timed_out(), "the other owner's turn never came");
+        }
+    }
+
+    fn user(name: &str, password_hash: &str, limits: &[(&str, i64)]) -> UserDefinition {
+        UserDefinition {
+            name: name.into(),
+            password_hash: password_hash.into(),
+            limits: limits.iter().map(|(limit, value)| ((*limit).into(), *value)).collect(),
+            ..UserDefinition::default()
+        }
+    }
+
+    async fn start(shards: u32, data: &std::path::Path) -> Handle {
+        Broker::new(ServerConfig { shards, ..ServerConfig::local(data) }).start().await.unwrap()
+    }
+
+    async fn vhosts(home: &Home) -> Vec<String> {
+        match home.ask(Request::Vhosts).await {
+            Ok(Answer::Vhosts(list)) => list.into_iter().map(|d| d.name.to_string()).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn put_vhost(name: &str) -> Operation {
+        Operation::PutVhost { name: name.into(), settings: Default::default() }
+    }
+
+    fn put_user(user: UserDefinition) -> Operation {
+        Operation::PutUser { user, password: Password::Hashed }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+    async fn the_owners_of_two_shards_are_in_their_turns_at_the_same_time_on_two_threads() {
+        let config = ServerConfig { storage: Storage::Memory, shards: 2, ..ServerConfig::local(std::env::temp_dir()) };
+        let handle = Broker::new(config).start().await.unwrap();
+        let meeting = Arc::new(Meeting::default());
+        for home in handle.shared.homes.all() {
+            home.inbox.push(Item::Meet(meeting.clone()));
+        }
+        handle.ask(Request::Totals).await.unwrap();
+        let threads: BTreeSet<_> = meeting.arrived.lock().unwrap().iter().map(|id| format!("{id:?}")).collect();
+        assert_eq!(threads.len(), 2);
+        handle.stop(Duration::from_secs(60)).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_crash_left_undone_in_the_second_shard_is_done_at_the_start() {
+        let data = tempfile::tempdir().unwrap();
+        let by = ShortStr::new("guest");
+        let handle = start(2, data.path()).await;
+        assert!(matches!(handle.operate(&by, put_vhost("b")).await, Ok(Outcome::Created)));
+        let homes = &handle.shared.homes;
+        let (first, second) = (homes.first(), &homes.others()[0]);
+        assert_eq!((vhosts(first).await, vhosts(second).await), (vec!["/".to_owned()], vec!["b".to_owned()]));
+        for name in ["gone", "changed"] {
+            let created = handle.operate(&by, put_user(user(name, "1", &[("max-channels", 3)]))).await;
+            assert!(matches!(created, Ok(Outcome::Created)), "{created:?}");
+        }
+        let permission = hornpipe_types::definition::PermissionDefinition {
+            user: "gone".into(),
+            vhost: "b".into(),
+            ..Default::default()
+        };
+        handle.operate(&by, Operation::PutPermission(permission)).await.unwrap();
+        // As if the process had ended between the two shards.
+        first.operate(&by, Operation::DeleteUser { name: "gone".into() }).await.unwrap();
+        let limit = Operation::LimitUser { user: "changed".into(), limit: "max-channels".into(), value: None };
+        first.operate(&by, limit).await.unwrap();
+        first.operate(&by, put_user(user("changed", "2", &[]))).await.unwrap();
+        first.operate(&by, put_user(user("new", "3", &[("max-connections", 1)]))).await.unwrap();
+        assert_ne!(users(first).await.unwrap(), users(second).await.unwrap());
+        handle.stop(Duration::from_secs(60)).await.unwrap();
+
+        let handle = start(2, data.path()).await;
+        let homes = &handle.shared.homes;
+        let decided = users(homes.first()).await.unwrap();
+        assert_eq!(decided, users(&homes.others()[0]).await.unwrap());
+        assert_eq!(decided.iter().map(|u| u.name.as_str()).collect::<Vec<_>>(), ["changed", "guest", "new"]);
+        // Whoever gets the name of one who is gone does not get his permissions.
+        handle.operate(&by, put_user(user("gone", "4", &[]))).await.unwrap();
+        let Ok(Answer::Permissions(held)) = handle.ask(Request::Permissions).await else { panic!() };
+        assert!(held.iter().all(|d| d.user != "gone"), "{held:?}");
+        handle.stop(Duration::from_secs(60)).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_vhost_that_is_in_two_shards_is_refused() {
+        let data = tempfile::tempdir().unwrap();
+        let handle = start(2, data.path()).await;
+        let second = &handle.shared.homes.others()[0];
+        second.operate(&"guest".into(), put_vhost("/")).await.unwrap();
+        handle.stop(Duration::from_secs(60)).await.unwrap();
+        let config = ServerConfig { shards: 2, ..ServerConfig::local(data.path()) };
+        let error = Broker::new(config).start().await.unwrap_err().to_string();
+        assert_eq!(error, "vhost '/' is in shard-0 and in shard-1 of the data folder");
+    }
+}

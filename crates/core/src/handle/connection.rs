@@ -14,7 +14,8 @@ use hornpipe_types::time::Now;
 impl Shard {
     /// connection.open: limits, then the vhost, then permission.
     pub(crate) fn on_open(&mut self, now: Now, id: ConnectionId, open: OpenConnection) {
-        if let Err(error) = self.check_open(&open) {
+        let elsewhere = self.elsewhere.remove(&id).unwrap_or_default();
+        if let Err(error) = self.check_open(&open, elsewhere) {
             self.last_effect(id, ConnectionEffect::Close(error.in_method(10, 40)));
             return;
         }
@@ -48,16 +49,17 @@ impl Shard {
         self.connections.insert(id, connection);
     }
 
-    fn check_open(&self, open: &OpenConnection) -> Result<(), AmqpError> {
+    fn check_open(&self, open: &OpenConnection, elsewhere: (u64, u64)) -> Result<(), AmqpError> {
         let limit = self.limits.connections;
-        if limit > 0 && self.connections.len() as u64 >= limit {
+        if limit > 0 && self.connections.len() as u64 + elsewhere.0 >= limit {
             return Err(AmqpError::not_allowed(format!(
                 "connection refused: node connection limit ({limit}) is reached"
             )));
         }
         let vhost = self.vhost_names.get(&open.vhost).and_then(|i| self.vhosts.get(*i));
         let of_user = || self.connections.values().filter(|c| c.open.user == open.user).count() as u64;
-        let of_user = if self.access.user_limit(&open.user, "max-connections").is_some() { of_user() } else { 0 };
+        let is_limited = self.access.user_limit(&open.user, "max-connections").is_some();
+        let of_user = if is_limited { of_user() + elsewhere.1 } else { 0 };
         self.access.check_connection_limits(&open.user, &open.vhost, vhost.map_or(0, |v| v.connections), of_user)?;
         self.access.check_vhost(&open.user, &open.vhost, vhost.is_some())
     }
