@@ -5,7 +5,7 @@ use crate::homes::Home;
 use crate::inbox::Item;
 use crate::{ServerConfig, Shared, StartError, Storage, alarms, auth, listener, shard_task, spread, store_thread};
 use hornpipe_core::{Bootstrap, CoreConfig, Shard};
-use hornpipe_store::{Ballast, Memory, Store, StoreConfig, set_shard_count, shard_count, tools};
+use hornpipe_store::{Ballast, Memory, Store, StoreConfig, has_shard, set_shard_count, shard_count, tools};
 use hornpipe_types::definition::UserDefinition;
 use hornpipe_types::effect::Outbox;
 use hornpipe_types::limits::Limits;
@@ -112,7 +112,8 @@ fn look(config: &ServerConfig) -> Result<u32, StartError> {
         tracing::warn!("the disk is full: the ballast was given up to open the data folder");
     }
     let found = shard_count(&config.data_dir, config.store.accept_data_loss)?;
-    for shard in config.shards..found {
+    // One that is missing all the same was given up by `accept_data_loss`.
+    for shard in (config.shards..found).filter(|shard| has_shard(&config.data_dir, *shard)) {
         let store = StoreConfig { shard, ..config.store.clone() };
         if let Some(vhost) = tools::vhosts(&config.data_dir, &store)?.first() {
             let (shards, least) = (config.shards, shard + 1);

@@ -41,7 +41,7 @@ pub use error::StoreError;
 pub use faulty::{Call, Fault, Faults, Faulty};
 pub use medium::Medium;
 pub use memory::Memory;
-pub use shards::{set_shard_count, shard_count};
+pub use shards::{has_shard, set_shard_count, shard_count};
 pub use space::{Snapshot, Tended};
 pub use store::{Reader, Store, Usage};
 

@@ -18,14 +18,18 @@ fn line(count: u32) -> String {
     format!("{text} {:08x}\n", crc32c::crc32c(text.as_bytes()))
 }
 
+/// Whether a shard's store is there.
+pub fn has_shard(dir: &Path, shard: u32) -> bool {
+    folder(dir, shard).join("mark").exists()
+}
+
 /// Shards there are in a data folder; 0 when it is new. A folder that was made and not counted yet counts: it may be that
 /// the file was taken away.
 ///
 /// # Errors
 /// When one that was there is missing, or the file makes no sense, unless `accept_data_loss` says that it may.
 pub fn shard_count(dir: &Path, accept_data_loss: bool) -> Result<u32, StoreError> {
-    let there = |shard: u32| folder(dir, shard).join("mark").exists();
-    let found = (0..).take_while(|shard| there(*shard)).last().map_or(0, |last| last + 1);
+    let found = (0..).take_while(|shard| has_shard(dir, *shard)).last().map_or(0, |last| last + 1);
     let path = dir.join(FILE);
     let text = match fs::read(&path) {
         Ok(text) => String::from_utf8_lossy(&text).into_owned(),

@@ -87,7 +87,7 @@ impl Store {
     /// Opens or creates `dir/shard-N`. A second process is refused. Damage that shows only in the log is found by
     /// [`Self::recover`].
     pub fn open(dir: &Path, config: StoreConfig) -> Result<Self, StoreError> {
-        let dir = dir.join(format!("shard-{}", config.shard));
+        let dir = crate::shards::folder(dir, config.shard);
         let first_mark = Mark { watermark: 0, clean: true }.encode();
         let medium = SledMedium::open(&dir, config.cache_bytes, config.accept_data_loss, &first_mark)?;
         Ok(Self::with_medium(Box::new(medium), config))

@@ -53,12 +53,12 @@ pub(crate) struct Stopped {
 impl Stopped {
     /// Opens `dir/shard-N`, which must be there. The database may write files of its own, nothing of ours is changed.
     pub(crate) fn open(dir: &Path, config: &StoreConfig) -> Result<Self, StoreError> {
-        let shard = dir.join(format!("shard-{}", config.shard));
+        let shard = crate::shards::folder(dir, config.shard);
         if !shard.join("mark").exists() {
             return Err(StoreError::Fatal(format!(
-                "{} is no data folder: it has no {}",
+                "{} is no data folder: it has no shard-{}/mark",
                 dir.display(),
-                "shard-0/mark"
+                config.shard
             )));
         }
         let medium = SledMedium::open(&shard, config.cache_bytes, false, &[])?;
