@@ -201,7 +201,7 @@ mod tests {
         }
         assert_eq!(went, [0, 1, 2, 0]);
         let counted: Vec<_> = [("u", 0), ("v", 1), ("u", 1)]
-            .map(|(user, at)| homes.count_in(user.into(), &homes.numbered(at).unwrap()))
+            .map(|(user, at)| homes.count_in(user.into(), homes.numbered(at).unwrap()))
             .into();
         assert_eq!(counted, [(0, 0), (1, 0), (1, 1)]);
         homes.count_out("u".into(), homes.first());
