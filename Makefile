@@ -192,6 +192,11 @@ bench-check: build ## each case for a moment: counts, order and contents under f
 
 BENCH_LONG ?=
 
+.PHONY: bench-shards
+bench-shards: build test-deps ## two vhosts under load at once, with one shard and with two
+	$(CARGO) build --release --locked -p hornpipe-bench
+	HORNPIPE_BENCH=$(abspath $(TARGET_DIR))/release/hornpipe-bench $(RUN_PY) tests/run/two_vhosts.py
+
 .PHONY: bench-long
 bench-long: build test-deps ## long queues and bulk work: longest turns, rates against length (BENCH_LONG="--messages 1000000 purge curve")
 	$(RUN_PY) tests/run/long_queues.py $(BENCH_LONG)
