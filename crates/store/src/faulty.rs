@@ -17,6 +17,7 @@ pub enum Call {
     SealFile,
     RemoveFile,
     WriteMark,
+    NoteMark,
     BeginCopy,
     ApplyCopy,
     FinishCopy,
@@ -163,6 +164,12 @@ impl<M: Medium> Medium for Faulty<M> {
             return Err(torn(Call::WriteMark));
         }
         self.inner.write_mark(mark)
+    }
+    fn note_mark(&mut self, mark: &[u8]) -> Result<(), StoreError> {
+        if self.faults.check(Call::NoteMark)? {
+            return Err(torn(Call::NoteMark));
+        }
+        self.inner.note_mark(mark)
     }
     fn begin_copy(&mut self, to: Option<&Path>) -> Result<(), StoreError> {
         if self.faults.check(Call::BeginCopy)? {

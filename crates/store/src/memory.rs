@@ -186,6 +186,10 @@ impl Medium for Memory {
         self.state().mark = Some(mark.to_vec());
         Ok(())
     }
+    fn note_mark(&mut self, mark: &[u8]) -> Result<(), StoreError> {
+        // That it outlives every crash here is the harder case: it must never claim too much.
+        self.write_mark(mark)
+    }
     fn begin_copy(&mut self, to: Option<&Path>) -> Result<(), StoreError> {
         self.state().next = Some((Contents::new(), to.map(Path::to_owned)));
         Ok(())
@@ -266,5 +270,8 @@ impl View for Memory {
     }
     fn file_name(&self, file: u64) -> String {
         name(file)
+    }
+    fn map_name(&self) -> String {
+        "the map".to_owned()
     }
 }

@@ -204,6 +204,7 @@ impl<'a> Recovery<'a> {
         let last_seen = self.log()?;
         self.found.clean |= self.marked.is_none() && last_seen == 0;
         self.check_log(&self.marked.unwrap_or_default(), last_seen)?;
+        self.check_end(last_seen)?;
         self.check_files()
     }
 
@@ -225,6 +226,14 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
+    fn log_name(&self) -> String {
+        format!("the log in {}", self.view.map_name())
+    }
+
+    fn record_name(&self, lsn: u64) -> String {
+        format!("log record {lsn} in {}", self.view.map_name())
+    }
+
     fn removed_files(&mut self) -> Result<(), StoreError> {
         let removed = &mut self.removed;
         self.view.scan(&[key::REMOVED_FILES], &[key::REMOVED_FILES + 1], &mut |k, _| {
@@ -237,7 +246,12 @@ impl<'a> Recovery<'a> {
         let (accept, losses, remove) = (self.accept, &mut self.found.losses, &mut self.remove);
         let visit = &mut self.visit;
         let tell = &mut |d| visit(Recovered::Definition(d));
+        let map = self.view.map_name();
         let bytes = crate::definition::scan(self.view, tell, &mut |keys, error| {
+            let error = match error {
+                StoreError::Damaged { file, reason } => StoreError::Damaged { file: format!("{file} in {map}"), reason },
+                error => error,
+            };
             if !accept {
                 return Err(error);
             }
@@ -255,7 +269,7 @@ impl<'a> Recovery<'a> {
         let view = self.view;
         view.scan(&[key::LOG], &[key::CHECKPOINTS], &mut |k, v| {
             let Some((lsn, part)) = key::parse_log(k) else {
-                self.lost(StoreError::damaged("the log", "a key of odd length"))?;
+                self.lost(StoreError::damaged(self.log_name(), "a key of odd length"))?;
                 return Ok(true);
             };
             if lsn != entry.lsn {
@@ -327,7 +341,7 @@ impl<'a> Recovery<'a> {
     /// Checks all parts of an entry and decodes their ops.
     #[allow(clippy::type_complexity)]
     fn open<'e>(&self, entry: &'e Entry) -> Result<(u64, Live, Vec<(u16, Vec<LogOp<'e>>)>), StoreError> {
-        let damaged = |reason: &str| StoreError::damaged(format!("log record {}", entry.lsn), reason);
+        let damaged = |reason: &str| StoreError::damaged(self.record_name(entry.lsn), reason);
         let mut first: Option<record::Header> = None;
         let mut parts = Vec::with_capacity(entry.parts.len());
         for (i, (part, value)) in entry.parts.iter().enumerate() {
@@ -441,10 +455,36 @@ impl<'a> Recovery<'a> {
         // The last record is never removed, so an end below the mark means that the map fell back to an older state.
         if last_seen < mark.watermark {
             let reason = format!("it ends at {last_seen}, but everything up to {} was on disk", mark.watermark);
-            self.lost(StoreError::damaged("the log", reason))?;
+            self.lost(StoreError::damaged(self.log_name(), reason))?;
         } else if self.cut.is_none() && self.found.losses.is_empty() && self.expected != self.found.live {
             let reason = format!("it has {} records, but {} must be there", self.found.live.count, self.expected.count);
-            self.lost(StoreError::damaged("the log", reason))?;
+            self.lost(StoreError::damaged(self.log_name(), reason))?;
+        }
+        Ok(())
+    }
+
+    /// Bodies are written before the record that names them, and say what was durable by then: more than the log has means that
+    /// it has lost its end, which the mark need not know after a cut of power. Frames behind the log's end that don't say so are
+    /// of a group that was under way. Later files have later groups, so the last frame there is decides.
+    fn check_end(&mut self, last_seen: u64) -> Result<(), StoreError> {
+        for (file, seen) in self.files.iter().rev() {
+            let named = seen.last.as_ref().map(end);
+            let last = body::last_frame(self.view, *file, named.unwrap_or(0), seen.size)?;
+            let Some((place, stamp)) = last else {
+                if named.is_some() {
+                    break;
+                }
+                continue;
+            };
+            if stamp.watermark > last_seen && body::read_frame(self.view, &place).is_ok() {
+                let (reason, body) = (
+                    format!("it ends at {last_seen}, but everything up to {} was on disk", stamp.watermark),
+                    format!("{}, frame at {}", self.view.file_name(*file), place.offset),
+                );
+                self.found.last_lsn = self.found.last_lsn.max(stamp.watermark);
+                return self.lost(StoreError::damaged(self.log_name(), format!("{reason} (says {body})")));
+            }
+            break;
         }
         Ok(())
     }
