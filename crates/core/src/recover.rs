@@ -67,6 +67,18 @@ impl Messages {
         self.highest = self.highest.max(first + Seq::from(run.count) - 1);
         self.replay.enter(first, run);
     }
+    /// Counters of the message at `seq`, if it has its own, whether it counts as redelivered, and the end of those up to
+    /// `end` of which the same is true.
+    fn alike(&self, seq: Seq, end: Seq) -> (Option<Counters>, bool, Seq) {
+        let own = |seq| self.states.get(&seq).copied();
+        let (state, (redelivered, until)) = (own(seq), self.replay.is_redelivered(seq));
+        let end = end.min(until);
+        let mut stop = if self.states.is_empty() { end } else { seq + 1 };
+        while stop < end && own(stop) == state {
+            stop += 1;
+        }
+        (state, redelivered, stop)
+    }
 }
 
 /// A recovery under way.
@@ -145,6 +157,10 @@ impl Shard {
             Definition::Exchange(d) => {
                 if let Some(v) = self.vhost_names.get(&d.vhost).and_then(|i| self.vhosts.get_mut(*i)) {
                     let _ = v.topology.declare(d);
+            Recovered::Redelivered { queue, ranges } => {
+                let messages = recovery.messages.entry(queue).or_default();
+                ranges.into_iter().for_each(|range| messages.replay.mark_redelivered(range));
+            }
                 }
             }
             Definition::Queue(d) => recovery.queues.push(d),
@@ -286,16 +302,7 @@ impl Shard {
                 // messages with counters of their own are segments of their own
                 let mut at = a;
                 while at < b {
-                    let own = |seq| found.states.get(&seq).copied();
-                    let state = own(at);
-                    let mut stop = at + 1;
-                    if found.states.is_empty() {
-                        stop = b;
-                    } else {
-                        while stop < b && own(stop) == state {
-                            stop += 1;
-                        }
-                    }
+                    let (state, marked, stop) = found.alike(at, b);
                     let Counters { delivery_count, acquired, hold_until } = state.unwrap_or(Counters {
                         delivery_count: run.meta.delivery_count,
                         acquired: run.meta.acquired_count,
@@ -312,7 +319,7 @@ impl Shard {
                         deadline: run.meta.deadline.0,
                         delivery_count: if classic { 0 } else { delivery_count },
                         acquired: if classic { 0 } else { acquired },
-                        redelivered: !clean || run.meta.redelivered || acquired > 0 || state.is_some(),
+                        redelivered: !clean || marked || run.meta.redelivered || acquired > 0 || state.is_some(),
                         logged: true,
                     };
                     if let Some(counters) = state.filter(|_| !classic) {

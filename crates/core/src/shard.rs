@@ -18,8 +18,9 @@ use hornpipe_types::limits::Limits;
 use hornpipe_types::message::Batch;
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::op::{Committed, Group, Place, StoreOp};
+use hornpipe_types::range::{SeqRange, push_range};
 use hornpipe_types::stats::{Answer, BrokerStats, MessageStats, Request};
-use hornpipe_types::time::{Instant, Now, UnixMillis};
+use hornpipe_types::time::{Instant, Now};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -419,27 +420,23 @@ impl Shard {
         self.remember_redelivered();
     }
 
-    /// A clean stop keeps the mark of messages that were handed out before and are back in their queue; at most so many,
-    /// because the mark is a courtesy and the stop has a deadline.
+    /// A clean stop keeps the mark of messages that were handed out before and are back in their queue; at most so many
+    /// stretches of them, because the mark is a courtesy and the stop has a deadline.
     fn remember_redelivered(&mut self) {
-        const MOST: u32 = 10_000;
+        const MOST: usize = 10_000;
         let mut left = MOST;
         let mut ids: Vec<QueueId> = self.queues.values().filter(|q| q.is_logged()).map(|q| q.id).collect();
         ids.sort_unstable();
         for id in ids {
             let Some(queue) = self.queues.get(&id) else { continue };
+            let mut ranges = Vec::new();
             for s in queue.levels.iter().flat_map(|l| l.iter()).filter(|s| s.redelivered && s.logged) {
-                for seq in s.first..s.first + u64::from(s.count.min(left)) {
-                    self.log.op(StoreOp::State {
-                        queue: id,
-                        seq,
-                        delivery_count: s.delivery_count,
-                        // the mark alone must not look like a message that came back
-                        acquired_count: s.acquired,
-                        hold_until: UnixMillis(0),
-                    });
-                }
-                left -= s.count.min(left);
+                push_range(&mut ranges, SeqRange::dense(s.first, s.count));
+            }
+            ranges.truncate(left);
+            left -= ranges.len();
+            if !ranges.is_empty() {
+                self.log.op(StoreOp::Redelivered { queue: id, ranges });
             }
         }
     }

@@ -438,6 +438,7 @@ impl<'a> Recovery<'a> {
                         if more {
                             continue;
                         }
+                    LogOp::Redelivered { queue, ranges } => Recovered::Redelivered { queue, ranges },
                         Recovered::Purge { queue, upto, except: std::mem::take(&mut exceptions) }
                     }
                     LogOp::DropQueue(queue) => Recovered::DropQueue(queue),

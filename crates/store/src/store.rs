@@ -304,6 +304,9 @@ impl Store {
                 StoreOp::Purge { queue, upto, except } => {
                     record::put_purge(&mut op, *queue, *upto, except, |o| parts.push(o));
                 }
+                StoreOp::Redelivered { queue, ranges } => {
+                    record::put_redelivered(&mut op, *queue, ranges, |o| parts.push(o));
+                }
                 StoreOp::DropQueue(queue) => {
                     record::put_drop_queue(&mut op, *queue);
                     parts.push(&op);

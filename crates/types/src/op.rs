@@ -98,6 +98,13 @@ pub enum StoreOp {
         /// Not before this time (delayed retry); 0 = at once.
         hold_until: UnixMillis,
     },
+    /// Messages count as redelivered, nothing else about them has changed.
+    Redelivered {
+        /// The queue.
+        queue: QueueId,
+        /// Their seqs.
+        ranges: Vec<SeqRange>,
+    },
     /// All messages up to a seq left the queue, except these.
     Purge {
         /// The queue.
@@ -193,6 +200,13 @@ pub enum Recovered {
     },
     /// As the ops of the same names.
     Settled {
+        /// The queue.
+        queue: QueueId,
+        /// Their seqs.
+        ranges: Vec<SeqRange>,
+    },
+    /// As the op of the same name.
+    Redelivered {
         /// The queue.
         queue: QueueId,
         /// Their seqs.
