@@ -16,7 +16,7 @@ use hornpipe_types::definition::{
 };
 use hornpipe_types::ids::{EnqueueId, QueueId, Seq, VhostId};
 use hornpipe_types::names::ShortStr;
-use hornpipe_types::op::{Recovered, RunMeta};
+use hornpipe_types::op::{BodyPlace, Recovered, RunMeta, StoreOp};
 use hornpipe_types::range::SeqRange;
 use hornpipe_types::replay::{self, Replay};
 use hornpipe_types::time::Now;
@@ -92,6 +92,35 @@ pub(crate) struct Recovery {
     /// Messages of queues that are no more.
     dropped: u64,
     bad_patterns: Vec<String>,
+    hurt: Hurt,
+}
+
+/// Bodies that can't be read.
+#[derive(Debug, Default)]
+struct Hurt {
+    bodies: Vec<BodyPlace>,
+    /// For each, the file and what is wrong with it.
+    reasons: Vec<String>,
+    /// Their messages are to leave their queues.
+    dropped: bool,
+    /// Runs that lie in them, with the index of the body.
+    runs: BTreeMap<EnqueueId, usize>,
+}
+
+impl Hurt {
+    /// What an operator should read of so many messages of a queue.
+    fn remark(&self, queue: &QueueDefinition, messages: u64, body: usize) -> String {
+        let (name, vhost) = (&queue.name, &queue.vhost);
+        let reason = self.reasons.get(body).map_or("", String::as_str);
+        let what = if messages == 1 { "1 message".to_owned() } else { format!("{messages} messages") };
+        if self.dropped {
+            return format!("{what} of queue '{name}' in vhost '{vhost}' can't be read and were dropped: {reason}");
+        }
+        format!(
+            "{what} of queue '{name}' in vhost '{vhost}' can't be read, it will stop at the first of them: {reason}; \
+             restore the file, purge or delete the queue, or start with --accept-data-loss to drop them"
+        )
+    }
 }
 
 impl Shard {
@@ -128,8 +157,17 @@ impl Shard {
                 messages.highest = messages.highest.max(upto);
                 messages.replay.purge(upto, &except);
             }
+            Recovered::Redelivered { queue, ranges } => {
+                let messages = recovery.messages.entry(queue).or_default();
+                ranges.into_iter().for_each(|range| messages.replay.mark_redelivered(range));
+            }
             Recovered::DropQueue(queue) => {
                 recovery.messages.remove(&queue);
+            }
+            Recovered::Hurt { body, reason, dropped } => {
+                recovery.hurt.bodies.push(body);
+                recovery.hurt.reasons.push(reason);
+                recovery.hurt.dropped = dropped;
             }
             Recovered::Record { lsn } => self.log.recovered_record(lsn),
             Recovered::End { clean, orphan_files } => {
@@ -157,10 +195,6 @@ impl Shard {
             Definition::Exchange(d) => {
                 if let Some(v) = self.vhost_names.get(&d.vhost).and_then(|i| self.vhosts.get_mut(*i)) {
                     let _ = v.topology.declare(d);
-            Recovered::Redelivered { queue, ranges } => {
-                let messages = recovery.messages.entry(queue).or_default();
-                ranges.into_iter().for_each(|range| messages.replay.mark_redelivered(range));
-            }
                 }
             }
             Definition::Queue(d) => recovery.queues.push(d),
@@ -203,8 +237,17 @@ impl Shard {
     /// Returns sentences an operator should read (what was found but could not be used).
     pub fn finish_recovery(&mut self, now: Now, first: &Bootstrap) -> Vec<String> {
         let Some(recovery) = self.recovery.take() else { return Vec::new() };
-        let Recovery { definitions, mut queues, mut bindings, mut messages, clean, mut dropped, bad_patterns } =
-            *recovery;
+        let Recovery {
+            definitions,
+            mut queues,
+            mut bindings,
+            mut messages,
+            clean,
+            mut dropped,
+            bad_patterns,
+            mut hurt,
+        } = *recovery;
+        hurt.runs = self.log.runs_of(&hurt.bodies);
         let mut remarks = bad_patterns;
         self.log.begin_command();
         if definitions == 0 {
@@ -222,7 +265,7 @@ impl Shard {
                 self.insert_queue(now, index, definition, args, None);
             }
             if let Some(found) = messages.remove(&id) {
-                self.fill_queue(now, id, found, clean);
+                remarks.extend(self.fill_queue(now, id, found, clean, &hurt));
             }
         }
         // those from before the order was noted come first, in the order of their keys
@@ -281,8 +324,10 @@ impl Shard {
         let _ = self.access.put_permission(permission);
     }
 
-    fn fill_queue(&mut self, now: Now, id: QueueId, found: Messages, clean: bool) {
-        let Some(queue) = self.queues.get_mut(&id) else { return };
+    /// Gives a queue its messages; returns what is to be said of those that can't be read.
+    fn fill_queue(&mut self, now: Now, id: QueueId, found: Messages, clean: bool, hurt: &Hurt) -> Vec<String> {
+        let Some(queue) = self.queues.get_mut(&id) else { return Vec::new() };
+        let mut unreadable: BTreeMap<usize, u64> = BTreeMap::new();
         queue.next_seq = found.highest + 1;
         queue.stored_upto = found.highest + 1;
         for (first, run) in found.replay.runs() {
@@ -291,6 +336,15 @@ impl Shard {
             let live: u32 = stretches.iter().map(|(a, b)| (b - a) as u32).sum();
             if live == 0 {
                 continue;
+            }
+            if let Some(body) = hurt.runs.get(&run.enqueue) {
+                *unreadable.entry(*body).or_default() += u64::from(live);
+                if hurt.dropped {
+                    let ranges = stretches.iter().map(|(a, b)| SeqRange::dense(*a, (b - a) as u32)).collect();
+                    self.log.op(StoreOp::Settled { queue: id, ranges });
+                    continue;
+                }
+                self.log.note_unreadable(run.enqueue);
             }
             self.log.recovered_live(run.enqueue, live);
             for (a, b) in &stretches {
@@ -342,12 +396,14 @@ impl Shard {
             }
         }
         self.log.note_crowd(self.limits.short_runs, queue);
+        let remarks = unreadable.iter().map(|(body, n)| hurt.remark(&queue.definition, *n, *body)).collect();
         if queue.delayed.is_some() {
             self.arm_delayed(now, id);
         } else {
             self.arm_held_back(now, id);
             self.mark_dirty(id);
         }
+        remarks
     }
 }
 

@@ -717,9 +717,10 @@ impl Shard {
     /// Asks for the run that holds `first`, and some behind it.
     pub(crate) fn load_from(&mut self, id: QueueId, first: u64) {
         const AHEAD: usize = 4;
-        let Some(queue) = self.queues.get(&id).filter(|q| !q.unreadable) else { return };
+        let Some(queue) = self.queues.get(&id) else { return };
         let mut wanted = Vec::new();
-        for run in queue.log_runs_from(first).filter(|r| r.live > 0).take(AHEAD) {
+        let live = queue.log_runs_from(first).filter(|r| r.live > 0);
+        for run in live.take_while(|r| queue.is_readable(r)).take(AHEAD) {
             // on its way to the disk: its commit brings us back, those behind it would only be read over and over till then
             let Some((place, _)) = self.log.place(run.enqueue) else { break };
             let first = run.first - u64::from(run.index);
@@ -734,8 +735,8 @@ impl Shard {
 
     /// Asks for the run that holds `seq`, if it is on disk.
     pub(crate) fn load_run(&mut self, id: QueueId, seq: u64) {
-        let Some(queue) = self.queues.get(&id).filter(|q| !q.unreadable) else { return };
-        let Some(run) = queue.log_runs_from(seq).next() else { return };
+        let Some(queue) = self.queues.get(&id) else { return };
+        let Some(run) = queue.log_runs_from(seq).next().filter(|r| queue.is_readable(r)) else { return };
         let (first, enqueue) = (run.first - u64::from(run.index), run.enqueue);
         if let Some((place, _)) = self.log.place(enqueue)
             && !queue.loading.values().any(|f| *f == first)
@@ -781,8 +782,11 @@ impl Shard {
             Some(LoadFor::Queue(id, enqueue, place)) => (id, enqueue, place),
             Some(LoadFor::Rewrite(enqueue, place)) => {
                 self.rewriting -= 1;
-                // a run that can't be read stays where it is: its queue tells when it is wanted
-                self.rewrites.extend(loaded.batch.ok().map(|batch| (enqueue, place, batch)));
+                match loaded.batch {
+                    Ok(batch) => self.rewrites.push((enqueue, place, batch)),
+                    // it stays where it is: its queue tells when it is wanted
+                    Err(_) => self.log.note_unreadable(enqueue),
+                }
                 if self.rewriting == 0 {
                     for (enqueue, place, batch) in std::mem::take(&mut self.rewrites) {
                         self.log.copy_forward(enqueue, place, Some(&batch), &mut self.queues);
@@ -824,7 +828,8 @@ impl Shard {
                     "queue '{name}' in vhost '{vhost}' stops at messages that can't be read back: {error}; \
                      purge or delete it to go on without them"
                 ));
-                queue.unreadable = true;
+                queue.unreadable_from = queue.unreadable_from.min(first);
+                self.log.note_unreadable(enqueue);
             }
         }
     }

@@ -177,7 +177,12 @@ fn match_header(view: &dyn View, body: &BodyPlace, header: &[u8]) -> Result<(), 
 
 /// The last frame of a file from `at` on, where a frame must begin: its place and stamp. `None` when nothing was written
 /// there that can be told from free room.
-pub(crate) fn last_frame(view: &dyn View, file: u64, mut at: u64, size: u64) -> Result<Option<(BodyPlace, Stamp)>, StoreError> {
+pub(crate) fn last_frame(
+    view: &dyn View,
+    file: u64,
+    mut at: u64,
+    size: u64,
+) -> Result<Option<(BodyPlace, Stamp)>, StoreError> {
     let mut last = None;
     while at < size {
         let header = view.read_file(file, at, FRAME)?;

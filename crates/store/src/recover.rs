@@ -83,6 +83,8 @@ struct Recovery<'a> {
     remove: Vec<Vec<u8>>,
     /// Body files removed on purpose, and whether a record still names them.
     removed: BTreeMap<u64, bool>,
+    /// Bodies at or below the watermark that are missing or not what they should be, and why.
+    hurt: BTreeMap<BodyPlace, String>,
     found: Found,
 }
 
@@ -101,7 +103,6 @@ pub(crate) fn recover(
     let view = medium.view();
     let mut r = Recovery::new(medium, &*view, accept, visit)?;
     r.read_all()?;
-    let mut found = r.found;
     // Files on the list that no record names any more leave the list, those that a crash left leave the folder.
     let named = |n: &u64| r.removed.get(n).copied().unwrap_or(false);
     r.remove.extend(r.removed.keys().filter(|n| !named(n)).map(|n| key::removed_file(*n).to_vec()));
@@ -111,13 +112,13 @@ pub(crate) fn recover(
     }
     let last_removed = r.removed.keys().next_back().copied().unwrap_or(0);
     let orphan_files: Vec<u64> = r.files.iter().filter(|(_, f)| f.last.is_none()).map(|(n, _)| *n).collect();
+    r.end(orphan_files);
+    let mut found = r.found;
     found.cut = r.cut.is_some();
     let spare = r.files.iter().filter_map(|(n, f)| f.last.map(|b| (*n, end(&b), f.size)));
     let spare: Vec<(u64, u64)> = spare.filter(|s| s.2 > s.1).map(|s| (s.0, s.1)).collect();
     found.last_file = r.files.keys().next_back().copied().unwrap_or(0).max(last_removed);
     let batch: Batch = r.remove.into_iter().map(|k| (k, None)).collect();
-    found.clean &= found.losses.is_empty();
-    (r.visit)(Recovered::End { clean: found.clean, orphan_files });
     // What an earlier process wrote was seen, but need not be on the disk yet.
     if !batch.is_empty() {
         medium.apply(batch)?;
@@ -156,7 +157,7 @@ pub(crate) fn inspect(medium: &dyn Medium, visit: &mut dyn FnMut(Recovered)) -> 
     r.read_all()?;
     let files: Vec<_> = r.files.iter().map(|(n, f)| (*n, f.size, f.last.is_some())).collect();
     let orphan_files = files.iter().filter(|f| !f.2).map(|f| f.0).collect();
-    (r.visit)(Recovered::End { clean: r.found.clean, orphan_files });
+    r.end(orphan_files);
     Ok(Inspected {
         losses: r.found.losses,
         cut: r.cut.map(|(lsn, error)| format!("the log ends before record {lsn}: {error}")),
@@ -193,6 +194,7 @@ impl<'a> Recovery<'a> {
             expected: Live::default(),
             remove: Vec::new(),
             removed: BTreeMap::new(),
+            hurt: BTreeMap::new(),
             found: Found { last_lsn: mark.watermark, clean: mark.clean, ..Found::default() },
         })
     }
@@ -205,7 +207,8 @@ impl<'a> Recovery<'a> {
         self.found.clean |= self.marked.is_none() && last_seen == 0;
         self.check_log(&self.marked.unwrap_or_default(), last_seen)?;
         self.check_end(last_seen)?;
-        self.check_files()
+        self.check_files();
+        Ok(())
     }
 
     /// The last record knows the newest watermark. If it can't be read, those before it tell while the log is read.
@@ -249,7 +252,9 @@ impl<'a> Recovery<'a> {
         let map = self.view.map_name();
         let bytes = crate::definition::scan(self.view, tell, &mut |keys, error| {
             let error = match error {
-                StoreError::Damaged { file, reason } => StoreError::Damaged { file: format!("{file} in {map}"), reason },
+                StoreError::Damaged { file, reason } => {
+                    StoreError::Damaged { file: format!("{file} in {map}"), reason }
+                }
                 error => error,
             };
             if !accept {
@@ -305,13 +310,7 @@ impl<'a> Recovery<'a> {
                 return Ok(());
             }
         }
-        let checked = opened.and_then(|(_, live, ops)| match self.check_bodies(lsn, &ops) {
-            Err(error @ StoreError::Damaged { .. }) if self.inspect && lsn <= self.watermark => {
-                self.found.losses.push(error.to_string());
-                Ok((live, ops))
-            }
-            checked => checked.map(|()| (live, ops)),
-        });
+        let checked = opened.and_then(|(_, live, ops)| self.check_bodies(lsn, &ops).map(|()| (live, ops)));
         match checked {
             Ok((live, ops)) => {
                 self.expected = live;
@@ -367,8 +366,9 @@ impl<'a> Recovery<'a> {
         Ok((header.watermark, header.live, parts))
     }
 
-    /// Every referenced frame must lie within its file, unless the file was removed on purpose; above the watermark it is read, because nothing says that it
-    /// reached the disk.
+    /// Every referenced frame must lie within its file, unless the file was removed on purpose. One that does not concerns its
+    /// queues alone. Above the watermark it is read, because nothing says that it reached the disk, and ends the log; when
+    /// loss is accepted it is read too, so that all that is lost is known.
     fn check_bodies(&mut self, lsn: u64, parts: &[(u16, Vec<LogOp<'_>>)]) -> Result<(), StoreError> {
         let bodies = || {
             parts.iter().flat_map(|p| &p.1).filter_map(|op| match op {
@@ -379,31 +379,39 @@ impl<'a> Recovery<'a> {
                 _ => None,
             })
         };
+        let reported = lsn <= self.watermark;
         for b in bodies() {
             if let Some(named) = self.removed.get_mut(&b.file) {
                 *named = true;
                 continue;
             }
-            let name = || format!("{} (named by log record {lsn})", self.view.file_name(b.file));
-            let Some(file) = self.files.get(&b.file) else {
-                return Err(StoreError::damaged(name(), "the file is missing"));
+            let damaged = |reason| Err(StoreError::damaged(self.view.file_name(b.file), reason));
+            let found = match self.files.get(&b.file) {
+                None => damaged("the file is missing".to_owned()),
+                Some(file) if end(&b) > file.size => {
+                    damaged(format!("the file ends before the frame at {} does", b.offset))
+                }
+                Some(_) if !reported || self.accept && !self.inspect => body::read_frame(self.view, &b).map(|_| ()),
+                Some(_) => Ok(()),
             };
-            if end(&b) > file.size {
-                let reason = format!("the file ends before the frame at {}", b.offset);
-                return Err(StoreError::damaged(name(), reason));
-            }
-            if lsn > self.watermark {
-                body::read_frame(self.view, &b)?;
+            match found {
+                Err(error) if reported => self.hurt(b, &error),
+                found => found?,
             }
         }
         for b in bodies() {
             if let Some(file) = self.files.get_mut(&b.file)
+                && end(&b) <= file.size
                 && file.last.is_none_or(|l| l.offset < b.offset)
             {
                 file.last = Some(b);
             }
         }
         Ok(())
+    }
+
+    fn hurt(&mut self, body: BodyPlace, error: &StoreError) {
+        self.hurt.entry(body).or_insert_with(|| error.to_string());
     }
 
     fn tell(&mut self, lsn: u64, parts: Vec<(u16, Vec<LogOp<'_>>)>) {
@@ -430,6 +438,7 @@ impl<'a> Recovery<'a> {
                         }
                     }
                     LogOp::Settled { queue, ranges } => Recovered::Settled { queue, ranges },
+                    LogOp::Redelivered { queue, ranges } => Recovered::Redelivered { queue, ranges },
                     LogOp::State { queue, seq, delivery_count, acquired_count, hold_until } => {
                         Recovered::State { queue, seq, delivery_count, acquired_count, hold_until }
                     }
@@ -438,7 +447,6 @@ impl<'a> Recovery<'a> {
                         if more {
                             continue;
                         }
-                    LogOp::Redelivered { queue, ranges } => Recovered::Redelivered { queue, ranges },
                         Recovered::Purge { queue, upto, except: std::mem::take(&mut exceptions) }
                     }
                     LogOp::DropQueue(queue) => Recovered::DropQueue(queue),
@@ -492,13 +500,22 @@ impl<'a> Recovery<'a> {
 
     /// One look into each file, at its last frame: a file that was cut and grew again, or that is another one, shows there.
     /// The rest is checked when it is read.
-    fn check_files(&mut self) -> Result<(), StoreError> {
+    fn check_files(&mut self) {
         let last: Vec<BodyPlace> = self.files.values().filter_map(|f| f.last).collect();
         for b in last {
-            if let Err(e) = body::check_header(self.view, &b) {
-                self.lost(e)?;
+            if let Err(error) = body::check_header(self.view, &b) {
+                self.hurt(b, &error);
             }
         }
-        Ok(())
+    }
+
+    /// Tells of hurt bodies and of the end.
+    fn end(&mut self, orphan_files: Vec<u64>) {
+        self.found.clean &= self.found.losses.is_empty();
+        let dropped = self.accept && !self.inspect;
+        for (body, reason) in std::mem::take(&mut self.hurt) {
+            (self.visit)(Recovered::Hurt { body, reason, dropped });
+        }
+        (self.visit)(Recovered::End { clean: self.found.clean, orphan_files });
     }
 }

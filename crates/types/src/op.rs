@@ -241,6 +241,15 @@ pub enum Recovered {
         /// Its lsn.
         lsn: u64,
     },
+    /// A body that was told to be there can't be read; told after all runs. Its queues stop at its messages.
+    Hurt {
+        /// Which.
+        body: BodyPlace,
+        /// The file, and what is wrong with it.
+        reason: String,
+        /// Loss is accepted: its messages are to leave their queues.
+        dropped: bool,
+    },
     /// The end of the log.
     End {
         /// Whether the last stop was clean: after an unclean one every recovered message counts as redelivered.

@@ -111,7 +111,8 @@ impl Resolved {
             Recovered::DropQueue(queue) => {
                 self.messages.remove(&queue);
             }
-            Recovered::Record { .. } => {}
+            // Reading shows it, message by message.
+            Recovered::Record { .. } | Recovered::Hurt { .. } => {}
             Recovered::End { clean, .. } => self.clean = clean,
         }
     }
