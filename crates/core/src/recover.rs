@@ -108,18 +108,22 @@ struct Hurt {
 }
 
 impl Hurt {
-    /// What an operator should read of so many messages of a queue.
-    fn remark(&self, queue: &QueueDefinition, messages: u64, body: usize) -> String {
+    /// What an operator should read of a queue's messages, counted by body.
+    fn remark(&self, queue: &QueueDefinition, unreadable: &BTreeMap<usize, u64>) -> Option<String> {
         let (name, vhost) = (&queue.name, &queue.vhost);
-        let reason = self.reasons.get(body).map_or("", String::as_str);
+        let mut reason = self.reasons.get(*unreadable.keys().next()?)?.clone();
+        if unreadable.len() > 1 {
+            reason += &format!(", and {} bodies more", unreadable.len() - 1);
+        }
+        let messages: u64 = unreadable.values().sum();
         let what = if messages == 1 { "1 message".to_owned() } else { format!("{messages} messages") };
         if self.dropped {
-            return format!("{what} of queue '{name}' in vhost '{vhost}' can't be read and were dropped: {reason}");
+            return Some(format!("{what} of queue '{name}' in vhost '{vhost}' can't be read and left it: {reason}"));
         }
-        format!(
+        Some(format!(
             "{what} of queue '{name}' in vhost '{vhost}' can't be read, it will stop at the first of them: {reason}; \
              restore the file, purge or delete the queue, or start with --accept-data-loss to drop them"
-        )
+        ))
     }
 }
 
@@ -325,8 +329,8 @@ impl Shard {
     }
 
     /// Gives a queue its messages; returns what is to be said of those that can't be read.
-    fn fill_queue(&mut self, now: Now, id: QueueId, found: Messages, clean: bool, hurt: &Hurt) -> Vec<String> {
-        let Some(queue) = self.queues.get_mut(&id) else { return Vec::new() };
+    fn fill_queue(&mut self, now: Now, id: QueueId, found: Messages, clean: bool, hurt: &Hurt) -> Option<String> {
+        let queue = self.queues.get_mut(&id)?;
         let mut unreadable: BTreeMap<usize, u64> = BTreeMap::new();
         queue.next_seq = found.highest + 1;
         queue.stored_upto = found.highest + 1;
@@ -396,14 +400,14 @@ impl Shard {
             }
         }
         self.log.note_crowd(self.limits.short_runs, queue);
-        let remarks = unreadable.iter().map(|(body, n)| hurt.remark(&queue.definition, *n, *body)).collect();
+        let remark = hurt.remark(&queue.definition, &unreadable);
         if queue.delayed.is_some() {
             self.arm_delayed(now, id);
         } else {
             self.arm_held_back(now, id);
             self.mark_dirty(id);
         }
-        remarks
+        remark
     }
 }
 

@@ -122,6 +122,8 @@ pub struct Shard {
     pub(crate) tx_rejected: bool,
     /// Connections are being closed for good: what was outstanding is remembered.
     pub(crate) stopping: bool,
+    /// See [`Self::set_spare_room`].
+    no_spare_room: bool,
     pub(crate) operations: crate::operate::Operations,
     pub(crate) recovery: Option<Box<crate::recover::Recovery>>,
 }
@@ -173,6 +175,7 @@ impl Shard {
             cancelled: Vec::new(),
             tx_rejected: false,
             stopping: false,
+            no_spare_room: false,
             operations: crate::operate::Operations::default(),
             recovery: Some(Box::default()),
         }
@@ -309,6 +312,11 @@ impl Shard {
             C::TxCommit => self.on_tx_commit(now, from, number),
             C::TxRollback => self.on_tx_rollback(from, number),
         }
+    }
+
+    /// Whether the disk has room for copying forward, which takes some before it gives more back.
+    pub fn set_spare_room(&mut self, spare: bool) {
+        self.no_spare_room = !spare;
     }
 
     /// A group is on disk: confirms and replies it covers go out.
@@ -757,7 +765,7 @@ impl Shard {
 
     /// Writes again what keeps dead space from going.
     fn copy_forward(&mut self) {
-        if self.rewriting > 0 || self.stopping {
+        if self.rewriting > 0 || self.stopping || self.no_spare_room {
             return;
         }
         let plan = self.log.copy_plan(&self.limits, &mut self.queues);

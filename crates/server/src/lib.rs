@@ -199,6 +199,8 @@ pub(crate) struct Shared {
     pub(crate) levels: Arc<alarms::Levels>,
     pub(crate) store_usage: Mutex<Usage>,
     pub(crate) ballast_bytes: AtomicU64,
+    /// The disk has no room for work that can wait.
+    pub(crate) no_spare_room: AtomicBool,
     /// A snapshot asked for and not answered yet; the sender is taken when it is begun.
     pub(crate) snapshot: Mutex<Option<SnapshotAsked>>,
     pub(crate) turns: turns::Turns,
@@ -237,6 +239,7 @@ impl Shared {
             levels: Arc::default(),
             store_usage: Mutex::default(),
             ballast_bytes: AtomicU64::new(0),
+            no_spare_room: AtomicBool::new(false),
             snapshot: Mutex::default(),
             turns: turns::Turns::default(),
             listeners: Mutex::default(),
@@ -422,6 +425,13 @@ impl Broker {
     }
 }
 
+/// Body files are smaller on a small volume: their room is taken and given back whole.
+fn body_file_bytes(config: &ServerConfig) -> u64 {
+    const LEAST: u64 = 1 << 20;
+    let volume = alarms::volume_bytes(&config.data_dir).unwrap_or(u64::MAX);
+    config.store.body_file_bytes.min(LEAST.max(volume / 32))
+}
+
 /// Opens the store and rebuilds the shard from it; the outbox is for the owner to hand out. Blocking.
 fn recover(shared: &Shared) -> Result<(Store, Shard, Outbox), StartError> {
     let config = &shared.config;
@@ -430,11 +440,14 @@ fn recover(shared: &Shared) -> Result<(Store, Shard, Outbox), StartError> {
     getrandom::fill(&mut seed).map_err(random)?;
     let started = shared.clock.mono();
     let on_disk = matches!(config.storage, Storage::Disk);
-    if on_disk && Ballast::new(&config.data_dir, config.ballast_bytes).release_for(0) {
+    if on_disk && Ballast::new(&config.data_dir, config.ballast_bytes).release_last() {
         tracing::warn!("the disk is full: the ballast was given up to open the data folder");
     }
     let mut store = match &config.storage {
-        Storage::Disk => Store::open(&config.data_dir, config.store.clone())?,
+        Storage::Disk => {
+            let body_file_bytes = body_file_bytes(config);
+            Store::open(&config.data_dir, StoreConfig { body_file_bytes, ..config.store.clone() })?
+        }
         Storage::Memory => Store::with_medium(Box::new(Memory::new()), config.store.clone()),
         Storage::Medium(make) => Store::with_medium(make(), config.store.clone()),
     };

@@ -199,6 +199,9 @@ impl<M: Medium> Medium for Faulty<M> {
     fn view(&self) -> Arc<dyn View> {
         self.inner.view()
     }
+    fn shares_room(&self, to: &Path) -> bool {
+        self.inner.shares_room(to)
+    }
     fn map_bytes(&self) -> u64 {
         self.inner.map_bytes()
     }

@@ -57,6 +57,8 @@ pub trait Medium: Send + Debug {
     fn drop_copy(&mut self);
     /// The reading side, usable from any thread.
     fn view(&self) -> Arc<dyn View>;
+    /// Whether a snapshot in this folder would take room of the disk that this medium is on.
+    fn shares_room(&self, to: &Path) -> bool;
     /// Octets the map takes on disk, a copy in the making not counted.
     fn map_bytes(&self) -> u64;
     /// What the files are called in error texts.

@@ -226,6 +226,9 @@ impl Medium for Memory {
     fn view(&self) -> Arc<dyn View> {
         Arc::new(self.clone())
     }
+    fn shares_room(&self, _: &Path) -> bool {
+        true
+    }
     fn map_bytes(&self) -> u64 {
         self.state().reserved
     }

@@ -461,6 +461,10 @@ impl Medium for SledMedium {
     fn view(&self) -> Arc<dyn View> {
         Arc::new(SledView(self.shared.clone()))
     }
+    fn shares_room(&self, to: &Path) -> bool {
+        let device = |p: &Path| p.ancestors().find_map(|p| fs::metadata(p).ok()).map(|m| m.dev());
+        device(to) == device(&self.dir)
+    }
     fn map_bytes(&self) -> u64 {
         self.current.file.metadata().map_or(0, |m| m.len())
     }

@@ -47,6 +47,7 @@ pub struct Store {
     marked: Instant,
     marked_lsn: u64,
     losses: Vec<String>,
+    spare_room: u64,
     tables: Vec<u8>,
     op: Vec<u8>,
 }
@@ -114,6 +115,7 @@ impl Store {
             marked: Instant::now(),
             marked_lsn: 0,
             losses: Vec::new(),
+            spare_room: u64::MAX,
             tables: Vec::new(),
             op: Vec::new(),
         }
@@ -422,9 +424,15 @@ impl Store {
                 bodies: &mut s.bodies,
                 live: s.contents.bytes(),
                 config: &s.config,
+                spare_room: s.spare_room,
             };
             s.copies.step(&mut side, &mark)
         })
+    }
+
+    /// So many octets of the disk may be used by [`Self::tend`]; any number until told otherwise.
+    pub fn set_spare_room(&mut self, octets: u64) {
+        self.spare_room = octets;
     }
 
     /// Asks for a snapshot in the folder `to`, a data folder like this one's; it holds what was synced when it is told by
