@@ -4,6 +4,7 @@ use crate::error::StoreError;
 use crate::medium::{Batch, Medium, Rest, View};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// A call that can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,6 +24,24 @@ pub enum Call {
     FinishCopy,
 }
 
+impl Call {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Apply,
+        Self::Sync,
+        Self::CreateFile,
+        Self::WriteFile,
+        Self::SyncFile,
+        Self::SealFile,
+        Self::RemoveFile,
+        Self::WriteMark,
+        Self::NoteMark,
+        Self::BeginCopy,
+        Self::ApplyCopy,
+        Self::FinishCopy,
+    ];
+}
+
 /// How it fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -35,6 +54,8 @@ pub enum Fault {
     Torn,
     /// With a panic, nothing done.
     Panic,
+    /// Not at all, but so much later.
+    Delay(Duration),
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +98,10 @@ impl Faults {
         drop(plan);
         match hit {
             None => Ok(false),
+            Some(Fault::Delay(time)) => {
+                std::thread::sleep(time);
+                Ok(false)
+            }
             Some(Fault::Torn) => Ok(true),
             Some(Fault::Error) => Err(torn(call)),
             Some(Fault::Full) => Err(StoreError::Fatal(format!("{call:?}: no space left on device"))),

@@ -2,6 +2,7 @@
 
 use crate::body::{self, BodyWriter};
 use crate::error::StoreError;
+use crate::faulty::{Faults, Faulty};
 use crate::key;
 use crate::medium::{Batch as Changes, Medium, View};
 use crate::record::{self, At, Live, LogOp, PART_MAX, Parts, SLICED, TARGETS_MAX};
@@ -88,10 +89,19 @@ impl Store {
     /// Opens or creates `dir/shard-N`. A second process is refused. Damage that shows only in the log is found by
     /// [`Self::recover`].
     pub fn open(dir: &Path, config: StoreConfig) -> Result<Self, StoreError> {
+        Ok(Self::with_medium(Box::new(Self::medium(dir, &config)?), config))
+    }
+
+    /// The same on a disk that fails on command.
+    pub fn open_faulty(dir: &Path, config: StoreConfig) -> Result<(Self, Faults), StoreError> {
+        let (medium, faults) = Faulty::new(Self::medium(dir, &config)?);
+        Ok((Self::with_medium(Box::new(medium), config), faults))
+    }
+
+    fn medium(dir: &Path, config: &StoreConfig) -> Result<SledMedium, StoreError> {
         let dir = dir.join(format!("shard-{}", config.shard));
         let first_mark = Mark { watermark: 0, clean: true }.encode();
-        let medium = SledMedium::open(&dir, config.cache_bytes, config.accept_data_loss, &first_mark)?;
-        Ok(Self::with_medium(Box::new(medium), config))
+        SledMedium::open(&dir, config.cache_bytes, config.accept_data_loss, &first_mark)
     }
 
     /// A store on any medium.
