@@ -76,6 +76,52 @@ def snapshot(broker, folder, login="guest:guest"):
         return json.load(answer)
 
 
+class Volume:
+    """A small file system in memory, and what fills it."""
+
+    def __init__(self, folder, megabytes):
+        if os.geteuid() != 0:
+            pytest.skip("needs root to mount a small file system")
+        self.folder = folder
+        folder.mkdir()
+        size = f"size={megabytes}m"
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)]).returncode != 0:
+            pytest.skip("a tmpfs can't be mounted here")
+
+    def free(self):
+        found = os.statvfs(self.folder)
+        return found.f_bavail * found.f_frsize
+
+    def fill(self):
+        """By somebody else's doing."""
+        with open(self.folder / "filler", "ab") as it:
+            while self.free() > 0:
+                try:
+                    it.write(bytes(min(1 << 19, self.free())))
+                    it.flush()
+                except OSError:
+                    return
+
+    def empty(self):
+        (self.folder / "filler").unlink()
+
+    def unmount(self):
+        subprocess.run(["umount", "-l", str(self.folder)], check=True)
+
+
+@pytest.fixture
+def volume(tmp_path):
+    made = []
+
+    def make(megabytes):
+        made.append(Volume(tmp_path / "disk", megabytes))
+        return made[0]
+
+    yield make
+    for it in made:
+        it.unmount()
+
+
 def metric(broker, name):
     with urllib.request.urlopen(f"http://127.0.0.1:{broker.metrics_port}/metrics") as answer:
         text = answer.read().decode()
@@ -120,7 +166,10 @@ def test_store_tools(own_broker, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_snapshot_of_a_running_broker(own_broker, tmp_path):
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["beside", "on another file system"])
+def test_snapshot_of_a_running_broker(own_broker, tmp_path, volume, elsewhere):
+    """Where body files can be shared they are, else they are copied."""
+    to = volume(256).folder if elsewhere else tmp_path
     broker = own_broker(HORNPIPE_STORE_BODY_FILE_BYTES="1MiB")
     publish(broker, "q", bodies(200, 50_000))
     stop, confirmed = threading.Event(), []
@@ -144,13 +193,15 @@ def test_snapshot_of_a_running_broker(own_broker, tmp_path):
     try:
         brokers.until(lambda: len(confirmed) > 20, "traffic")
         before = len(confirmed)
-        told = snapshot(broker, tmp_path / "one")
-        said = hornpipe("store", "snapshot", tmp_path / "two", "--url", f"http://127.0.0.1:{broker.http_port}")
-        assert f"snapshot in {tmp_path / 'two'}" in said and told["body_bytes"] > 0
+        told = snapshot(broker, to / "one")
+        said = hornpipe("store", "snapshot", to / "two", "--url", f"http://127.0.0.1:{broker.http_port}")
+        assert f"snapshot in {to / 'two'}" in said and told["body_bytes"] > 0
+        shared = [it.stat().st_nlink > 1 for it in (to / "one/shard-0/bodies").iterdir()]
+        assert shared and not any(shared) if elsewhere else any(shared)
     finally:
         stop.set()
         traffic.join(brokers.DEADLINE)
-    for folder, status in [(tmp_path / "one", 400), ("relative", 400), (broker.data / "in", 400), (tmp_path / "a/b", 400)]:
+    for folder, status in [(to / "one", 400), ("relative", 400), (broker.data / "in", 400), (to / "a/b", 400)]:
         with pytest.raises(urllib.error.HTTPError) as error:
             snapshot(broker, folder)
         assert error.value.code == status
@@ -159,8 +210,8 @@ def test_snapshot_of_a_running_broker(own_broker, tmp_path):
         pass
     assert broker.stop() == 0
     for name in ["one", "two"]:
-        assert "the store is whole" in hornpipe("store", "verify", tmp_path / name)
-        restored = brokers.Hornpipe(tmp_path / f"on-{name}", data=tmp_path / name)
+        assert "the store is whole" in hornpipe("store", "verify", to / name)
+        restored = brokers.Hornpipe(tmp_path / f"on-{name}", data=to / name)
         try:
             restored.start()
             found = take(restored, "q")
@@ -377,52 +428,6 @@ def test_a_drained_broker_gives_its_disk_back_by_itself(own_broker):
     # The last acknowledgements had no confirm: some of them may not have reached the disk.
     assert 48 <= sum(len(take(broker, f"q{k}")) for k in range(8)) < 480
     assert broker.stop() == 0
-
-
-class Volume:
-    """A small file system in memory, and what fills it."""
-
-    def __init__(self, folder, megabytes):
-        if os.geteuid() != 0:
-            pytest.skip("needs root to mount a small file system")
-        self.folder = folder
-        folder.mkdir()
-        size = f"size={megabytes}m"
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)]).returncode != 0:
-            pytest.skip("a tmpfs can't be mounted here")
-
-    def free(self):
-        found = os.statvfs(self.folder)
-        return found.f_bavail * found.f_frsize
-
-    def fill(self):
-        """By somebody else's doing."""
-        with open(self.folder / "filler", "ab") as it:
-            while self.free() > 0:
-                try:
-                    it.write(bytes(min(1 << 19, self.free())))
-                    it.flush()
-                except OSError:
-                    return
-
-    def empty(self):
-        (self.folder / "filler").unlink()
-
-    def unmount(self):
-        subprocess.run(["umount", "-l", str(self.folder)], check=True)
-
-
-@pytest.fixture
-def volume(tmp_path):
-    made = []
-
-    def make(megabytes):
-        made.append(Volume(tmp_path / "disk", megabytes))
-        return made[0]
-
-    yield make
-    for it in made:
-        it.unmount()
 
 
 class Flood(threading.Thread):
