@@ -13,7 +13,7 @@ BIN ?= $(TARGET_DIR)/release/hornpipe
 # Only for the tests: in the broker's own environment every HORNPIPE_… is a setting.
 WITH_BIN := HORNPIPE_BIN=$(abspath $(BIN))
 
-ROUNDS ?= 12
+ROUNDS ?= 30
 LONG_ROUNDS ?= 500
 LONG_SEEDS ?= 10000
 SOAK_MINUTES ?= 30
@@ -112,7 +112,7 @@ clients-more: build ## clients in other languages and the tools people use besid
 	$(WITH_BIN) tests/clients/run.sh
 
 .PHONY: crash-loop
-crash-loop: build test-deps ## ROUNDS=12 kills under load
+crash-loop: build test-deps ## ROUNDS=30 kills under load
 	$(RUN_PY) tests/run/crash_loop.py --rounds $(ROUNDS)
 
 .PHONY: test

@@ -13,10 +13,10 @@ use crate::queue::Queue;
 use hornpipe_types::Map;
 use hornpipe_types::ids::{CommitSeq, ConnectionId, EnqueueId, QueueId, Seq};
 use hornpipe_types::message::Span;
-use hornpipe_types::op::{Committed, Enqueue, Group, Place, RunMeta, StoreOp, Target};
+use hornpipe_types::op::{BodyPlace, Committed, Enqueue, Group, Place, RunMeta, StoreOp, Target};
 use hornpipe_types::range::{SeqRange, push_range};
 use hornpipe_types::time::{Instant, Now};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Most records removed with one group.
 const REMOVE_MAX: usize = 64;
@@ -228,6 +228,8 @@ pub(crate) struct Log {
     /// Places that were copied from by groups under way, a list for each; and by the group that is pending.
     copied: VecDeque<Vec<(Place, u64)>>,
     copied_next: Vec<(Place, u64)>,
+    /// Runs on disk that can't be read back: they are left where they are.
+    unreadable: BTreeSet<EnqueueId>,
     /// Body files that had no live run when last looked at.
     dead_files: Vec<u64>,
     /// Highest number of a body file seen; the store still writes to this one or to newer ones.
@@ -389,6 +391,25 @@ impl Log {
         }
     }
 
+    /// Recovered runs whose body is one of these, with its index.
+    pub(crate) fn runs_of(&mut self, bodies: &[BodyPlace]) -> BTreeMap<EnqueueId, usize> {
+        let index: BTreeMap<BodyPlace, usize> = bodies.iter().enumerate().map(|(k, b)| (*b, k)).collect();
+        if index.is_empty() {
+            return BTreeMap::new();
+        }
+        let of = |run: &LoggedRun| match run.at {
+            At::Stored(Place { body: Some(body), .. }) => index.get(&body).copied(),
+            _ => None,
+        };
+        self.runs.iter().filter_map(|(id, run)| of(run).map(|k| (*id, k))).collect()
+    }
+    /// A run on disk turned out to be damaged.
+    pub(crate) fn note_unreadable(&mut self, id: EnqueueId) {
+        if self.runs.contains_key(&id) {
+            self.unreadable.insert(id);
+        }
+    }
+
     /// Whether records or body files without anything live wait for a group to go with.
     fn has_leftovers(&self) -> bool {
         self.records.first_key_value().is_some_and(|(_, r)| r.live == 0)
@@ -529,6 +550,7 @@ impl Log {
                 let (place, died) = (*place, before - run.live_bytes());
                 if gone {
                     self.runs.remove(&id);
+                    self.unreadable.remove(&id);
                     self.bury(place, died);
                 } else {
                     self.forget_bytes(place, died);

@@ -16,7 +16,7 @@ use hornpipe_types::definition::{
 };
 use hornpipe_types::ids::{EnqueueId, QueueId, Seq, VhostId};
 use hornpipe_types::names::ShortStr;
-use hornpipe_types::op::{Recovered, RunMeta};
+use hornpipe_types::op::{BodyPlace, Recovered, RunMeta, StoreOp};
 use hornpipe_types::range::SeqRange;
 use hornpipe_types::replay::{self, Replay};
 use hornpipe_types::time::Now;
@@ -67,6 +67,18 @@ impl Messages {
         self.highest = self.highest.max(first + Seq::from(run.count) - 1);
         self.replay.enter(first, run);
     }
+    /// Counters of the message at `seq`, if it has its own, whether it counts as redelivered, and the end of those up to
+    /// `end` of which the same is true.
+    fn alike(&self, seq: Seq, end: Seq) -> (Option<Counters>, bool, Seq) {
+        let own = |seq| self.states.get(&seq).copied();
+        let (state, (redelivered, until)) = (own(seq), self.replay.is_redelivered(seq));
+        let end = end.min(until);
+        let mut stop = if self.states.is_empty() { end } else { seq + 1 };
+        while stop < end && own(stop) == state {
+            stop += 1;
+        }
+        (state, redelivered, stop)
+    }
 }
 
 /// A recovery under way.
@@ -80,6 +92,39 @@ pub(crate) struct Recovery {
     /// Messages of queues that are no more.
     dropped: u64,
     bad_patterns: Vec<String>,
+    hurt: Hurt,
+}
+
+/// Bodies that can't be read.
+#[derive(Debug, Default)]
+struct Hurt {
+    bodies: Vec<BodyPlace>,
+    /// For each, the file and what is wrong with it.
+    reasons: Vec<String>,
+    /// Their messages are to leave their queues.
+    dropped: bool,
+    /// Runs that lie in them, with the index of the body.
+    runs: BTreeMap<EnqueueId, usize>,
+}
+
+impl Hurt {
+    /// What an operator should read of a queue's messages, counted by body.
+    fn remark(&self, queue: &QueueDefinition, unreadable: &BTreeMap<usize, u64>) -> Option<String> {
+        let (name, vhost) = (&queue.name, &queue.vhost);
+        let mut reason = self.reasons.get(*unreadable.keys().next()?)?.clone();
+        if unreadable.len() > 1 {
+            reason += &format!(", and {} bodies more", unreadable.len() - 1);
+        }
+        let messages: u64 = unreadable.values().sum();
+        let what = if messages == 1 { "1 message".to_owned() } else { format!("{messages} messages") };
+        if self.dropped {
+            return Some(format!("{what} of queue '{name}' in vhost '{vhost}' can't be read and left it: {reason}"));
+        }
+        Some(format!(
+            "{what} of queue '{name}' in vhost '{vhost}' can't be read, it will stop at the first of them: {reason}; \
+             restore the file, purge or delete the queue, or start with --accept-data-loss to drop them"
+        ))
+    }
 }
 
 impl Shard {
@@ -116,8 +161,17 @@ impl Shard {
                 messages.highest = messages.highest.max(upto);
                 messages.replay.purge(upto, &except);
             }
+            Recovered::Redelivered { queue, ranges } => {
+                let messages = recovery.messages.entry(queue).or_default();
+                ranges.into_iter().for_each(|range| messages.replay.mark_redelivered(range));
+            }
             Recovered::DropQueue(queue) => {
                 recovery.messages.remove(&queue);
+            }
+            Recovered::Hurt { body, reason, dropped } => {
+                recovery.hurt.bodies.push(body);
+                recovery.hurt.reasons.push(reason);
+                recovery.hurt.dropped = dropped;
             }
             Recovered::Record { lsn } => self.log.recovered_record(lsn),
             Recovered::End { clean, orphan_files } => {
@@ -187,8 +241,17 @@ impl Shard {
     /// Returns sentences an operator should read (what was found but could not be used).
     pub fn finish_recovery(&mut self, now: Now, first: &Bootstrap) -> Vec<String> {
         let Some(recovery) = self.recovery.take() else { return Vec::new() };
-        let Recovery { definitions, mut queues, mut bindings, mut messages, clean, mut dropped, bad_patterns } =
-            *recovery;
+        let Recovery {
+            definitions,
+            mut queues,
+            mut bindings,
+            mut messages,
+            clean,
+            mut dropped,
+            bad_patterns,
+            mut hurt,
+        } = *recovery;
+        hurt.runs = self.log.runs_of(&hurt.bodies);
         let mut remarks = bad_patterns;
         self.log.begin_command();
         if definitions == 0 && self.number == 0 {
@@ -206,7 +269,7 @@ impl Shard {
                 self.insert_queue(now, index, definition, args, None);
             }
             if let Some(found) = messages.remove(&id) {
-                self.fill_queue(now, id, found, clean);
+                remarks.extend(self.fill_queue(now, id, found, clean, &hurt));
             }
         }
         // those from before the order was noted come first, in the order of their keys
@@ -265,8 +328,10 @@ impl Shard {
         let _ = self.access.put_permission(permission);
     }
 
-    fn fill_queue(&mut self, now: Now, id: QueueId, found: Messages, clean: bool) {
-        let Some(queue) = self.queues.get_mut(&id) else { return };
+    /// Gives a queue its messages; returns what is to be said of those that can't be read.
+    fn fill_queue(&mut self, now: Now, id: QueueId, found: Messages, clean: bool, hurt: &Hurt) -> Option<String> {
+        let queue = self.queues.get_mut(&id)?;
+        let mut unreadable: BTreeMap<usize, u64> = BTreeMap::new();
         queue.next_seq = found.highest + 1;
         queue.stored_upto = found.highest + 1;
         for (first, run) in found.replay.runs() {
@@ -275,6 +340,15 @@ impl Shard {
             let live: u32 = stretches.iter().map(|(a, b)| (b - a) as u32).sum();
             if live == 0 {
                 continue;
+            }
+            if let Some(body) = hurt.runs.get(&run.enqueue) {
+                *unreadable.entry(*body).or_default() += u64::from(live);
+                if hurt.dropped {
+                    let ranges = stretches.iter().map(|(a, b)| SeqRange::dense(*a, (b - a) as u32)).collect();
+                    self.log.op(StoreOp::Settled { queue: id, ranges });
+                    continue;
+                }
+                self.log.note_unreadable(run.enqueue);
             }
             self.log.recovered_live(run.enqueue, live);
             for (a, b) in &stretches {
@@ -286,16 +360,7 @@ impl Shard {
                 // messages with counters of their own are segments of their own
                 let mut at = a;
                 while at < b {
-                    let own = |seq| found.states.get(&seq).copied();
-                    let state = own(at);
-                    let mut stop = at + 1;
-                    if found.states.is_empty() {
-                        stop = b;
-                    } else {
-                        while stop < b && own(stop) == state {
-                            stop += 1;
-                        }
-                    }
+                    let (state, marked, stop) = found.alike(at, b);
                     let Counters { delivery_count, acquired, hold_until } = state.unwrap_or(Counters {
                         delivery_count: run.meta.delivery_count,
                         acquired: run.meta.acquired_count,
@@ -312,7 +377,7 @@ impl Shard {
                         deadline: run.meta.deadline.0,
                         delivery_count: if classic { 0 } else { delivery_count },
                         acquired: if classic { 0 } else { acquired },
-                        redelivered: !clean || run.meta.redelivered || acquired > 0 || state.is_some(),
+                        redelivered: !clean || marked || run.meta.redelivered || acquired > 0 || state.is_some(),
                         logged: true,
                     };
                     if let Some(counters) = state.filter(|_| !classic) {
@@ -335,12 +400,14 @@ impl Shard {
             }
         }
         self.log.note_crowd(self.limits.short_runs, queue);
+        let remark = hurt.remark(&queue.definition, &unreadable);
         if queue.delayed.is_some() {
             self.arm_delayed(now, id);
         } else {
             self.arm_held_back(now, id);
             self.mark_dirty(id);
         }
+        remark
     }
 }
 

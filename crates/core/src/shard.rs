@@ -18,8 +18,9 @@ use hornpipe_types::limits::Limits;
 use hornpipe_types::message::Batch;
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::op::{Committed, Group, Place, StoreOp};
+use hornpipe_types::range::{SeqRange, push_range};
 use hornpipe_types::stats::{Answer, BrokerStats, MessageStats, Request};
-use hornpipe_types::time::{Instant, Now, UnixMillis};
+use hornpipe_types::time::{Instant, Now};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -126,6 +127,8 @@ pub struct Shard {
     pub(crate) tx_rejected: bool,
     /// Connections are being closed for good: what was outstanding is remembered.
     pub(crate) stopping: bool,
+    /// See [`Self::set_spare_room`].
+    no_spare_room: bool,
     pub(crate) operations: crate::operate::Operations,
     pub(crate) recovery: Option<Box<crate::recover::Recovery>>,
 }
@@ -179,6 +182,7 @@ impl Shard {
             cancelled: Vec::new(),
             tx_rejected: false,
             stopping: false,
+            no_spare_room: false,
             operations: crate::operate::Operations::default(),
             recovery: Some(Box::default()),
         }
@@ -326,6 +330,11 @@ impl Shard {
         }
     }
 
+    /// Whether the disk has room for copying forward, which takes some before it gives more back.
+    pub fn set_spare_room(&mut self, spare: bool) {
+        self.no_spare_room = !spare;
+    }
+
     /// A group is on disk: confirms and replies it covers go out.
     pub fn handle_committed(&mut self, now: Now, committed: Committed) {
         self.log.begin_command();
@@ -435,27 +444,23 @@ impl Shard {
         self.remember_redelivered();
     }
 
-    /// A clean stop keeps the mark of messages that were handed out before and are back in their queue; at most so many,
-    /// because the mark is a courtesy and the stop has a deadline.
+    /// A clean stop keeps the mark of messages that were handed out before and are back in their queue; at most so many
+    /// stretches of them, because the mark is a courtesy and the stop has a deadline.
     fn remember_redelivered(&mut self) {
-        const MOST: u32 = 10_000;
+        const MOST: usize = 10_000;
         let mut left = MOST;
         let mut ids: Vec<QueueId> = self.queues.values().filter(|q| q.is_logged()).map(|q| q.id).collect();
         ids.sort_unstable();
         for id in ids {
             let Some(queue) = self.queues.get(&id) else { continue };
+            let mut ranges = Vec::new();
             for s in queue.levels.iter().flat_map(|l| l.iter()).filter(|s| s.redelivered && s.logged) {
-                for seq in s.first..s.first + u64::from(s.count.min(left)) {
-                    self.log.op(StoreOp::State {
-                        queue: id,
-                        seq,
-                        delivery_count: s.delivery_count,
-                        // the mark alone must not look like a message that came back
-                        acquired_count: s.acquired,
-                        hold_until: UnixMillis(0),
-                    });
-                }
-                left -= s.count.min(left);
+                push_range(&mut ranges, SeqRange::dense(s.first, s.count));
+            }
+            ranges.truncate(left);
+            left -= ranges.len();
+            if !ranges.is_empty() {
+                self.log.op(StoreOp::Redelivered { queue: id, ranges });
             }
         }
     }
@@ -736,9 +741,10 @@ impl Shard {
     /// Asks for the run that holds `first`, and some behind it.
     pub(crate) fn load_from(&mut self, id: QueueId, first: u64) {
         const AHEAD: usize = 4;
-        let Some(queue) = self.queues.get(&id).filter(|q| !q.unreadable) else { return };
+        let Some(queue) = self.queues.get(&id) else { return };
         let mut wanted = Vec::new();
-        for run in queue.log_runs_from(first).filter(|r| r.live > 0).take(AHEAD) {
+        let live = queue.log_runs_from(first).filter(|r| r.live > 0);
+        for run in live.take_while(|r| queue.is_readable(r)).take(AHEAD) {
             // on its way to the disk: its commit brings us back, those behind it would only be read over and over till then
             let Some((place, _)) = self.log.place(run.enqueue) else { break };
             let first = run.first - u64::from(run.index);
@@ -753,8 +759,8 @@ impl Shard {
 
     /// Asks for the run that holds `seq`, if it is on disk.
     pub(crate) fn load_run(&mut self, id: QueueId, seq: u64) {
-        let Some(queue) = self.queues.get(&id).filter(|q| !q.unreadable) else { return };
-        let Some(run) = queue.log_runs_from(seq).next() else { return };
+        let Some(queue) = self.queues.get(&id) else { return };
+        let Some(run) = queue.log_runs_from(seq).next().filter(|r| queue.is_readable(r)) else { return };
         let (first, enqueue) = (run.first - u64::from(run.index), run.enqueue);
         if let Some((place, _)) = self.log.place(enqueue)
             && !queue.loading.values().any(|f| *f == first)
@@ -775,7 +781,7 @@ impl Shard {
 
     /// Writes again what keeps dead space from going.
     fn copy_forward(&mut self) {
-        if self.rewriting > 0 || self.stopping {
+        if self.rewriting > 0 || self.stopping || self.no_spare_room {
             return;
         }
         let plan = self.log.copy_plan(&self.limits, &mut self.queues);
@@ -800,8 +806,11 @@ impl Shard {
             Some(LoadFor::Queue(id, enqueue, place)) => (id, enqueue, place),
             Some(LoadFor::Rewrite(enqueue, place)) => {
                 self.rewriting -= 1;
-                // a run that can't be read stays where it is: its queue tells when it is wanted
-                self.rewrites.extend(loaded.batch.ok().map(|batch| (enqueue, place, batch)));
+                match loaded.batch {
+                    Ok(batch) => self.rewrites.push((enqueue, place, batch)),
+                    // it stays where it is: its queue tells when it is wanted
+                    Err(_) => self.log.note_unreadable(enqueue),
+                }
                 if self.rewriting == 0 {
                     for (enqueue, place, batch) in std::mem::take(&mut self.rewrites) {
                         self.log.copy_forward(enqueue, place, Some(&batch), &mut self.queues);
@@ -843,7 +852,8 @@ impl Shard {
                     "queue '{name}' in vhost '{vhost}' stops at messages that can't be read back: {error}; \
                      purge or delete it to go on without them"
                 ));
-                queue.unreadable = true;
+                queue.unreadable_from = queue.unreadable_from.min(first);
+                self.log.note_unreadable(enqueue);
             }
         }
     }

@@ -97,6 +97,13 @@ fn disk_free(path: &Path) -> Option<u64> {
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// Size of the volume a folder is, or will be, on.
+pub(crate) fn volume_bytes(path: &Path) -> Option<u64> {
+    let there = path.ancestors().find(|p| p.exists())?;
+    let stat = rustix::fs::statvfs(there).ok()?;
+    Some(stat.f_blocks.saturating_mul(stat.f_frsize))
+}
+
 /// The sampling thread; stops when dropped.
 #[derive(Debug)]
 pub(crate) struct Watch {

@@ -204,6 +204,8 @@ pub(crate) struct Shared {
     pub(crate) sockets: Sockets,
     pub(crate) levels: Arc<alarms::Levels>,
     pub(crate) ballast_bytes: AtomicU64,
+    /// The disk has no room for work that can wait.
+    pub(crate) no_spare_room: AtomicBool,
     /// protocol, address, port, tls
     pub(crate) listeners: Mutex<Vec<(String, String, u16, bool)>>,
     pub(crate) config: ServerConfig,
@@ -238,6 +240,7 @@ impl Shared {
             sockets: Sockets { open: AtomicU64::new(0), max: sockets_max, none: Notify::new() },
             levels: Arc::default(),
             ballast_bytes: AtomicU64::new(0),
+            no_spare_room: AtomicBool::new(false),
             listeners: Mutex::default(),
             config,
             health: RwLock::new(Health::Starting("opening the store".to_owned())),
@@ -360,6 +363,13 @@ fn server_properties(config: &ServerConfig) -> FieldTable {
         properties.set(key, Value::long_str(text));
     }
     properties
+}
+
+/// Body files are smaller on a small volume: their room is taken and given back whole.
+pub(crate) fn body_file_bytes(config: &ServerConfig) -> u64 {
+    const LEAST: u64 = 1 << 20;
+    let volume = alarms::volume_bytes(&config.data_dir).unwrap_or(u64::MAX);
+    config.store.body_file_bytes.min(LEAST.max(volume / 32))
 }
 
 /// A login, on a thread of its own when its hash is slow.

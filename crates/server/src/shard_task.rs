@@ -202,6 +202,7 @@ impl Owner {
             }
             Item::Committed(groups) => {
                 self.store_busy = false;
+                self.shard.set_spare_room(!self.shared.no_spare_room.load(Ordering::Relaxed));
                 for committed in groups {
                     self.shard.handle_committed(now, committed);
                 }

@@ -108,7 +108,7 @@ fn look(config: &ServerConfig) -> Result<u32, StartError> {
     if !matches!(config.storage, Storage::Disk) {
         return Ok(0);
     }
-    if Ballast::new(&config.data_dir, config.ballast_bytes).release_for(0) {
+    if Ballast::new(&config.data_dir, config.ballast_bytes).release_last() {
         tracing::warn!("the disk is full: the ballast was given up to open the data folder");
     }
     let found = shard_count(&config.data_dir, config.store.accept_data_loss)?;
@@ -137,8 +137,12 @@ fn share(config: &ServerConfig) -> (Limits, StoreConfig) {
         inline_live_bytes: part(config.limits.inline_live_bytes),
         ..config.limits.clone()
     };
-    (limits, StoreConfig { cache_bytes: part(config.store.cache_bytes), ..config.store.clone() })
+    let cache_bytes = part(config.store.cache_bytes);
+    (limits, StoreConfig { cache_bytes, body_file_bytes: crate::body_file_bytes(config), ..config.store.clone() })
 }
+
+/// How often a long recovery says in the log how far it is, milliseconds.
+const TOLD_EVERY_MS: u64 = 2000;
 
 /// A store, the shard out of it, and what its owner is to hand out first.
 type Opened = (Store, Shard, Outbox);
@@ -150,6 +154,7 @@ fn recover(shared: &Shared, home: &Home) -> Result<Opened, StartError> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(random)?;
     let started = shared.clock.mono();
+    let mut told = started;
     let (limits, store) = share(config);
     let store = StoreConfig { shard: home.number, ..store };
     let mut store = match &config.storage {
@@ -163,8 +168,13 @@ fn recover(shared: &Shared, home: &Home) -> Result<Opened, StartError> {
     store.recover(&mut |item| {
         items += 1;
         is_new &= !matches!(item, Recovered::Definition(_));
-        if items.is_multiple_of(100_000) {
+        if items.is_multiple_of(10_000) {
             shared.set_health(Health::Starting(format!("recovering: {items} log entries read")));
+            let now = shared.clock.mono();
+            if now.ms_since(told) >= TOLD_EVERY_MS {
+                told = now;
+                tracing::info!("recovering shard {}: {items} log entries read", home.number);
+            }
         }
         if let Recovered::End { clean: false, .. } = item {
             tracing::warn!("the last stop was not clean: recovered messages count as redelivered");

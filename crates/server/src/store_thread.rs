@@ -8,6 +8,7 @@ use hornpipe_types::effect::{Load, Loaded};
 use hornpipe_types::message::Span;
 use hornpipe_types::op::{Group, StoreOp};
 use hornpipe_types::operate::SnapshotMade;
+use hornpipe_types::stats::Health;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -20,6 +21,12 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// What the log's database may take at once beside what is written, octets.
 const SEGMENT: u64 = 9 << 20;
+/// What the last groups before a stop may take beside what is written.
+const AT_THE_END: u64 = 1 << 20;
+/// Octets that are copied forward at once, about.
+const STEP: u64 = 4 << 20;
+/// With so much free beside a write nothing else is looked at for it.
+const AMPLE: u64 = 1 << 30;
 /// How often a full disk is looked at.
 const FULL_PAUSE: Duration = Duration::from_millis(50);
 
@@ -143,9 +150,12 @@ impl Keeper {
     fn new(shared: Arc<Shared>, home: Arc<Home>, store: Store) -> Self {
         let config = &shared.config;
         let on_disk = matches!(config.storage, crate::Storage::Disk);
-        let ballast = on_disk.then(|| Ballast::new(&config.data_dir, config.ballast_bytes));
+        let mut ballast = on_disk.then(|| Ballast::new(&config.data_dir, config.ballast_bytes));
         let noted = Instant::now();
-        // The ballast is made once clients are served: a start shouldn't wait for it.
+        // The ballast is made once clients are served: a start shouldn't wait for it. But what this one took the next may need.
+        if let Some(error) = ballast.as_mut().filter(|b| b.is_scarce()).and_then(|b| b.restore(u64::MAX / 2).err()) {
+            tracing::warn!("{error}");
+        }
         *home.usage.lock().unwrap_or_else(PoisonError::into_inner) = store.usage();
         Self { shared, home, store, ballast, writing: 0, noted, busy: false, renewals: 0, snapshot: None }
     }
@@ -182,24 +192,51 @@ impl Keeper {
     }
 
     /// Gives up the ballast for a write of so many octets, and waits while the disk is too full for it all the same:
-    /// publishers are blocked then, consumers go on, and everything does once there is space.
+    /// publishers are blocked then, consumers go on, and everything does once there is space. What the next start needs is
+    /// left, unless this process is about to end.
     fn find_room(&mut self, octets: u64) {
         let mut told = false;
+        if self.ballast.as_ref().is_none_or(|b| b.free() >= octets.saturating_add(AMPLE)) {
+            return;
+        }
         while let Some(ballast) = &self.ballast {
+            let stopping = matches!(self.shared.health(), Health::Stopping);
             if ballast.release_for(octets) {
                 tracing::warn!(
-                    "the disk is nearly full: the ballast was given up; it is made again when there is space"
+                    "the disk is nearly full: a part of the ballast was given up; it is made again when there is space"
                 );
                 self.note();
-            } else if ballast.lacks(octets.saturating_add(SEGMENT)) {
-                if !told {
-                    tracing::error!("the disk is full: what is to be written waits, and confirms with it");
-                    told = true;
+                continue;
+            }
+            if stopping {
+                // Nobody would make room in time. The last groups are small, and most likely fit into what the database has.
+                if ballast.free() < octets.saturating_add(AT_THE_END) && ballast.release_last() {
+                    tracing::warn!("the disk is full: the rest of the ballast was given up for the stop");
                 }
-                std::thread::sleep(FULL_PAUSE);
-            } else {
                 break;
             }
+            if ballast.free() >= octets.saturating_add(SEGMENT) {
+                break;
+            }
+            if !told {
+                tracing::error!("the disk is full: what is to be written waits, and confirms with it");
+                told = true;
+            }
+            std::thread::sleep(FULL_PAUSE);
+        }
+        self.look_for_spare_room();
+    }
+
+    /// Work that can wait is done while there is room beside what is kept back.
+    fn look_for_spare_room(&mut self) {
+        let Some(ballast) = &self.ballast else { return };
+        let spare = ballast.spare();
+        self.store.set_spare_room(spare);
+        // A step of copying forward may begin a body file and a segment.
+        let step = crate::body_file_bytes(&self.shared.config).saturating_add(SEGMENT);
+        let short = spare < step.saturating_add(STEP);
+        if short != self.shared.no_spare_room.swap(short, Ordering::Relaxed) && short {
+            tracing::warn!(spare, "little room is left on the disk: the log is not tidied until there is more");
         }
     }
 
@@ -269,6 +306,7 @@ impl Keeper {
             shared.ballast_bytes.store(ballast.held(), Ordering::Relaxed);
             shared.levels.reserve.store(ballast.missing(), Ordering::Relaxed);
         }
+        self.look_for_spare_room();
         self.noted = Instant::now();
     }
 

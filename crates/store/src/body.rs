@@ -1,8 +1,9 @@
 //! Body files: append-only files of frames, each an encoded run behind a header that tells it apart.
 //!
 //! ```text
-//! u32 length of the run, u32 crc32c of the run, u64 lsn of the group; the run
+//! u32 length of the run, u32 crc32c of the run, u64 stamp; the run
 //! ```
+//! The stamp says which group wrote the frame and what was durable before it, see [`Stamp`].
 //! Files are numbered; only the one with the highest number is written. So a file never gets anything new once a run in a
 //! later one has been reported.
 
@@ -18,6 +19,40 @@ use std::sync::Arc;
 pub(crate) const FRAME: usize = 16;
 /// The buffer is given back when a group made it larger than this.
 const BUFFER_KEEP: usize = 8 << 20;
+
+/// When a frame was written: its group, and the lsn up to which everything was durable then. A log that ends before that has
+/// lost its end.
+///
+/// In 64 bits: 12 bits of check, 4 bits for how far the group was ahead of the watermark (0 = that is not told, nor is it
+/// checked: as earlier versions wrote it), 48 bits of lsn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) lsn: u64,
+    pub(crate) watermark: u64,
+}
+
+impl Stamp {
+    const LSN_BITS: u32 = 48;
+    const AHEAD_BITS: u32 = 4;
+
+    fn check(word: u64) -> u64 {
+        u64::from(crc32c::crc32c(&word.to_be_bytes())) >> 20 << (Self::LSN_BITS + Self::AHEAD_BITS)
+    }
+    fn encode(self) -> u64 {
+        let ahead = self.lsn.saturating_sub(self.watermark);
+        if ahead == 0 || ahead >= 1 << Self::AHEAD_BITS || self.lsn >> Self::LSN_BITS != 0 {
+            return self.lsn & ((1 << Self::LSN_BITS) - 1);
+        }
+        let word = ahead << Self::LSN_BITS | self.lsn;
+        Self::check(word) | word
+    }
+    fn decode(stamp: u64) -> Option<Self> {
+        let word = stamp & ((1 << (Self::LSN_BITS + Self::AHEAD_BITS)) - 1);
+        let (ahead, lsn) = (word >> Self::LSN_BITS, word & ((1 << Self::LSN_BITS) - 1));
+        let whole = ahead > 0 && Self::check(word) | word == stamp;
+        whole.then(|| Self { lsn, watermark: lsn.saturating_sub(ahead) })
+    }
+}
 
 #[derive(Debug)]
 struct Active {
@@ -54,7 +89,7 @@ impl BodyWriter {
     pub(crate) fn append<'a>(
         &mut self,
         medium: &mut dyn Medium,
-        lsn: u64,
+        stamp: Stamp,
         spans: impl Iterator<Item = &'a Span>,
         table: &[u8],
         frames: usize,
@@ -80,7 +115,7 @@ impl BodyWriter {
         let crc = crc32c::crc32c(&self.buffer[start + FRAME..]);
         self.buffer[start..start + 4].copy_from_slice(&len32.to_be_bytes());
         self.buffer[start + 4..start + 8].copy_from_slice(&crc.to_be_bytes());
-        self.buffer[start + 8..start + 16].copy_from_slice(&lsn.to_be_bytes());
+        self.buffer[start + 8..start + 16].copy_from_slice(&stamp.encode().to_be_bytes());
         let place = BodyPlace { file: active.file, offset: active.end, len: len32, crc };
         active.end += size;
         Ok(place)
@@ -140,6 +175,31 @@ fn match_header(view: &dyn View, body: &BodyPlace, header: &[u8]) -> Result<(), 
     Ok(())
 }
 
+/// The last frame of a file from `at` on, where a frame must begin: its place and stamp. `None` when nothing was written
+/// there that can be told from free room.
+pub(crate) fn last_frame(
+    view: &dyn View,
+    file: u64,
+    mut at: u64,
+    size: u64,
+) -> Result<Option<(BodyPlace, Stamp)>, StoreError> {
+    let mut last = None;
+    while at < size {
+        let header = view.read_file(file, at, FRAME)?;
+        let mut r = Input(&header);
+        let (Some(len @ 1..), Some(crc), Some(stamp)) = (r.u32(), r.u32(), r.u64()) else { break };
+        let end = at + FRAME as u64 + u64::from(len);
+        if end > size {
+            break;
+        }
+        if let Some(stamp) = Stamp::decode(stamp) {
+            last = Some((BodyPlace { file, offset: at, len, crc }, stamp));
+        }
+        at = end;
+    }
+    Ok(last)
+}
+
 /// Reads a frame and checks header and checksum; returns it with its header.
 pub(crate) fn read_frame(view: &dyn View, body: &BodyPlace) -> Result<Vec<u8>, StoreError> {
     let len = body.len as usize;
@@ -183,4 +243,27 @@ pub(crate) fn body_bytes(view: &dyn View, body: &BodyPlace, from: u32, count: u3
         return Err(damaged(view, body, "it has fewer messages than asked for"));
     }
     Ok(table.body_bytes(from, count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_says_what_was_durable_or_nothing() {
+        let check = |lsn, watermark, told: bool| {
+            let stamp = Stamp { lsn, watermark };
+            assert_eq!(Stamp::decode(stamp.encode()), told.then_some(stamp), "{stamp:?}");
+        };
+        check(1, 0, true);
+        check(77, 62, true);
+        check(77, 61, false);
+        check(77, 77, false);
+        check((1 << 48) - 1, (1 << 48) - 2, true);
+        check(1 << 48, (1 << 48) - 1, false);
+        assert_eq!(Stamp::decode(12_345), None, "of an earlier version");
+        let word = Stamp { lsn: 4711, watermark: 4710 }.encode();
+        let believed = (0..64).filter(|bit| Stamp::decode(word ^ 1 << bit).is_some()).count();
+        assert_eq!(believed, 0, "a flipped bit is found");
+    }
 }

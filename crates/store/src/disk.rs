@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// The mark file has two slots, written in turn, so that one is always whole.
+/// The mark file has two slots, so that one is always whole.
 const SLOT: u64 = 4096;
 
 pub(crate) fn io_error(what: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
@@ -77,11 +77,16 @@ pub(crate) fn remove_dir(dir: &Path) -> Result<(), StoreError> {
 }
 
 /// The small file that is renewed in place.
+///
+/// One slot is always as the disk has it and stays as it is; what is written goes to the other one. So neither a cut of power
+/// nor a torn write takes more than what was written since the last sync.
 #[derive(Debug)]
 pub(crate) struct Mark {
     file: File,
     pub(crate) path: PathBuf,
     seq: u64,
+    /// The slot that was synced last.
+    safe: u64,
     /// The last one; `None` on a medium that is new.
     pub(crate) bytes: Option<Vec<u8>>,
 }
@@ -95,7 +100,7 @@ impl Mark {
             .truncate(false)
             .open(&path)
             .map_err(io_error("cannot open", &path))?;
-        let mut mark = Self { file, path, seq: 0, bytes: None };
+        let mut mark = Self { file, path, seq: 0, safe: 0, bytes: None };
         for slot in 0..2 {
             let raw = read_at(&mark.file, slot * SLOT, SLOT as usize).map_err(io_error("cannot read", &mark.path))?;
             let mut r = crate::wire::Input(&raw);
@@ -103,26 +108,42 @@ impl Mark {
             let Some(bytes) = r.bytes(len.into()) else { continue };
             if crc32c::crc32c(&raw[4..14 + usize::from(len)]) == crc && (mark.bytes.is_none() || seq > mark.seq) {
                 mark.seq = seq;
+                mark.safe = slot;
                 mark.bytes = Some(bytes.to_vec());
             }
         }
+        // The newest one may be a note of an earlier process, not yet on the disk: only then may the other one be overwritten.
+        mark.sync()?;
         Ok(mark)
     }
+    /// Replaces the mark; durable when this returns.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        if self.bytes.is_none() {
+            // Room for both slots, so that renewing them needs none on a full disk.
+            self.file.write_all_at(&[0; 2 * SLOT as usize], 0).map_err(io_error("cannot write", &self.path))?;
+        }
+        self.note(bytes)?;
+        self.sync()?;
+        self.safe = 1 - self.safe;
+        Ok(())
+    }
+    /// Replaces the mark for whoever opens it while the system lives. A cut of power leaves this one or the one synced last.
+    pub(crate) fn note(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let seq = self.seq + 1;
-        let mut raw = vec![0; 4];
+        let mut raw = Vec::with_capacity(64);
+        raw.extend_from_slice(&[0; 4]);
         raw.extend_from_slice(&seq.to_be_bytes());
         raw.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
         raw.extend_from_slice(bytes);
         let crc = crc32c::crc32c(&raw[4..]).to_be_bytes();
         raw[..4].copy_from_slice(&crc);
-        self.file
-            .write_all_at(&raw, (seq % 2) * SLOT)
-            .and_then(|()| self.file.sync_data())
-            .map_err(io_error("cannot write", &self.path))?;
+        self.file.write_all_at(&raw, (1 - self.safe) * SLOT).map_err(io_error("cannot write", &self.path))?;
         self.seq = seq;
         self.bytes = Some(bytes.to_vec());
         Ok(())
+    }
+    fn sync(&self) -> Result<(), StoreError> {
+        self.file.sync_data().map_err(io_error("cannot sync", &self.path))
     }
 }
 
@@ -215,6 +236,50 @@ impl Pointer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a cut of power may leave of the mark: each slot as it was synced, as it was written last, or torn.
+    #[test]
+    fn a_note_survives_the_process_and_never_harms_what_was_synced() {
+        let bed = tempfile::tempdir().unwrap();
+        let path = bed.path().join("mark");
+        let seen = || Mark::open(path.clone()).unwrap().bytes;
+        let mut mark = Mark::open(path.clone()).unwrap();
+        assert_eq!(mark.bytes, None);
+        mark.write(b"1").unwrap();
+        for n in 2u8..60 {
+            let before = fs::read(&path).unwrap();
+            let synced = mark.bytes.clone().unwrap();
+            for k in 0..3 {
+                let noted = [n, k];
+                mark.note(&noted).unwrap();
+                assert_eq!(seen().as_deref(), Some(&noted[..]), "after a kill");
+                let after = fs::read(&path).unwrap();
+                for slot in [0, SLOT as usize] {
+                    let mut image = after.clone();
+                    image[slot..slot + 4096].copy_from_slice(&before[slot..slot + 4096]);
+                    let torn = slot + 12;
+                    for image in [image.clone(), [&image[..torn], &after[torn..]].concat(), {
+                        let mut zeroed = after.clone();
+                        // the slot that is written to may be anything at all
+                        zeroed[(1 - mark.safe) as usize * 4096..][..4096].fill(0);
+                        zeroed
+                    }] {
+                        let other = bed.path().join("image");
+                        fs::write(&other, image).unwrap();
+                        let found = Mark::open(other).unwrap().bytes.unwrap();
+                        assert!(found == synced || found == noted, "{n} {k}: {found:?}");
+                    }
+                }
+            }
+            if n % 7 == 0 {
+                // The next process takes the note for granted only once it is on disk.
+                mark = Mark::open(path.clone()).unwrap();
+            }
+            mark.write(&[n]).unwrap();
+            assert_eq!(seen().as_deref(), Some(&[n][..]));
+        }
+        assert_eq!(fs::metadata(&path).unwrap().len(), 2 * SLOT);
+    }
 
     #[test]
     fn the_pointer_names_one_database_or_is_refused() {

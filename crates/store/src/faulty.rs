@@ -4,6 +4,7 @@ use crate::error::StoreError;
 use crate::medium::{Batch, Medium, Rest, View};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// A call that can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,9 +18,28 @@ pub enum Call {
     SealFile,
     RemoveFile,
     WriteMark,
+    NoteMark,
     BeginCopy,
     ApplyCopy,
     FinishCopy,
+}
+
+impl Call {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Apply,
+        Self::Sync,
+        Self::CreateFile,
+        Self::WriteFile,
+        Self::SyncFile,
+        Self::SealFile,
+        Self::RemoveFile,
+        Self::WriteMark,
+        Self::NoteMark,
+        Self::BeginCopy,
+        Self::ApplyCopy,
+        Self::FinishCopy,
+    ];
 }
 
 /// How it fails.
@@ -34,6 +54,8 @@ pub enum Fault {
     Torn,
     /// With a panic, nothing done.
     Panic,
+    /// Not at all, but so much later.
+    Delay(Duration),
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +98,10 @@ impl Faults {
         drop(plan);
         match hit {
             None => Ok(false),
+            Some(Fault::Delay(time)) => {
+                std::thread::sleep(time);
+                Ok(false)
+            }
             Some(Fault::Torn) => Ok(true),
             Some(Fault::Error) => Err(torn(call)),
             Some(Fault::Full) => Err(StoreError::Fatal(format!("{call:?}: no space left on device"))),
@@ -164,6 +190,12 @@ impl<M: Medium> Medium for Faulty<M> {
         }
         self.inner.write_mark(mark)
     }
+    fn note_mark(&mut self, mark: &[u8]) -> Result<(), StoreError> {
+        if self.faults.check(Call::NoteMark)? {
+            return Err(torn(Call::NoteMark));
+        }
+        self.inner.note_mark(mark)
+    }
     fn begin_copy(&mut self, to: Option<&Path>) -> Result<(), StoreError> {
         if self.faults.check(Call::BeginCopy)? {
             self.inner.begin_copy(to)?;
@@ -191,6 +223,9 @@ impl<M: Medium> Medium for Faulty<M> {
     }
     fn view(&self) -> Arc<dyn View> {
         self.inner.view()
+    }
+    fn shares_room(&self, to: &Path) -> bool {
+        self.inner.shares_room(to)
     }
     fn map_bytes(&self) -> u64 {
         self.inner.map_bytes()

@@ -42,6 +42,9 @@ pub trait Medium: Send + Debug {
     fn read_mark(&self) -> Result<Option<Vec<u8>>, StoreError>;
     /// Replaces the mark atomically (at most 256 octets); durable when this returns.
     fn write_mark(&mut self, mark: &[u8]) -> Result<(), StoreError>;
+    /// Replaces the mark for the next process of a system that lives on. A cut of power leaves this one or one before it, and
+    /// never less than [`Self::write_mark`] wrote last.
+    fn note_mark(&mut self, mark: &[u8]) -> Result<(), StoreError>;
     /// Begins a copy of the map, empty: to take this one's place, or (`to`) to become a snapshot in that folder. One begun
     /// before and not finished is dropped. Of no effect on what is read or recovered until [`Self::finish_copy`].
     fn begin_copy(&mut self, to: Option<&Path>) -> Result<(), StoreError>;
@@ -54,6 +57,8 @@ pub trait Medium: Send + Debug {
     fn drop_copy(&mut self);
     /// The reading side, usable from any thread.
     fn view(&self) -> Arc<dyn View>;
+    /// Whether a snapshot in this folder would take room of the disk that this medium is on.
+    fn shares_room(&self, to: &Path) -> bool;
     /// Octets the map takes on disk, a copy in the making not counted.
     fn map_bytes(&self) -> u64;
     /// What the files are called in error texts.
@@ -72,4 +77,6 @@ pub trait View: Send + Sync + Debug {
     fn read_file(&self, file: u64, offset: u64, len: usize) -> Result<Vec<u8>, StoreError>;
     /// What the file is called in error texts.
     fn file_name(&self, file: u64) -> String;
+    /// What the map is called in error texts.
+    fn map_name(&self) -> String;
 }

@@ -186,6 +186,10 @@ impl Medium for Memory {
         self.state().mark = Some(mark.to_vec());
         Ok(())
     }
+    fn note_mark(&mut self, mark: &[u8]) -> Result<(), StoreError> {
+        // That it outlives every crash here is the harder case: it must never claim too much.
+        self.write_mark(mark)
+    }
     fn begin_copy(&mut self, to: Option<&Path>) -> Result<(), StoreError> {
         self.state().next = Some((Contents::new(), to.map(Path::to_owned)));
         Ok(())
@@ -221,6 +225,9 @@ impl Medium for Memory {
     }
     fn view(&self) -> Arc<dyn View> {
         Arc::new(self.clone())
+    }
+    fn shares_room(&self, _: &Path) -> bool {
+        true
     }
     fn map_bytes(&self) -> u64 {
         self.state().reserved
@@ -266,5 +273,8 @@ impl View for Memory {
     }
     fn file_name(&self, file: u64) -> String {
         name(file)
+    }
+    fn map_name(&self) -> String {
+        "the map".to_owned()
     }
 }

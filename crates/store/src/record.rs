@@ -14,8 +14,9 @@ use hornpipe_types::op::{BodyPlace, RunMeta, Target};
 use hornpipe_types::range::SeqRange;
 use hornpipe_types::time::UnixMillis;
 
-/// The format written; the newest one read.
-pub(crate) const VERSION: u8 = 1;
+/// The newest format read. A part says the oldest one that has all its ops.
+pub(crate) const VERSION: u8 = 2;
+const FIRST_VERSION: u8 = 1;
 /// Longest value of a log key, octets: small enough that the map never moves one to an unsynced file of its own.
 pub(crate) const PART_MAX: usize = 64 << 10;
 /// Octets before the ops.
@@ -36,6 +37,8 @@ const SETTLED: u8 = 4;
 const STATE: u8 = 5;
 const PURGE: u8 = 6;
 const DROP_QUEUE: u8 = 7;
+/// Since version 2.
+const REDELIVERED: u8 = 8;
 
 /// What must be in the log: how many records, and a sum that depends on which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -114,6 +117,10 @@ pub(crate) enum LogOp<'a> {
         more: bool,
     },
     DropQueue(QueueId),
+    Redelivered {
+        queue: QueueId,
+        ranges: Vec<SeqRange>,
+    },
 }
 
 /// The parts of a group in the making.
@@ -134,12 +141,16 @@ impl Parts {
         if !fits {
             let mut part = Vec::with_capacity((HEADER + op.len()).max(256));
             part.resize(HEADER, 0);
+            part[0] = FIRST_VERSION;
             self.parts.push(part);
             self.ops = 0;
         }
         let index = self.ops;
         self.ops += 1;
         if let Some(p) = self.parts.last_mut() {
+            if op.first() == Some(&REDELIVERED) {
+                p[0] = VERSION;
+            }
             p.extend_from_slice(op);
         }
         ((self.parts.len() - 1) as u16, index)
@@ -147,7 +158,9 @@ impl Parts {
     /// Keys and values; a group without ops gives one part without ops. `None` when there are more than 65 535.
     pub(crate) fn finish(mut self, lsn: u64, watermark: u64, live: Live) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
         if self.parts.is_empty() {
-            self.parts.push(vec![0; HEADER]);
+            let mut part = vec![0; HEADER];
+            part[0] = FIRST_VERSION;
+            self.parts.push(part);
         }
         let header = Header { parts: u16::try_from(self.parts.len()).ok()?, watermark, live };
         let sealed = self.parts.into_iter().enumerate().map(|(i, mut value)| {
@@ -160,7 +173,6 @@ impl Parts {
 }
 
 fn seal(key: &[u8], value: &mut [u8], h: Header) {
-    value[0] = VERSION;
     value[2..4].copy_from_slice(&h.parts.to_be_bytes());
     value[8..16].copy_from_slice(&h.watermark.to_be_bytes());
     value[16..24].copy_from_slice(&h.live.count.to_be_bytes());
@@ -193,7 +205,7 @@ pub(crate) fn open<'a>(key: &[u8], value: &'a [u8]) -> Result<(Header, &'a [u8])
         return Err(BadPart::Wrong("the record's checksum does not match"));
     }
     // Only a sound record can be called newer: a flipped bit in its version is damage.
-    if version != VERSION {
+    if !(FIRST_VERSION..=VERSION).contains(&version) {
         return Err(BadPart::Version(version));
     }
     r.u8().ok_or(short)?;
@@ -266,11 +278,31 @@ pub(crate) fn put_settled(
     scratch: &mut Vec<u8>,
     queue: QueueId,
     ranges: &[SeqRange],
+    push: impl FnMut(&[u8]) -> (u16, u16),
+) {
+    put_list(scratch, SETTLED, queue, ranges, push);
+}
+
+/// Encodes what counts as redelivered.
+pub(crate) fn put_redelivered(
+    scratch: &mut Vec<u8>,
+    queue: QueueId,
+    ranges: &[SeqRange],
+    push: impl FnMut(&[u8]) -> (u16, u16),
+) {
+    put_list(scratch, REDELIVERED, queue, ranges, push);
+}
+
+fn put_list(
+    scratch: &mut Vec<u8>,
+    kind: u8,
+    queue: QueueId,
+    ranges: &[SeqRange],
     mut push: impl FnMut(&[u8]) -> (u16, u16),
 ) {
     for chunk in ranges.chunks(RANGES_MAX) {
         scratch.clear();
-        scratch.push(SETTLED);
+        scratch.push(kind);
         put_varint(scratch, queue.0);
         put_ranges(scratch, chunk);
         push(scratch);
@@ -372,6 +404,7 @@ pub(crate) fn decode<'a>(r: &mut Input<'a>) -> Option<LogOp<'a>> {
             LogOp::Purge { queue: QueueId(r.varint()?), upto: r.varint()?, except: ranges(r)?, more }
         }
         DROP_QUEUE => LogOp::DropQueue(QueueId(r.varint()?)),
+        REDELIVERED => LogOp::Redelivered { queue: QueueId(r.varint()?), ranges: ranges(r)? },
         _ => return None,
     })
 }
@@ -433,6 +466,19 @@ mod tests {
         "0301ac0201000000000004900303802046deadbeef05",
         "04020101020305020801030006000263010501010702",
     );
+
+    /// What an earlier version can't read says so, and nothing else does.
+    #[test]
+    fn a_part_says_the_oldest_version_that_reads_it() {
+        let mut parts = sample();
+        put_redelivered(&mut vec![], QueueId(2), &[SeqRange { first: 1, count: 2, step: 3 }], |o| parts.push(o));
+        let sealed = parts.finish(0x0102, 0x0101, Live { count: 4, sum: 0x99 }).unwrap();
+        let (key, value) = &sealed[0];
+        assert_eq!((value[0], &value[value.len() - 6..]), (2, &[8, 2, 1, 1, 2, 3][..]));
+        let (_, ops) = open(key, value).unwrap();
+        let ranges = vec![SeqRange { first: 1, count: 2, step: 3 }];
+        assert_eq!(nth(ops, 7), Some(LogOp::Redelivered { queue: QueueId(2), ranges }));
+    }
 
     #[test]
     fn ops_read_back() {

@@ -83,6 +83,8 @@ struct Recovery<'a> {
     remove: Vec<Vec<u8>>,
     /// Body files removed on purpose, and whether a record still names them.
     removed: BTreeMap<u64, bool>,
+    /// Bodies at or below the watermark that are missing or not what they should be, and why.
+    hurt: BTreeMap<BodyPlace, String>,
     found: Found,
 }
 
@@ -101,7 +103,6 @@ pub(crate) fn recover(
     let view = medium.view();
     let mut r = Recovery::new(medium, &*view, accept, visit)?;
     r.read_all()?;
-    let mut found = r.found;
     // Files on the list that no record names any more leave the list, those that a crash left leave the folder.
     let named = |n: &u64| r.removed.get(n).copied().unwrap_or(false);
     r.remove.extend(r.removed.keys().filter(|n| !named(n)).map(|n| key::removed_file(*n).to_vec()));
@@ -111,13 +112,13 @@ pub(crate) fn recover(
     }
     let last_removed = r.removed.keys().next_back().copied().unwrap_or(0);
     let orphan_files: Vec<u64> = r.files.iter().filter(|(_, f)| f.last.is_none()).map(|(n, _)| *n).collect();
+    r.end(orphan_files);
+    let mut found = r.found;
     found.cut = r.cut.is_some();
     let spare = r.files.iter().filter_map(|(n, f)| f.last.map(|b| (*n, end(&b), f.size)));
     let spare: Vec<(u64, u64)> = spare.filter(|s| s.2 > s.1).map(|s| (s.0, s.1)).collect();
     found.last_file = r.files.keys().next_back().copied().unwrap_or(0).max(last_removed);
     let batch: Batch = r.remove.into_iter().map(|k| (k, None)).collect();
-    found.clean &= found.losses.is_empty();
-    (r.visit)(Recovered::End { clean: found.clean, orphan_files });
     // What an earlier process wrote was seen, but need not be on the disk yet.
     if !batch.is_empty() {
         medium.apply(batch)?;
@@ -156,7 +157,7 @@ pub(crate) fn inspect(medium: &dyn Medium, visit: &mut dyn FnMut(Recovered)) -> 
     r.read_all()?;
     let files: Vec<_> = r.files.iter().map(|(n, f)| (*n, f.size, f.last.is_some())).collect();
     let orphan_files = files.iter().filter(|f| !f.2).map(|f| f.0).collect();
-    (r.visit)(Recovered::End { clean: r.found.clean, orphan_files });
+    r.end(orphan_files);
     Ok(Inspected {
         losses: r.found.losses,
         cut: r.cut.map(|(lsn, error)| format!("the log ends before record {lsn}: {error}")),
@@ -193,6 +194,7 @@ impl<'a> Recovery<'a> {
             expected: Live::default(),
             remove: Vec::new(),
             removed: BTreeMap::new(),
+            hurt: BTreeMap::new(),
             found: Found { last_lsn: mark.watermark, clean: mark.clean, ..Found::default() },
         })
     }
@@ -204,7 +206,9 @@ impl<'a> Recovery<'a> {
         let last_seen = self.log()?;
         self.found.clean |= self.marked.is_none() && last_seen == 0;
         self.check_log(&self.marked.unwrap_or_default(), last_seen)?;
-        self.check_files()
+        self.check_end(last_seen)?;
+        self.check_files();
+        Ok(())
     }
 
     /// The last record knows the newest watermark. If it can't be read, those before it tell while the log is read.
@@ -225,6 +229,14 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
+    fn log_name(&self) -> String {
+        format!("the log in {}", self.view.map_name())
+    }
+
+    fn record_name(&self, lsn: u64) -> String {
+        format!("log record {lsn} in {}", self.view.map_name())
+    }
+
     fn removed_files(&mut self) -> Result<(), StoreError> {
         let removed = &mut self.removed;
         self.view.scan(&[key::REMOVED_FILES], &[key::REMOVED_FILES + 1], &mut |k, _| {
@@ -237,7 +249,14 @@ impl<'a> Recovery<'a> {
         let (accept, losses, remove) = (self.accept, &mut self.found.losses, &mut self.remove);
         let visit = &mut self.visit;
         let tell = &mut |d| visit(Recovered::Definition(d));
+        let map = self.view.map_name();
         let bytes = crate::definition::scan(self.view, tell, &mut |keys, error| {
+            let error = match error {
+                StoreError::Damaged { file, reason } => {
+                    StoreError::Damaged { file: format!("{file} in {map}"), reason }
+                }
+                error => error,
+            };
             if !accept {
                 return Err(error);
             }
@@ -255,7 +274,7 @@ impl<'a> Recovery<'a> {
         let view = self.view;
         view.scan(&[key::LOG], &[key::CHECKPOINTS], &mut |k, v| {
             let Some((lsn, part)) = key::parse_log(k) else {
-                self.lost(StoreError::damaged("the log", "a key of odd length"))?;
+                self.lost(StoreError::damaged(self.log_name(), "a key of odd length"))?;
                 return Ok(true);
             };
             if lsn != entry.lsn {
@@ -291,13 +310,7 @@ impl<'a> Recovery<'a> {
                 return Ok(());
             }
         }
-        let checked = opened.and_then(|(_, live, ops)| match self.check_bodies(lsn, &ops) {
-            Err(error @ StoreError::Damaged { .. }) if self.inspect && lsn <= self.watermark => {
-                self.found.losses.push(error.to_string());
-                Ok((live, ops))
-            }
-            checked => checked.map(|()| (live, ops)),
-        });
+        let checked = opened.and_then(|(_, live, ops)| self.check_bodies(lsn, &ops).map(|()| (live, ops)));
         match checked {
             Ok((live, ops)) => {
                 self.expected = live;
@@ -327,7 +340,7 @@ impl<'a> Recovery<'a> {
     /// Checks all parts of an entry and decodes their ops.
     #[allow(clippy::type_complexity)]
     fn open<'e>(&self, entry: &'e Entry) -> Result<(u64, Live, Vec<(u16, Vec<LogOp<'e>>)>), StoreError> {
-        let damaged = |reason: &str| StoreError::damaged(format!("log record {}", entry.lsn), reason);
+        let damaged = |reason: &str| StoreError::damaged(self.record_name(entry.lsn), reason);
         let mut first: Option<record::Header> = None;
         let mut parts = Vec::with_capacity(entry.parts.len());
         for (i, (part, value)) in entry.parts.iter().enumerate() {
@@ -353,8 +366,9 @@ impl<'a> Recovery<'a> {
         Ok((header.watermark, header.live, parts))
     }
 
-    /// Every referenced frame must lie within its file, unless the file was removed on purpose; above the watermark it is read, because nothing says that it
-    /// reached the disk.
+    /// Every referenced frame must lie within its file, unless the file was removed on purpose. One that does not concerns its
+    /// queues alone. Above the watermark it is read, because nothing says that it reached the disk, and ends the log; when
+    /// loss is accepted it is read too, so that all that is lost is known.
     fn check_bodies(&mut self, lsn: u64, parts: &[(u16, Vec<LogOp<'_>>)]) -> Result<(), StoreError> {
         let bodies = || {
             parts.iter().flat_map(|p| &p.1).filter_map(|op| match op {
@@ -365,31 +379,39 @@ impl<'a> Recovery<'a> {
                 _ => None,
             })
         };
+        let reported = lsn <= self.watermark;
         for b in bodies() {
             if let Some(named) = self.removed.get_mut(&b.file) {
                 *named = true;
                 continue;
             }
-            let name = || format!("{} (named by log record {lsn})", self.view.file_name(b.file));
-            let Some(file) = self.files.get(&b.file) else {
-                return Err(StoreError::damaged(name(), "the file is missing"));
+            let damaged = |reason| Err(StoreError::damaged(self.view.file_name(b.file), reason));
+            let found = match self.files.get(&b.file) {
+                None => damaged("the file is missing".to_owned()),
+                Some(file) if end(&b) > file.size => {
+                    damaged(format!("the file ends before the frame at {} does", b.offset))
+                }
+                Some(_) if !reported || self.accept && !self.inspect => body::read_frame(self.view, &b).map(|_| ()),
+                Some(_) => Ok(()),
             };
-            if end(&b) > file.size {
-                let reason = format!("the file ends before the frame at {}", b.offset);
-                return Err(StoreError::damaged(name(), reason));
-            }
-            if lsn > self.watermark {
-                body::read_frame(self.view, &b)?;
+            match found {
+                Err(error) if reported => self.hurt(b, &error),
+                found => found?,
             }
         }
         for b in bodies() {
             if let Some(file) = self.files.get_mut(&b.file)
+                && end(&b) <= file.size
                 && file.last.is_none_or(|l| l.offset < b.offset)
             {
                 file.last = Some(b);
             }
         }
         Ok(())
+    }
+
+    fn hurt(&mut self, body: BodyPlace, error: &StoreError) {
+        self.hurt.entry(body).or_insert_with(|| error.to_string());
     }
 
     fn tell(&mut self, lsn: u64, parts: Vec<(u16, Vec<LogOp<'_>>)>) {
@@ -416,6 +438,7 @@ impl<'a> Recovery<'a> {
                         }
                     }
                     LogOp::Settled { queue, ranges } => Recovered::Settled { queue, ranges },
+                    LogOp::Redelivered { queue, ranges } => Recovered::Redelivered { queue, ranges },
                     LogOp::State { queue, seq, delivery_count, acquired_count, hold_until } => {
                         Recovered::State { queue, seq, delivery_count, acquired_count, hold_until }
                     }
@@ -441,23 +464,58 @@ impl<'a> Recovery<'a> {
         // The last record is never removed, so an end below the mark means that the map fell back to an older state.
         if last_seen < mark.watermark {
             let reason = format!("it ends at {last_seen}, but everything up to {} was on disk", mark.watermark);
-            self.lost(StoreError::damaged("the log", reason))?;
+            self.lost(StoreError::damaged(self.log_name(), reason))?;
         } else if self.cut.is_none() && self.found.losses.is_empty() && self.expected != self.found.live {
             let reason = format!("it has {} records, but {} must be there", self.found.live.count, self.expected.count);
-            self.lost(StoreError::damaged("the log", reason))?;
+            self.lost(StoreError::damaged(self.log_name(), reason))?;
+        }
+        Ok(())
+    }
+
+    /// Bodies are written before the record that names them, and say what was durable by then: more than the log has means that
+    /// it has lost its end, which the mark need not know after a cut of power. Frames behind the log's end that don't say so are
+    /// of a group that was under way. Later files have later groups, so the last frame there is decides.
+    fn check_end(&mut self, last_seen: u64) -> Result<(), StoreError> {
+        for (file, seen) in self.files.iter().rev() {
+            let named = seen.last.as_ref().map(end);
+            let last = body::last_frame(self.view, *file, named.unwrap_or(0), seen.size)?;
+            let Some((place, stamp)) = last else {
+                if named.is_some() {
+                    break;
+                }
+                continue;
+            };
+            if stamp.watermark > last_seen && body::read_frame(self.view, &place).is_ok() {
+                let (reason, body) = (
+                    format!("it ends at {last_seen}, but everything up to {} was on disk", stamp.watermark),
+                    format!("{}, frame at {}", self.view.file_name(*file), place.offset),
+                );
+                self.found.last_lsn = self.found.last_lsn.max(stamp.watermark);
+                return self.lost(StoreError::damaged(self.log_name(), format!("{reason} (says {body})")));
+            }
+            break;
         }
         Ok(())
     }
 
     /// One look into each file, at its last frame: a file that was cut and grew again, or that is another one, shows there.
     /// The rest is checked when it is read.
-    fn check_files(&mut self) -> Result<(), StoreError> {
+    fn check_files(&mut self) {
         let last: Vec<BodyPlace> = self.files.values().filter_map(|f| f.last).collect();
         for b in last {
-            if let Err(e) = body::check_header(self.view, &b) {
-                self.lost(e)?;
+            if let Err(error) = body::check_header(self.view, &b) {
+                self.hurt(b, &error);
             }
         }
-        Ok(())
+    }
+
+    /// Tells of hurt bodies and of the end.
+    fn end(&mut self, orphan_files: Vec<u64>) {
+        self.found.clean &= self.found.losses.is_empty();
+        let dropped = self.accept && !self.inspect;
+        for (body, reason) in std::mem::take(&mut self.hurt) {
+            (self.visit)(Recovered::Hurt { body, reason, dropped });
+        }
+        (self.visit)(Recovered::End { clean: self.found.clean, orphan_files });
     }
 }

@@ -62,11 +62,12 @@ struct Generation {
 
 impl Generation {
     /// Opens or creates a database; durable in its folder when this returns.
-    fn open(shard: &Path, number: u64, cache_bytes: u64) -> Result<Self, StoreError> {
+    fn open(shard: &Path, number: u64, cache_bytes: u64, accept_data_loss: bool) -> Result<Self, StoreError> {
         let dir = Pointer::folder(shard, number);
         let path = dir.join("db");
         create_dir(&dir)?;
         remove_leftovers(&dir)?;
+        let conf = Conf::check(&dir, accept_data_loss)?;
         let db = open_db(&dir, &path, cache_bytes).map_err(|e| match e {
             StoreError::Fatal(text) if text.contains(SLED_LOCKED) => {
                 StoreError::Locked { dir: shard.display().to_string() }
@@ -75,6 +76,7 @@ impl Generation {
         })?;
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(io_error("cannot open", &path))?;
         file.sync_data().map_err(io_error("cannot sync", &path))?;
+        conf.sync_new()?;
         sync_dir(&dir)?;
         Ok(Self { number, dir, path, file, db: Some(db), obsolete: AtomicBool::new(false) })
     }
@@ -183,16 +185,17 @@ impl SledMedium {
         let mut mark = Mark::open(dir.join("mark"))?;
         let generation = Pointer::read(dir, accept_data_loss)?;
         if mark.bytes.is_none() {
-            if !Pointer::folder(dir, generation).join("db").exists() {
+            let is_new = !Pointer::folder(dir, generation).join("db").exists() && is_empty(&bodies)?;
+            if is_new {
                 mark.write(first_mark)?;
                 sync_dir(dir)?;
             } else if !accept_data_loss {
-                let reason = "it is missing or unreadable, though there is a database beside it";
+                let reason = "it is missing or unreadable, though there is data beside it";
                 return Err(StoreError::damaged(mark.path.display().to_string(), reason));
             }
         }
         create_dir(&bodies)?;
-        let current = Generation::open(dir, generation, cache_bytes)?;
+        let current = Generation::open(dir, generation, cache_bytes, accept_data_loss)?;
         current.check_blobs()?;
         Pointer::remove_leftovers(dir, generation)?;
         crate::snapshot::remove_leftovers(dir)?;
@@ -237,6 +240,56 @@ fn open_db(dir: &Path, file: &Path, cache_bytes: u64) -> Result<Db, StoreError> 
             }
             opened => return opened,
         }
+    }
+}
+
+/// sled's parameters beside its file. They are the same in every database of ours, so damage shows, and the file can be made
+/// anew.
+struct Conf {
+    path: PathBuf,
+    is_new: bool,
+}
+
+impl Conf {
+    /// What sled writes, then a checksum that it does not insist on.
+    fn text() -> String {
+        format!("segment_size: {SEGMENT_BYTES}\nuse_compression: false\nversion: 0.34\n")
+    }
+    fn check(db_dir: &Path, anew: bool) -> Result<Self, StoreError> {
+        let path = db_dir.join("conf");
+        match fs::read(&path) {
+            // So sled takes it for missing, as it is when the power went while it was made.
+            Ok(bytes) if bytes.len() <= 8 => Ok(Self { path, is_new: true }),
+            Ok(bytes) if bytes.len() >= 4 && bytes[..bytes.len() - 4] == *Self::text().as_bytes() => {
+                Ok(Self { path, is_new: false })
+            }
+            Ok(_) if anew => {
+                fs::remove_file(&path).map_err(io_error("cannot remove", &path))?;
+                Ok(Self { path, is_new: true })
+            }
+            Ok(_) => {
+                let reason = "it does not hold the parameters every database has; remove it, and it is made anew";
+                Err(StoreError::damaged(path.display().to_string(), reason))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Self { path, is_new: true }),
+            Err(e) => Err(io_error("cannot read", &path)(e)),
+        }
+    }
+    /// sled does not sync it.
+    fn sync_new(&self) -> Result<(), StoreError> {
+        if self.is_new {
+            File::open(&self.path).and_then(|f| f.sync_all()).map_err(io_error("cannot sync", &self.path))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a folder holds nothing or is not there.
+fn is_empty(dir: &Path) -> Result<bool, StoreError> {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(e) => Err(io_error("cannot read", dir)(e)),
     }
 }
 
@@ -357,6 +410,9 @@ impl Medium for SledMedium {
         self.current.check_blobs()?;
         self.mark.write(mark)
     }
+    fn note_mark(&mut self, mark: &[u8]) -> Result<(), StoreError> {
+        self.mark.note(mark)
+    }
     fn begin_copy(&mut self, to: Option<&Path>) -> Result<(), StoreError> {
         self.drop_copy();
         let (dir, number) = match to {
@@ -367,7 +423,7 @@ impl Medium for SledMedium {
         remove_dir(&Pointer::folder(&dir, number))?;
         create_dir(&dir)?;
         let cache_bytes = if to.is_some() { SNAPSHOT_CACHE } else { self.cache_bytes };
-        let next = Generation::open(&dir, number, cache_bytes).map_err(fatal)?;
+        let next = Generation::open(&dir, number, cache_bytes, false).map_err(fatal)?;
         self.next = Some((next, to.map(|_| dir)));
         Ok(())
     }
@@ -404,6 +460,10 @@ impl Medium for SledMedium {
     }
     fn view(&self) -> Arc<dyn View> {
         Arc::new(SledView(self.shared.clone()))
+    }
+    fn shares_room(&self, to: &Path) -> bool {
+        let device = |p: &Path| p.ancestors().find_map(|p| fs::metadata(p).ok()).map(|m| m.dev());
+        device(to) == device(&self.dir)
     }
     fn map_bytes(&self) -> u64 {
         self.current.file.metadata().map_or(0, |m| m.len())
@@ -452,5 +512,8 @@ impl View for SledView {
     }
     fn file_name(&self, file: u64) -> String {
         self.0.path(file).display().to_string()
+    }
+    fn map_name(&self) -> String {
+        self.0.db().path.display().to_string()
     }
 }

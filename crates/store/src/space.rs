@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 const SLICE_BYTES: usize = 1 << 20;
 /// Keys copied at a time: batches of thousands stall.
 const SLICE_KEYS: usize = 128;
+/// What a copy takes beside its contents: segments that are begun and not full.
+const COPY_ROOM: u64 = 24 << 20;
 /// What an entry takes beside its key and value, roughly.
 const ENTRY: u64 = 32;
 
@@ -89,6 +91,8 @@ pub(crate) struct Side<'a> {
     /// Octets in the map.
     pub(crate) live: u64,
     pub(crate) config: &'a StoreConfig,
+    /// Octets a copy may take.
+    pub(crate) spare_room: u64,
 }
 
 #[derive(Debug)]
@@ -173,9 +177,29 @@ impl Copies {
         })
     }
 
+    /// Whether there is no room for a copy of so many octets, or for going on with one.
+    fn is_short(&self, s: &Side<'_>) -> bool {
+        let needed = match &self.copy {
+            None => (2 * s.live).saturating_add(COPY_ROOM),
+            Some(_) => COPY_ROOM / 2,
+        };
+        let to = self.copy.as_ref().map_or(&self.asked, |c| &c.to);
+        s.spare_room < needed && to.as_ref().is_none_or(|to| s.medium.shares_room(to))
+    }
+
     fn on(&mut self, s: &mut Side<'_>, mark: &[u8]) -> Result<Tended, StoreError> {
+        if (self.copy.is_some() || self.asked.is_some()) && self.is_short(s) {
+            if self.copy.as_ref().is_some_and(|c| c.to.is_none()) {
+                // Another time; what there is of it goes.
+                self.copy = None;
+                s.medium.drop_copy();
+                return Ok(Tended::default());
+            }
+            return Err(StoreError::Fatal("there is too little room on the volume of the data folder".to_owned()));
+        }
         let Some(Copy { upto, to }) = &mut self.copy else {
-            if self.asked.is_none() && !self.is_wanted(s.medium.map_bytes(), s.live, s.config) {
+            let wanted = || self.is_wanted(s.medium.map_bytes(), s.live, s.config) && !self.is_short(s);
+            if self.asked.is_none() && !wanted() {
                 return Ok(Tended::default());
             }
             s.medium.begin_copy(self.asked.as_deref())?;

@@ -2,6 +2,7 @@
 
 use crate::body::{self, BodyWriter};
 use crate::error::StoreError;
+use crate::faulty::{Faults, Faulty};
 use crate::key;
 use crate::medium::{Batch as Changes, Medium, View};
 use crate::record::{self, At, Live, LogOp, PART_MAX, Parts, SLICED, TARGETS_MAX};
@@ -47,6 +48,7 @@ pub struct Store {
     marked: Instant,
     marked_lsn: u64,
     losses: Vec<String>,
+    spare_room: u64,
     tables: Vec<u8>,
     op: Vec<u8>,
 }
@@ -87,10 +89,19 @@ impl Store {
     /// Opens or creates `dir/shard-N`. A second process is refused. Damage that shows only in the log is found by
     /// [`Self::recover`].
     pub fn open(dir: &Path, config: StoreConfig) -> Result<Self, StoreError> {
+        Ok(Self::with_medium(Box::new(Self::medium(dir, &config)?), config))
+    }
+
+    /// The same on a disk that fails on command.
+    pub fn open_faulty(dir: &Path, config: StoreConfig) -> Result<(Self, Faults), StoreError> {
+        let (medium, faults) = Faulty::new(Self::medium(dir, &config)?);
+        Ok((Self::with_medium(Box::new(medium), config), faults))
+    }
+
+    fn medium(dir: &Path, config: &StoreConfig) -> Result<SledMedium, StoreError> {
         let dir = crate::shards::folder(dir, config.shard);
         let first_mark = Mark { watermark: 0, clean: true }.encode();
-        let medium = SledMedium::open(&dir, config.cache_bytes, config.accept_data_loss, &first_mark)?;
-        Ok(Self::with_medium(Box::new(medium), config))
+        SledMedium::open(&dir, config.cache_bytes, config.accept_data_loss, &first_mark)
     }
 
     /// A store on any medium.
@@ -114,6 +125,7 @@ impl Store {
             marked: Instant::now(),
             marked_lsn: 0,
             losses: Vec::new(),
+            spare_room: u64::MAX,
             tables: Vec::new(),
             op: Vec::new(),
         }
@@ -263,6 +275,7 @@ impl Store {
         let bytes: usize = jobs.iter().map(|j| run::PREFIX + j.table.len() + j.frames).sum();
         let out_of_line = bytes >= self.config.inline_bytes_max || jobs.iter().any(|j| j.targets.len() > TARGETS_MAX);
         let (mut parts, mut places) = (Parts::default(), Vec::with_capacity(jobs.len()));
+        let stamp = body::Stamp { lsn, watermark: self.watermark };
         let mut jobs = jobs.into_iter();
         let mut op = std::mem::take(&mut self.op);
         for store_op in &group.ops {
@@ -274,7 +287,7 @@ impl Store {
                     let spans = || std::iter::once(&*job.span).chain(job.more);
                     let sums = (spans().map(|s| s.count).sum(), spans().map(Span::body_bytes).sum());
                     let (at, body) = if out_of_line {
-                        let body = self.bodies.append(&mut *self.medium, lsn, spans(), table, job.frames)?;
+                        let body = self.bodies.append(&mut *self.medium, stamp, spans(), table, job.frames)?;
                         (put_body(&mut parts, &mut op, job.targets, job.meta, sums, &body, None), Some(body))
                     } else {
                         let len = run::PREFIX + table.len() + job.frames;
@@ -302,6 +315,9 @@ impl Store {
                 }
                 StoreOp::Purge { queue, upto, except } => {
                     record::put_purge(&mut op, *queue, *upto, except, |o| parts.push(o));
+                }
+                StoreOp::Redelivered { queue, ranges } => {
+                    record::put_redelivered(&mut op, *queue, ranges, |o| parts.push(o));
                 }
                 StoreOp::DropQueue(queue) => {
                     record::put_drop_queue(&mut op, *queue);
@@ -381,6 +397,8 @@ impl Store {
                 s.medium.sync()?;
                 s.dirty = false;
                 s.watermark = s.last_lsn;
+                // Before anybody is told: so the next process knows what was, though the mark is synced now and then only.
+                s.medium.note_mark(&s.mark_of(false))?;
             }
             let pending = std::mem::take(&mut s.pending);
             let mut done = Vec::with_capacity(pending.len());
@@ -391,7 +409,7 @@ impl Store {
                 }
                 done.push(p.committed);
             }
-            if s.marked_lsn != s.watermark && s.marked.elapsed() >= s.config.mark_every {
+            if s.is_mark_due() {
                 s.mark(false)?;
             }
             Ok(done)
@@ -406,19 +424,25 @@ impl Store {
             if !s.recovered || s.dirty || !s.pending.is_empty() {
                 return Ok(Tended::default());
             }
-            if s.marked_lsn != s.watermark && s.marked.elapsed() >= s.config.mark_every {
+            if s.is_mark_due() {
                 s.mark(false)?;
             }
-            let mark = Mark { watermark: s.watermark, clean: false }.encode();
+            let mark = s.mark_of(false);
             let mut side = Side {
                 medium: &mut *s.medium,
                 view: &*s.view,
                 bodies: &mut s.bodies,
                 live: s.contents.bytes(),
                 config: &s.config,
+                spare_room: s.spare_room,
             };
             s.copies.step(&mut side, &mark)
         })
+    }
+
+    /// So many octets of the disk may be used by [`Self::tend`]; any number until told otherwise.
+    pub fn set_spare_room(&mut self, octets: u64) {
+        self.spare_room = octets;
     }
 
     /// Asks for a snapshot in the folder `to`, a data folder like this one's; it holds what was synced when it is told by
@@ -430,8 +454,18 @@ impl Store {
         Err(StoreError::Fatal("a snapshot is being made already".to_owned()))
     }
 
+    fn mark_of(&self, clean: bool) -> Vec<u8> {
+        Mark { watermark: self.watermark, clean }.encode()
+    }
+
+    /// Whether the mark is to be synced: now and then, and at once when it has never told of anything.
+    fn is_mark_due(&self) -> bool {
+        let due = self.marked_lsn == 0 || self.marked.elapsed() >= self.config.mark_every;
+        due && self.marked_lsn != self.watermark
+    }
+
     fn mark(&mut self, clean: bool) -> Result<(), StoreError> {
-        self.medium.write_mark(&Mark { watermark: self.watermark, clean }.encode())?;
+        self.medium.write_mark(&self.mark_of(clean))?;
         self.marked = Instant::now();
         self.marked_lsn = self.watermark;
         Ok(())
@@ -487,8 +521,9 @@ fn put_body(
     first.unwrap_or_default()
 }
 
-fn record_error(place: &Place, reason: &str) -> StoreError {
-    StoreError::damaged(format!("log record {}, part {}, op {}", place.lsn, place.part, place.index & !SLICED), reason)
+fn record_error(view: &dyn View, place: &Place, reason: &str) -> StoreError {
+    let (map, op) = (view.map_name(), place.index & !SLICED);
+    StoreError::damaged(format!("log record {} in {map}, part {}, op {op}", place.lsn, place.part), reason)
 }
 
 /// Finds the run op of a place and hands it to `then`.
@@ -498,16 +533,16 @@ fn with_run<T>(
     then: impl FnOnce(&record::Run<'_>) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
     let key = key::log(place.lsn, place.part);
-    let value = view.get(&key)?.ok_or_else(|| record_error(place, "it is missing"))?;
+    let value = view.get(&key)?.ok_or_else(|| record_error(view, place, "it is missing"))?;
     let (_, ops) = record::open(&key, &value).map_err(|e| match e {
         record::BadPart::Version(found) => {
             StoreError::Unsupported { what: "a log record".to_owned(), found, known: record::VERSION }
         }
-        record::BadPart::Wrong(reason) => record_error(place, reason),
+        record::BadPart::Wrong(reason) => record_error(view, place, reason),
     })?;
     match record::nth(ops, place.index & !SLICED) {
         Some(LogOp::Run(run)) => then(&run),
-        _ => Err(record_error(place, "there is no run")),
+        _ => Err(record_error(view, place, "there is no run")),
     }
 }
 
@@ -515,7 +550,7 @@ fn with_run<T>(
 fn slice(view: &dyn View, place: &Place) -> Result<(u32, u32), StoreError> {
     with_run(view, place, |run| match run.at {
         At::Slice(_, from) => Ok((from, run.count)),
-        _ => Err(record_error(place, "it is not part of a longer run")),
+        _ => Err(record_error(view, place, "it is not part of a longer run")),
     })
 }
 
@@ -525,13 +560,13 @@ fn read(view: &dyn View, place: &Place) -> Result<Arc<Batch>, StoreError> {
         Some(body) => body::read(view, body, Some(slice(view, place)?)),
         None => with_run(view, place, |run| match run.at {
             At::Inline(bytes) => {
-                let batch = run::decode(bytes, None).map_err(|reason| record_error(place, reason))?;
+                let batch = run::decode(bytes, None).map_err(|reason| record_error(view, place, reason))?;
                 if batch.len() != run.count {
-                    return Err(record_error(place, "it has another number of messages than it says"));
+                    return Err(record_error(view, place, "it has another number of messages than it says"));
                 }
                 Ok(batch)
             }
-            _ => Err(record_error(place, "its messages are not in it")),
+            _ => Err(record_error(view, place, "its messages are not in it")),
         }),
     }
 }

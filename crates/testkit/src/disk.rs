@@ -79,7 +79,7 @@ impl Disk {
                     self.live.retain(|(q, seq), _| *q != queue || *seq > upto || stays.contains(seq));
                 }
                 StoreOp::DropQueue(queue) => self.live.retain(|(q, _), _| *q != queue),
-                StoreOp::State { .. } | StoreOp::Put(_) | StoreOp::Delete(_) => {}
+                StoreOp::State { .. } | StoreOp::Redelivered { .. } | StoreOp::Put(_) | StoreOp::Delete(_) => {}
             }
         }
         self.runs.retain(|place, _| {

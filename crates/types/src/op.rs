@@ -98,6 +98,13 @@ pub enum StoreOp {
         /// Not before this time (delayed retry); 0 = at once.
         hold_until: UnixMillis,
     },
+    /// Messages count as redelivered, nothing else about them has changed.
+    Redelivered {
+        /// The queue.
+        queue: QueueId,
+        /// Their seqs.
+        ranges: Vec<SeqRange>,
+    },
     /// All messages up to a seq left the queue, except these.
     Purge {
         /// The queue.
@@ -199,6 +206,13 @@ pub enum Recovered {
         ranges: Vec<SeqRange>,
     },
     /// As the op of the same name.
+    Redelivered {
+        /// The queue.
+        queue: QueueId,
+        /// Their seqs.
+        ranges: Vec<SeqRange>,
+    },
+    /// As the op of the same name.
     State {
         /// The queue.
         queue: QueueId,
@@ -226,6 +240,15 @@ pub enum Recovered {
     Record {
         /// Its lsn.
         lsn: u64,
+    },
+    /// A body that was told to be there can't be read; told after all runs. Its queues stop at its messages.
+    Hurt {
+        /// Which.
+        body: BodyPlace,
+        /// The file, and what is wrong with it.
+        reason: String,
+        /// Loss is accepted: its messages are to leave their queues.
+        dropped: bool,
     },
     /// The end of the log.
     End {

@@ -2,7 +2,7 @@
 //! and the tools for stopped stores read it by this one rule.
 
 use crate::ids::Seq;
-use crate::range::SeqRange;
+use crate::range::{SeqRange, SeqSet};
 use std::collections::BTreeMap;
 
 /// Consecutive messages that entered together.
@@ -18,13 +18,14 @@ pub trait Run: Clone {
 pub struct Replay<R> {
     /// By first seq; no two overlap.
     runs: BTreeMap<Seq, R>,
-    /// First → end (exclusive) of what has left; merged.
-    gone: BTreeMap<Seq, Seq>,
+    /// What has left.
+    gone: SeqSet,
+    redelivered: SeqSet,
 }
 
 impl<R> Default for Replay<R> {
     fn default() -> Self {
-        Self { runs: BTreeMap::new(), gone: BTreeMap::new() }
+        Self { runs: BTreeMap::new(), gone: SeqSet::default(), redelivered: SeqSet::default() }
     }
 }
 
@@ -49,36 +50,28 @@ impl<R: Run> Replay<R> {
     }
     /// Messages left, whether they entered before or enter later.
     pub fn leave(&mut self, range: SeqRange) {
-        if range.step == 1 {
-            self.remove(range.first, range.last() + 1);
-        } else {
-            range.iter().for_each(|seq| self.remove(seq, seq + 1));
-        }
+        self.gone.insert_range(range);
+    }
+    /// Messages count as redelivered, whether they entered before or enter later.
+    pub fn mark_redelivered(&mut self, range: SeqRange) {
+        self.redelivered.insert_range(range);
+    }
+    /// Whether `seq` counts as redelivered, and the first seq behind it of which the opposite is true.
+    pub fn is_redelivered(&self, seq: Seq) -> (bool, Seq) {
+        self.redelivered.at(seq)
     }
     /// All up to `upto` left, except these, which are in order.
     pub fn purge(&mut self, upto: Seq, except: &[SeqRange]) {
         let mut at = 0;
         for seq in except.iter().flat_map(SeqRange::iter) {
             if seq > at {
-                self.remove(at, seq);
+                self.gone.insert(at, seq);
             }
             at = seq + 1;
         }
         if at <= upto {
-            self.remove(at, upto + 1);
+            self.gone.insert(at, upto + 1);
         }
-    }
-    fn remove(&mut self, mut first: Seq, mut end: Seq) {
-        if let Some((f, e)) = self.gone.range(..=first).next_back().map(|(f, e)| (*f, *e))
-            && e >= first
-        {
-            (first, end) = (f, end.max(e));
-        }
-        while let Some((f, e)) = self.gone.range(first..=end).next().map(|(f, e)| (*f, *e)) {
-            end = end.max(e);
-            self.gone.remove(&f);
-        }
-        self.gone.insert(first, end);
     }
     /// The runs by their first seqs, in order, with those of their messages that have left.
     pub fn runs(&self) -> impl Iterator<Item = (Seq, &R)> {
@@ -88,19 +81,12 @@ impl<R: Run> Replay<R> {
     pub fn live(&self, first: Seq, end: Seq) -> Vec<(Seq, Seq)> {
         let mut out = Vec::new();
         let mut at = first;
-        let before = self.gone.range(..=first).next_back().map(|(f, e)| (*f, *e));
-        let inside = self.gone.range(first + 1..end).map(|(f, e)| (*f, *e));
-        for (f, e) in before.into_iter().chain(inside) {
-            if f > at {
-                out.push((at, f.min(end)));
+        while at < end {
+            let (gone, until) = self.gone.at(at);
+            if !gone {
+                out.push((at, until.min(end)));
             }
-            at = at.max(e);
-            if at >= end {
-                break;
-            }
-        }
-        if at < end {
-            out.push((at, end));
+            at = until;
         }
         out
     }

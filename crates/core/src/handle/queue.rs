@@ -383,7 +383,7 @@ impl Shard {
     pub(crate) fn purge(&mut self, now: Now, id: QueueId) -> u32 {
         let Some(queue) = self.queues.get_mut(&id) else { return 0 };
         let messages = u32::try_from(queue.ready).unwrap_or(u32::MAX);
-        queue.unreadable = false;
+        queue.unreadable_from = u64::MAX;
         self.purge_ready(now, id);
         // gets that wait for a body have nothing to wait for
         self.mark_dirty(id);

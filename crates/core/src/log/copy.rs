@@ -57,10 +57,10 @@ impl Log {
         } else {
             // a file still being filled is the newest one
             let newest = self.newest_file;
-            let half_dead = self.files.iter().find(|(f, s)| **f < newest && s.live_bytes * 2 < s.total_bytes);
-            if let Some((_, file)) = half_dead {
-                plan.rewrite = up_to_a_step(file.runs.iter().filter_map(|id| self.stored(*id)));
-            }
+            let half_dead = self.files.range(..newest).filter(|(_, s)| s.live_bytes * 2 < s.total_bytes);
+            let steps = half_dead.map(|(_, file)| up_to_a_step(file.runs.iter().filter_map(|id| self.stored(*id))));
+            // what is damaged stays, the other files need not wait for it
+            plan.rewrite = steps.into_iter().find(|step| !step.is_empty()).unwrap_or_default();
         }
         if plan.is_empty() {
             self.plan_crowd(limits.short_runs, queues, &mut plan);
@@ -68,10 +68,14 @@ impl Log {
         plan
     }
 
-    /// A run on disk with something live in it: its place and octets.
+    /// A run on disk with something live in it that can be read: its place and octets.
     fn stored(&self, id: EnqueueId) -> Option<(EnqueueId, Place, u64)> {
         match self.runs.get(&id) {
-            Some(LoggedRun { at: At::Stored(place), bytes, live, .. }) if *live > 0 => Some((id, *place, *bytes)),
+            Some(LoggedRun { at: At::Stored(place), bytes, live, .. })
+                if *live > 0 && !self.unreadable.contains(&id) =>
+            {
+                Some((id, *place, *bytes))
+            }
             _ => None,
         }
     }

@@ -112,8 +112,9 @@ pub(crate) struct Queue {
     pub(crate) stored_upto: Seq,
     /// Reads under way: the load and the seq of its first message.
     pub(crate) loading: Map<LoadId, Seq>,
-    /// A body could not be read back: the queue waits for an operator (purge, delete, restore).
-    pub(crate) unreadable: bool,
+    /// The run that begins here could not be read back: the queue goes on up to it, then waits for an operator (purge, delete,
+    /// restore).
+    pub(crate) unreadable_from: Seq,
     pub(crate) waiting_gets: VecDeque<WaitingGet>,
     /// See [`Dying`].
     pub(crate) dying: VecDeque<Dying>,
@@ -190,7 +191,7 @@ impl Queue {
             settle_listed: false,
             stored_upto: 0,
             loading: Map::default(),
-            unreadable: false,
+            unreadable_from: Seq::MAX,
             waiting_gets: VecDeque::new(),
             dying: VecDeque::new(),
             resident_listed: false,
@@ -373,6 +374,10 @@ impl Queue {
     pub(crate) fn log_runs_from(&self, seq: Seq) -> impl Iterator<Item = &LogRun> {
         let k = self.logged.partition_point(|r| r.first + u64::from(r.count) <= seq);
         self.logged.iter().skip(k)
+    }
+    /// Whether a run lies before what could not be read back.
+    pub(crate) fn is_readable(&self, run: &LogRun) -> bool {
+        run.first.saturating_sub(u64::from(run.index)) < self.unreadable_from
     }
     /// How many of the messages `first .. first + most` lie in the next `units` log runs, and how many runs that are.
     pub(crate) fn within(&self, first: Seq, most: u32, units: u32) -> (u32, u32) {

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod dead_letters;
+mod hurt;
 mod order;
 mod quorum;
+mod redelivered;
 mod rig;
 mod topology;

@@ -1,7 +1,7 @@
 //! A shard over the real store, driven by hand: what clients say, what they are told, and restarts between.
 
 use hornpipe_core::{Bootstrap, CoreConfig, Shard};
-use hornpipe_store::{Memory, Store, StoreConfig};
+use hornpipe_store::{Medium, Memory, Store, StoreConfig};
 use hornpipe_types::command::{
     Bind, ChannelCommand, Command, Consume, ExchangeDeclare, OpenConnection, PublishRun, QueueDeclare, Settle,
 };
@@ -89,11 +89,23 @@ impl Rig {
             loads: Vec::new(),
             seed: 0,
         };
-        rig.start();
+        rig.start_well();
+        rig
+    }
+    /// With all messages in body files.
+    pub(crate) fn with_bodies_apart() -> Self {
+        let mut rig = Self::new();
+        rig.config.inline_bytes_max = 1;
+        rig.restart();
         rig
     }
 
-    fn start(&mut self) {
+    fn start_well(&mut self) {
+        assert_eq!(self.start(), Vec::<String>::new());
+    }
+
+    /// Returns what an operator is told.
+    fn start(&mut self) -> Vec<String> {
         // another seed each time: nothing that must outlive a restart may hang on it
         self.seed += 1;
         self.shard = Shard::new(CoreConfig { limits: self.limits.clone(), seed: self.seed, number: 0 });
@@ -102,7 +114,6 @@ impl Rig {
         self.store = Some(store);
         let user = UserDefinition { name: "guest".into(), ..UserDefinition::default() };
         let remarks = self.shard.finish_recovery(self.now, &Bootstrap { vhost: "/".into(), user });
-        assert_eq!(remarks, Vec::<String>::new());
         self.told.clear();
         self.loads.clear();
         let open = OpenConnection {
@@ -125,22 +136,30 @@ impl Rig {
         self.shard.handle_commands(self.now, PEER, &mut commands);
         self.settle_down();
         self.told.clear();
+        remarks
     }
 
     /// The process dies; what was synced stays, and perhaps some of what was not.
     pub(crate) fn crash(&mut self) {
         self.store = None;
         self.medium = self.medium.after_crash(0);
-        self.start();
+        self.start_well();
     }
 
     /// A stop in order and a new start.
     pub(crate) fn restart(&mut self) {
+        assert_eq!(self.restart_with(false, |_| {}), Vec::<String>::new());
+    }
+
+    /// The same with something done to the medium between, and perhaps with leave to lose data; what an operator is told.
+    pub(crate) fn restart_with(&mut self, accept_data_loss: bool, between: impl FnOnce(&mut Memory)) -> Vec<String> {
         self.shard.handle_shutdown(self.now, "shutdown");
         self.settle_down();
         self.store.take().unwrap().close().unwrap();
         self.medium = self.medium.after_crash(0);
-        self.start();
+        between(&mut self.medium);
+        self.config.accept_data_loss = accept_data_loss;
+        self.start()
     }
 
     /// Everything the shard wants done is done, however often it asks; nothing is left for the disk.
@@ -186,6 +205,10 @@ impl Rig {
         self.now.mono = self.now.mono.plus_ms(ms);
         self.now.wall.0 += ms;
         self.shard.handle_timeout(self.now);
+    }
+    /// Octets of the log.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.medium.map_bytes()
     }
     /// Records in the log.
     pub(crate) fn records(&self) -> usize {

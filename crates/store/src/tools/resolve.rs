@@ -53,13 +53,15 @@ impl Messages {
             for (mut at, end) in self.replay.live(first, first + Seq::from(run.count)) {
                 while at < end {
                     let own = self.states.get(&at);
-                    let next_own = self.states.range(at + 1..end).next().map_or(end, |(s, _)| *s);
+                    let (marked, until) = self.replay.is_redelivered(at);
+                    let alike = end.min(until);
+                    let next_own = self.states.range(at + 1..alike).next().map_or(alike, |(s, _)| *s);
                     let stop = if own.is_some() { at + 1 } else { next_own };
                     let (mut meta, mut hold_until) = (run.meta, UnixMillis(0));
                     if let Some(own) = own {
                         (meta.delivery_count, meta.acquired_count, hold_until) = *own;
                     }
-                    meta.redelivered |= !clean || meta.acquired_count > 0 || own.is_some();
+                    meta.redelivered |= !clean || marked || meta.acquired_count > 0 || own.is_some();
                     let (index, count) = (run.index + (at - first) as u32, (stop - at) as u32);
                     out.push(Stretch { first: at, count, index, place: run.place, meta, hold_until });
                     at = stop;
@@ -94,6 +96,10 @@ impl Resolved {
                 let messages = self.messages.entry(queue).or_default();
                 ranges.into_iter().for_each(|r| messages.replay.leave(r));
             }
+            Recovered::Redelivered { queue, ranges } => {
+                let messages = self.messages.entry(queue).or_default();
+                ranges.into_iter().for_each(|r| messages.replay.mark_redelivered(r));
+            }
             Recovered::State { queue, seq, delivery_count, acquired_count, hold_until } => {
                 let states = &mut self.messages.entry(queue).or_default().states;
                 states.insert(seq, (delivery_count, acquired_count, hold_until));
@@ -105,7 +111,8 @@ impl Resolved {
             Recovered::DropQueue(queue) => {
                 self.messages.remove(&queue);
             }
-            Recovered::Record { .. } => {}
+            // Reading shows it, message by message.
+            Recovered::Record { .. } | Recovered::Hurt { .. } => {}
             Recovered::End { clean, .. } => self.clean = clean,
         }
     }

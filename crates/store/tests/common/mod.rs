@@ -3,7 +3,7 @@
 
 pub mod script;
 
-use hornpipe_store::{Faulty, Memory, Reader, Store, StoreConfig, StoreError};
+use hornpipe_store::{Call, Fault, Faulty, Memory, Reader, Store, StoreConfig, StoreError};
 use hornpipe_types::definition::{Definition, ParameterDefinition};
 use hornpipe_types::ids::{CommitSeq, EnqueueId, QueueId};
 use hornpipe_types::message::{Batch, BatchBuilder, MessageMeta, Span};
@@ -32,7 +32,14 @@ impl Bed for InMemory {
 }
 impl Bed for Wrapped {
     fn open(&self, config: StoreConfig) -> Result<Store, StoreError> {
-        Ok(Store::with_medium(Box::new(Faulty::new(self.0.clone()).0), config))
+        let (medium, faults) = Faulty::new(self.0.clone());
+        // Slow now and then.
+        for call in Call::ALL {
+            for skip in [0, 3, 9] {
+                faults.arm(call, skip, Fault::Delay(Duration::from_millis(2)));
+            }
+        }
+        Ok(Store::with_medium(Box::new(medium), config))
     }
 }
 

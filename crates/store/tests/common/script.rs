@@ -35,6 +35,8 @@ pub fn seq(n: u64) -> u64 {
 pub struct Script {
     pub last: u64,
     pub runs: BTreeMap<u64, Place>,
+    /// Bodies that were told to be damaged.
+    pub hurt: Vec<String>,
     files: BTreeSet<u64>,
 }
 
@@ -56,6 +58,7 @@ impl Script {
             }
             Recovered::Settled { ranges, .. } => settled.extend(ranges.iter().map(|r| r.first / 10_000)),
             Recovered::End { orphan_files, .. } => s.files.extend(orphan_files),
+            Recovered::Hurt { reason, .. } => s.hurt.push(reason),
             other => wrong.push(format!("{other:?}")),
         })?;
         assert!(wrong.is_empty(), "{wrong:?}");
