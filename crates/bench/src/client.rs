@@ -117,8 +117,15 @@ impl Client {
         });
         client.write(&out.0)?;
         client.expect(wire::CONNECTION_OPEN_OK)?;
-        client.call(wire::CHANNEL_OPEN, wire::CHANNEL_OPEN_OK, |args| args.short(""))?;
+        client.open_channel(1)?;
         Ok(client)
+    }
+
+    pub(crate) fn open_channel(&mut self, number: u16) -> Result<()> {
+        let mut out = Out::default();
+        out.method(number, wire::CHANNEL_OPEN, |args| args.short(""));
+        self.write(&out.0)?;
+        self.expect(wire::CHANNEL_OPEN_OK).map(|_| ())
     }
 
     /// The socket, for a thread of its own.
@@ -333,6 +340,7 @@ pub(crate) fn refusal(id: MethodId, payload: &[u8]) -> anyhow::Error {
 #[derive(Debug)]
 pub(crate) struct Frame<'a> {
     pub(crate) kind: u8,
+    pub(crate) channel: u16,
     pub(crate) payload: &'a [u8],
     pub(crate) total: usize,
 }
@@ -357,7 +365,7 @@ pub(crate) fn frame_at(bytes: &[u8]) -> Result<Option<Frame<'_>>> {
     if bytes[total - 1] != FRAME_END {
         bail!("frame of type {} and {size} bytes without its end octet", bytes[0]);
     }
-    Ok(Some(Frame { kind: bytes[0], payload: &bytes[7..total - 1], total }))
+    Ok(Some(Frame { kind: bytes[0], channel: be16(bytes, 1), payload: &bytes[7..total - 1], total }))
 }
 
 #[cfg(test)]

@@ -37,13 +37,13 @@ pub(crate) struct Consumer {
 /// State of the scan, apart from the bytes.
 #[derive(Debug)]
 struct Scanner {
-    body: usize,
+    sizes: [usize; 2],
     ack_every: Option<u64>,
     /// Latencies are counted for messages due at or after this time; `None`: not at all.
     measure_from: Option<u64>,
     /// Every message of a publisher must come, so sequence numbers have no gaps.
     gapless: bool,
-    /// Next expected sequence number by publisher.
+    /// Next expected sequence number by publishing channel.
     expected: Vec<u64>,
     received: u64,
     unacked: u64,
@@ -78,11 +78,11 @@ impl Consumer {
         })?;
         let alone = plan.consumers == plan.queues;
         let scanner = Scanner {
-            body: plan.body,
+            sizes: [plan.size(0), plan.size(1)],
             ack_every: plan.ack,
             measure_from: None,
-            gapless: alone && !matches!(plan.route, Route::Topic(_)),
-            expected: vec![0; plan.publishers],
+            gapless: alone && !plan.mixed && !matches!(plan.route, Route::Topic(_)),
+            expected: vec![0; plan.publishers * plan.channels],
             received: 0,
             unacked: 0,
             tag: 0,
@@ -188,11 +188,11 @@ impl Scanner {
     }
 
     fn header(&mut self, payload: &[u8]) -> Result<()> {
-        let size = be64(payload, 4);
-        if size != self.body as u64 {
-            bail!("body of {size} bytes, {} were published", self.body);
+        let size = be64(payload, 4) as usize;
+        if !self.sizes.contains(&size) {
+            bail!("body of {size} bytes, {:?} were published", self.sizes);
         }
-        self.missing = self.body;
+        self.missing = size;
         self.at_start_of_body = true;
         if self.missing == 0 {
             self.complete();
@@ -230,13 +230,13 @@ impl Scanner {
         Ok(())
     }
 
-    /// A publisher's messages come in the order it published them [spec §4.7].
+    /// A channel's messages come in the order they were published [spec §4.7].
     #[inline]
     fn sequence(&mut self, word: u64) -> Result<()> {
-        let (publisher, sequence) = ((word >> SEQUENCE_BITS) as usize, word & ((1 << SEQUENCE_BITS) - 1));
-        let Some(expected) = self.expected.get_mut(publisher) else { bail!("message of publisher {publisher}") };
+        let (channel, sequence) = ((word >> SEQUENCE_BITS) as usize, word & ((1 << SEQUENCE_BITS) - 1));
+        let Some(expected) = self.expected.get_mut(channel) else { bail!("message of channel {channel}") };
         if sequence < *expected || (self.gapless && sequence > *expected) {
-            bail!("message {sequence} of publisher {publisher} where {expected} was due");
+            bail!("message {sequence} of channel {channel} where {expected} was due");
         }
         *expected = sequence + 1;
         Ok(())
@@ -256,10 +256,10 @@ impl Scanner {
 
     fn ack_rest(&mut self) {
         if self.ack_every.is_some() && self.unacked > 0 {
-            let tag = self.whole;
+            let (tag, multiple) = (self.whole, u8::from(self.unacked > 1));
             self.acks.method(1, wire::BASIC_ACK, |args| {
                 args.u64(tag);
-                args.u8(1);
+                args.u8(multiple);
             });
             self.unacked = 0;
         }

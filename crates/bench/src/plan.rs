@@ -32,10 +32,16 @@ pub(crate) enum Case {
     L,
     /// connections opened and closed
     M,
+    /// mixed traffic: runs of one, 16 and 24 B transient, acks one by one
+    N,
+    /// 1 000 messages a second, 1 KiB transient: latencies
+    O,
+    /// 10 000 messages a second, 1 KiB transient: latencies
+    P,
 }
 
 impl Case {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::A,
         Self::B,
         Self::C,
@@ -43,7 +49,10 @@ impl Case {
         Self::E,
         Self::F,
         Self::G,
+        Self::N,
         Self::H,
+        Self::O,
+        Self::P,
         Self::I,
         Self::J,
         Self::M,
@@ -66,6 +75,9 @@ impl Case {
             Self::K => "k. fresh start",
             Self::L => "l. restart with 1 M × 100 B",
             Self::M => "m. connection open and close",
+            Self::N => "n. mixed: keys, sizes, channels alternate, acks one by one",
+            Self::O => "o. 1 000/s, 1 KiB transient",
+            Self::P => "p. 10 000/s, 1 KiB transient",
         }
     }
 }
@@ -118,6 +130,12 @@ pub(crate) struct Flags {
     /// Bytes handed to the socket in one write
     #[arg(long)]
     pub(crate) write: Option<usize>,
+    /// Channels of each publishing connection, used in turn
+    #[arg(long)]
+    pub(crate) channels: Option<usize>,
+    /// Publishers address the queues in turn, and every other body is 8 bytes longer: no two messages in a row are alike
+    #[arg(long)]
+    pub(crate) mixed: Option<bool>,
     /// x-queue-type
     #[arg(long)]
     pub(crate) queue_type: Option<String>,
@@ -159,6 +177,8 @@ pub(crate) struct Plan {
     pub(crate) rate: Option<f64>,
     pub(crate) drain: bool,
     pub(crate) write: usize,
+    pub(crate) channels: usize,
+    pub(crate) mixed: bool,
     pub(crate) queue_type: Option<String>,
 }
 
@@ -182,6 +202,8 @@ impl Plan {
             rate: None,
             drain: false,
             write: 64 * 1024,
+            channels: 1,
+            mixed: false,
             queue_type: None,
         };
         match case {
@@ -203,6 +225,14 @@ impl Plan {
                 plan.durable();
                 (plan.rate, plan.ack, plan.amount) = (Some(1000.0), Some(1), Amount::Seconds(5.0));
             }
+            Some(Case::N) => {
+                (plan.publishers, plan.queues, plan.consumers) = (4, 4, 4);
+                (plan.channels, plan.mixed, plan.write, plan.ack) = (8, true, 1024, Some(1));
+            }
+            Some(case @ (Case::O | Case::P)) => {
+                plan.rate = Some(if case == Case::O { 1000.0 } else { 10_000.0 });
+                (plan.body, plan.amount) = (1024, Amount::Seconds(5.0));
+            }
             Some(case) => bail!("{case:?} is not a message load"),
         }
         plan.apply(flags)?;
@@ -220,6 +250,8 @@ impl Plan {
         set(&mut self.publishers, flags.publishers);
         set(&mut self.drain, flags.drain);
         set(&mut self.write, flags.write);
+        set(&mut self.channels, flags.channels);
+        set(&mut self.mixed, flags.mixed);
         if let Some(window) = flags.confirm {
             self.confirm = (window > 0).then_some(window);
         }
@@ -264,6 +296,15 @@ impl Plan {
         if self.rate.is_some() && self.body < 16 {
             bail!("latencies need bodies of 16 bytes: sequence number and scheduled send time");
         }
+        if self.mixed && self.route != Route::Queue {
+            bail!("--mixed is for messages that go straight to queues");
+        }
+        if self.channels == 0 || self.channels > 1000 {
+            bail!("a connection publishes on 1 to 1000 channels");
+        }
+        if self.channels > 1 && self.confirm.is_some() {
+            bail!("confirms are counted on one channel: give --confirm 0 or --channels 1");
+        }
         if self.rate.is_some() && self.drain {
             bail!("--rate and --drain exclude each other");
         }
@@ -281,6 +322,11 @@ impl Plan {
             Route::Fanout => "bench.fanout",
             Route::Topic(_) => "bench.topic",
         }
+    }
+
+    /// Size of the message that many places after the first of a publisher.
+    pub(crate) fn size(&self, index: usize) -> usize {
+        self.body + if self.mixed { index % 2 * 8 } else { 0 }
     }
 
     pub(crate) fn queue(&self, index: usize) -> String {
@@ -313,6 +359,8 @@ mod tests {
         refused(Flags { ack: Some(10), prefetch: Some(5), ..Flags::default() });
         refused(Flags { rate: Some(1.0), body: Some(8), ..Flags::default() });
         refused(Flags { rate: Some(0.0), ..Flags::default() });
+        refused(Flags { channels: Some(2), confirm: Some(10), ..Flags::default() });
+        refused(Flags { mixed: Some(true), topic: Some(10), ..Flags::default() });
         assert!(Plan::new(Some(Case::K), &Flags::default()).is_err());
     }
 }

@@ -39,6 +39,9 @@ pub(crate) struct Published {
 impl Publisher {
     pub(crate) fn open(url: &Url, plan: &Plan, index: usize) -> Result<Self> {
         let mut client = Client::open(url, SMALL_BUFFER)?;
+        for channel in 2..=plan.channels {
+            client.open_channel(channel as u16)?;
+        }
         if plan.confirm.is_some() {
             client.call(wire::CONFIRM_SELECT, wire::CONFIRM_SELECT_OK, |args| args.u8(0))?;
         }
@@ -56,15 +59,16 @@ impl Publisher {
     }
 
     fn flood(mut self, goal: &Goal) -> Result<Published> {
-        let mut count = 0;
+        let (mut count, mut at) = (0, 0);
         while let Some(left) = goal.left(count) {
-            let take = self.batch.capacity().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let take = self.batch.write_from(at).min(usize::try_from(left).unwrap_or(usize::MAX));
             let now = nanos();
             for index in 0..take {
-                self.batch.stamp(index, self.index, count + index as u64, now);
+                self.batch.stamp(at + index, self.index, count + index as u64, now);
             }
-            self.client.write(self.batch.bytes(0, take))?;
+            self.client.write(self.batch.bytes(at, at + take))?;
             count += take as u64;
+            at = (at + take) % self.batch.capacity();
         }
         // close-ok comes after every publish was taken in.
         self.client.close()?;
@@ -86,7 +90,7 @@ impl Publisher {
             let room = (window - confirms.outstanding()).min(confirms.room());
             match left {
                 Some(left) if room >= enough.min(left) => {
-                    let take = (room.min(left) as usize).min(self.batch.capacity() - at);
+                    let take = (room.min(left) as usize).min(self.batch.write_from(at));
                     let now = nanos();
                     for index in 0..take {
                         self.batch.stamp(at + index, self.index, count + index as u64, now);
