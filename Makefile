@@ -180,8 +180,23 @@ bench-peers: build ## the same beside a RabbitMQ on this machine, with ratios
 
 .PHONY: bench-check
 bench-check: BENCH_ROUNDS = 1
-bench-check: build ## each case for a moment: counts, order and contents under full load, no judgement on speed
+bench-check: build bench-instructions ## each case for a moment: counts, order, contents; then bench-instructions
 	$(BENCH) --seconds 0.5
+
+INSTRUCTIONS = $(CARGO) run -q --release --locked -p hornpipe-bench -- instructions
+
+.PHONY: valgrind
+valgrind:
+	@command -v valgrind >/dev/null || { [ $$(id -u) = 0 ] && apt-get install -y --no-install-recommends valgrind >/dev/null; } \
+		|| { echo "instructions are counted by valgrind: apt-get install valgrind" >&2; exit 1; }
+
+.PHONY: bench-instructions
+bench-instructions: valgrind ## instructions per message against crates/bench/instructions.json, ±5 %
+	$(INSTRUCTIONS)
+
+.PHONY: bench-counts
+bench-counts: valgrind ## writes crates/bench/instructions.json anew
+	$(INSTRUCTIONS) --write
 
 BENCH_LONG ?=
 

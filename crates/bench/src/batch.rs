@@ -102,7 +102,7 @@ impl Batch {
         if self.body >= 8 {
             let channels = self.channels as u64;
             let source = publisher as u64 * channels + sequence % channels;
-            let word = source << SEQUENCE_BITS | sequence / channels;
+            let word = (source << SEQUENCE_BITS) | (sequence / channels);
             self.bytes[at..at + 8].copy_from_slice(&word.to_be_bytes());
         }
         if self.body >= 16 {
@@ -148,7 +148,7 @@ mod tests {
             rest = &rest[frame.total..];
         }
         assert_eq!(kinds, [wire::METHOD, wire::HEADER, wire::BODY]);
-        assert_eq!(wire::be64(&body, 0), 3 << SEQUENCE_BITS | 77);
+        assert_eq!(wire::be64(&body, 0), (3 << SEQUENCE_BITS) | 77);
         assert_eq!(wire::be64(&body, 8), 99);
         assert_eq!(body.len(), 1024);
     }
@@ -160,8 +160,9 @@ mod tests {
         assert!(batch.capacity().is_multiple_of(2 * 4 * 8));
         assert!(batch.write_from(0) < 16, "writes are small");
         let publish = |batch: &Batch, index| {
-            let frame = frame_at(batch.bytes(index, index + 1)).expect("sound").expect("whole");
-            (frame.channel, frame.payload.to_vec())
+            let bytes = batch.bytes(index, index + 1);
+            let frame = frame_at(bytes).expect("sound").expect("whole");
+            (wire::be16(bytes, 1), frame.payload.to_vec())
         };
         for index in 1..batch.capacity() {
             let (before, after) = (publish(&batch, index - 1), publish(&batch, index));
@@ -170,7 +171,7 @@ mod tests {
         // The second message of channel 2 of publisher 1.
         batch.stamp(9, 1, 9, 0);
         let message = batch.bytes(9, 10);
-        assert_eq!(wire::be64(message, message.len() - 1 - plan.size(9)), 9 << SEQUENCE_BITS | 1);
+        assert_eq!(wire::be64(message, message.len() - 1 - plan.size(9)), (9 << SEQUENCE_BITS) | 1);
         assert!(batch.bytes(0, 1).len() + 8 == batch.bytes(1, 2).len());
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::batch::{SEQUENCE_BITS, filler};
-use crate::client::{BIG_BUFFER, Client, Fill, Url, frame_at, refusal};
+use crate::client::{BIG_BUFFER, Client, Fill, Url, consume, frame_at, qos, refusal};
 use crate::histogram::Histogram;
 use crate::load::nanos;
 use crate::plan::{Plan, Route};
@@ -36,7 +36,7 @@ pub(crate) struct Consumer {
 
 /// State of the scan, apart from the bytes.
 #[derive(Debug)]
-struct Scanner {
+pub(crate) struct Scanner {
     sizes: [usize; 2],
     ack_every: Option<u64>,
     /// Latencies are counted for messages due at or after this time; `None`: not at all.
@@ -45,7 +45,7 @@ struct Scanner {
     gapless: bool,
     /// Next expected sequence number by publishing channel.
     expected: Vec<u64>,
-    received: u64,
+    pub(crate) received: u64,
     unacked: u64,
     tag: u64,
     /// Tag of the last message whose body is complete.
@@ -55,7 +55,7 @@ struct Scanner {
     at_start_of_body: bool,
     check_body: bool,
     latencies: Histogram,
-    acks: Out,
+    pub(crate) acks: Out,
 }
 
 impl Consumer {
@@ -63,37 +63,12 @@ impl Consumer {
     pub(crate) fn open(url: &Url, plan: &Plan, index: usize) -> Result<Self> {
         let mut client = Client::open(url, BIG_BUFFER)?;
         if plan.ack.is_some() {
-            client.call(wire::BASIC_QOS, wire::BASIC_QOS_OK, |args| {
-                args.u32(0);
-                args.u16(plan.prefetch);
-                args.u8(0);
-            })?;
+            client.call(wire::BASIC_QOS, wire::BASIC_QOS_OK, |args| qos(args, plan.prefetch))?;
         }
         client.call(wire::BASIC_CONSUME, wire::BASIC_CONSUME_OK, |args| {
-            args.u16(0);
-            args.short(&plan.queue(index));
-            args.short("c");
-            args.u8(if plan.ack.is_some() { 0 } else { 0b10 });
-            args.table(&[]);
+            consume(args, &plan.queue(index), "c", plan.ack.is_none());
         })?;
-        let alone = plan.consumers == plan.queues;
-        let scanner = Scanner {
-            sizes: [plan.size(0), plan.size(1)],
-            ack_every: plan.ack,
-            measure_from: None,
-            gapless: alone && !plan.mixed && !matches!(plan.route, Route::Topic(_)),
-            expected: vec![0; plan.publishers * plan.channels],
-            received: 0,
-            unacked: 0,
-            tag: 0,
-            whole: 0,
-            missing: 0,
-            at_start_of_body: false,
-            check_body: false,
-            latencies: Histogram::default(),
-            acks: Out::default(),
-        };
-        Ok(Self { client, scanner })
+        Ok(Self { client, scanner: Scanner::new(plan) })
     }
 
     /// Counts latencies of messages due at that time (nanoseconds) or later.
@@ -151,8 +126,28 @@ impl Consumer {
 }
 
 impl Scanner {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let alone = plan.consumers == plan.queues;
+        Self {
+            sizes: [plan.size(0), plan.size(1)],
+            ack_every: plan.ack,
+            measure_from: None,
+            gapless: alone && !plan.mixed && !matches!(plan.route, Route::Topic(_)),
+            expected: vec![0; plan.publishers * plan.channels],
+            received: 0,
+            unacked: 0,
+            tag: 0,
+            whole: 0,
+            missing: 0,
+            at_start_of_body: false,
+            check_body: false,
+            latencies: Histogram::default(),
+            acks: Out::default(),
+        }
+    }
+
     /// Scans all whole frames; returns the bytes used.
-    fn scan(&mut self, bytes: &[u8], now: u64) -> Result<usize> {
+    pub(crate) fn scan(&mut self, bytes: &[u8], now: u64) -> Result<usize> {
         // Filler bytes are compared once per read: enough to see a broker that mixes bodies up.
         self.check_body = true;
         let mut used = 0;
@@ -254,7 +249,7 @@ impl Scanner {
         }
     }
 
-    fn ack_rest(&mut self) {
+    pub(crate) fn ack_rest(&mut self) {
         if self.ack_every.is_some() && self.unacked > 0 {
             let (tag, multiple) = (self.whole, u8::from(self.unacked > 1));
             self.acks.method(1, wire::BASIC_ACK, |args| {

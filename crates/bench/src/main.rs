@@ -17,6 +17,8 @@ mod client;
 mod confirms;
 mod consumer;
 mod histogram;
+mod inside;
+mod instructions;
 mod load;
 mod plan;
 mod process;
@@ -27,6 +29,7 @@ mod start;
 mod suite;
 mod wire;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -34,7 +37,7 @@ use clap::{Parser, Subcommand};
 
 use crate::broker::{Running, Startable, Target};
 use crate::client::Url;
-use crate::plan::{Case, Flags};
+use crate::plan::{Case, Flags, Plan};
 use crate::report::{note, say};
 use crate::suite::{Suite, run_against};
 
@@ -66,6 +69,22 @@ enum Command {
         rounds: usize,
         #[command(flatten)]
         flags: Flags,
+    },
+    /// Counts instructions per message of cases driven through the broker's code in this process, under valgrind
+    Instructions {
+        /// What they are compared with
+        #[arg(long, default_value = "crates/bench/instructions.json")]
+        file: PathBuf,
+        /// Write the file instead of comparing with it
+        #[arg(long)]
+        write: bool,
+    },
+    /// Moves messages of a case through the broker's code in this process; what is run under valgrind
+    Drive {
+        /// Letter of the case
+        case: Case,
+        /// Messages
+        count: u64,
     },
     /// Several cases against several brokers; prints a Markdown table of medians and ratios
     Suite {
@@ -110,6 +129,8 @@ fn run(cli: Cli) -> Result<()> {
             let running = running.collect::<Result<Vec<_>>>()?;
             Suite { running, startable: Vec::new(), cases: vec![case], rounds, flags }.run()
         }
+        Command::Instructions { file, write } => instructions::run(&file, write),
+        Command::Drive { case, count } => inside::drive(&Plan::new(Some(case), &Flags::default())?, count),
         Command::Suite { broker, start, cases, rounds, flags } => {
             let cases = if cases.is_empty() { Case::ALL.to_vec() } else { cases };
             let cases = cases.into_iter().map(Some).collect();
