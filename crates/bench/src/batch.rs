@@ -37,18 +37,19 @@ impl Batch {
         let mut batch = Self { bytes, ends, bodies, body: plan.body, channels: plan.channels, per_write: 1 };
         let body: Vec<u8> = (0..plan.size(1)).map(filler).collect();
         let keys: Vec<String> = match plan.route {
-            Route::Queue if plan.mixed => (0..plan.queues).map(|at| plan.queue(publisher + at)).collect(),
+            Route::Queue if plan.spread > 0 => (0..plan.queues).map(|at| plan.queue(publisher + at)).collect(),
             Route::Queue => vec![plan.queue(publisher)],
             Route::Fanout => vec![String::new()],
             // Neighbouring keys go to different queues, so no two messages in a row share a route.
             Route::Topic(bindings) => (0..bindings).map(topic_key).collect(),
         };
         // With the round of channels the keys move on by one, so that no channel keeps to one key.
-        let cycle = keys.len() * plan.channels * if plan.mixed { 2 } else { 1 };
+        let row = plan.spread.max(1);
+        let cycle = keys.len() * plan.channels * row * if plan.uneven { 2 } else { 1 };
         let mut out = Out::default();
         loop {
             for index in 0..cycle {
-                let key = &keys[(index + index / plan.channels) % keys.len()];
+                let key = &keys[(index / row + if plan.channels > 1 { index / plan.channels } else { 0 }) % keys.len()];
                 batch.push(&mut out, plan, key, &body[..plan.size(index)], (1 + index % plan.channels) as u16);
             }
             if out.0.len() >= plan.write || batch.ends.len() >= MOST {

@@ -43,7 +43,15 @@ pub(crate) struct Scanner {
     measure_from: Option<u64>,
     /// Every message of a publisher must come, so sequence numbers have no gaps.
     gapless: bool,
-    /// Next expected sequence number by publishing channel.
+    /// Answers to basic.consume that are still to come.
+    subscribing: usize,
+    /// Publishing channels.
+    sources: usize,
+    /// Several consumers of one queue share this connection: each has an order of its own.
+    shared: bool,
+    /// Whose delivery is under way.
+    subscription: usize,
+    /// Next expected sequence number by consumer, where they share, and publishing channel.
     expected: Vec<u64>,
     pub(crate) received: u64,
     unacked: u64,
@@ -65,10 +73,30 @@ impl Consumer {
         if plan.ack.is_some() {
             client.call(wire::BASIC_QOS, wire::BASIC_QOS_OK, |args| qos(args, plan.prefetch))?;
         }
-        client.call(wire::BASIC_CONSUME, wire::BASIC_CONSUME_OK, |args| {
-            consume(args, &plan.queue(index), "c", plan.ack.is_none());
-        })?;
-        Ok(Self { client, scanner: Scanner::new(plan) })
+        let mut out = Out::default();
+        let mut wanted = 0;
+        for queue in plan.queues_of(index) {
+            for _ in 0..plan.subscriptions {
+                let tag = format!("c{wanted}");
+                out.method(1, wire::BASIC_CONSUME, |args| consume(args, &queue, &tag, plan.ack.is_none()));
+                wanted += 1;
+            }
+        }
+        // Deliveries of the first come between the answers to the others, so they are left to the scanner.
+        client.write(&out.0)?;
+        let scanner = Scanner { subscribing: wanted, ..Scanner::new(plan) };
+        let mut consumer = Self { client, scanner };
+        while consumer.scanner.subscribing > 0 {
+            match consumer.client.fill()? {
+                Fill::Data => {}
+                Fill::Idle => bail!("no answer to basic.consume within the timeout"),
+                Fill::End => bail!("the broker closed the socket"),
+            }
+            let used = consumer.scanner.scan(consumer.client.bytes(), nanos())?;
+            consumer.client.consume(used);
+            consumer.write_acks()?;
+        }
+        Ok(consumer)
     }
 
     /// Counts latencies of messages due at that time (nanoseconds) or later.
@@ -101,6 +129,12 @@ impl Consumer {
                         progress.last.store(now, Ordering::Relaxed);
                         progress.received.store(self.scanner.received, Ordering::Release);
                     }
+                    // A run is stopped once everything has come; only a sink goes on sending.
+                    if progress.stop.load(Ordering::Relaxed) {
+                        self.scanner.ack_rest();
+                        self.write_acks()?;
+                        return Ok(());
+                    }
                 }
                 Fill::Idle => {
                     self.scanner.ack_rest();
@@ -128,12 +162,17 @@ impl Consumer {
 impl Scanner {
     pub(crate) fn new(plan: &Plan) -> Self {
         let alone = plan.consumers == plan.queues;
+        let (sources, shared) = (plan.publishers * plan.channels, plan.subscriptions > 1);
         Self {
             sizes: [plan.size(0), plan.size(1)],
             ack_every: plan.ack,
             measure_from: None,
-            gapless: alone && !plan.mixed && !matches!(plan.route, Route::Topic(_)),
-            expected: vec![0; plan.publishers * plan.channels],
+            gapless: alone && !shared && plan.spread == 0 && !matches!(plan.route, Route::Topic(_)),
+            subscribing: 0,
+            sources,
+            shared,
+            subscription: 0,
+            expected: vec![0; sources * if shared { plan.subscriptions } else { 1 }],
             received: 0,
             unacked: 0,
             tag: 0,
@@ -175,6 +214,14 @@ impl Scanner {
                 if payload[after + 8] != 0 {
                     bail!("delivery {tag} is marked redelivered");
                 }
+                if self.shared {
+                    let digits = std::str::from_utf8(&payload[6..after]).unwrap_or_default();
+                    self.subscription = digits.parse().unwrap_or(usize::MAX);
+                }
+                Ok(())
+            }
+            wire::BASIC_CONSUME_OK if self.subscribing > 0 => {
+                self.subscribing -= 1;
                 Ok(())
             }
             id @ (wire::CONNECTION_CLOSE | wire::CHANNEL_CLOSE) => Err(refusal(id, payload)),
@@ -229,7 +276,8 @@ impl Scanner {
     #[inline]
     fn sequence(&mut self, word: u64) -> Result<()> {
         let (channel, sequence) = ((word >> SEQUENCE_BITS) as usize, word & ((1 << SEQUENCE_BITS) - 1));
-        let Some(expected) = self.expected.get_mut(channel) else { bail!("message of channel {channel}") };
+        let place = if self.shared { self.subscription * self.sources + channel } else { channel };
+        let Some(expected) = self.expected.get_mut(place) else { bail!("message of channel {channel}") };
         if sequence < *expected || (self.gapless && sequence > *expected) {
             bail!("message {sequence} of channel {channel} where {expected} was due");
         }

@@ -74,7 +74,7 @@ pub(crate) fn drive(plan: &Plan, count: u64) -> Result<()> {
         if plan.ack.is_some() {
             out.method(1, wire::BASIC_QOS, |args| qos(args, plan.prefetch));
         }
-        out.method(1, wire::BASIC_CONSUME, |args| consume(args, &plan.queue(index), "c", plan.ack.is_none()));
+        out.method(1, wire::BASIC_CONSUME, |args| consume(args, &plan.queue(index), "c0", plan.ack.is_none()));
         rig.call(side, &out.0)?;
         consumers.push((side, Scanner::new(plan)));
     }
