@@ -47,7 +47,7 @@ pub(crate) struct Scanner {
     subscribing: usize,
     /// Publishing channels.
     sources: usize,
-    /// Several consumers of one queue share this connection: each has an order of its own.
+    /// Several consumers share this connection: each has an order of its own.
     shared: bool,
     /// Whose delivery is under way.
     subscription: usize,
@@ -162,7 +162,8 @@ impl Consumer {
 impl Scanner {
     pub(crate) fn new(plan: &Plan) -> Self {
         let alone = plan.consumers == plan.queues;
-        let (sources, shared) = (plan.publishers * plan.channels, plan.subscriptions > 1);
+        let subscriptions = plan.queues_of(0).count() * plan.subscriptions;
+        let (sources, shared) = (plan.publishers * plan.channels, subscriptions > 1);
         Self {
             sizes: [plan.size(0), plan.size(1)],
             ack_every: plan.ack,
@@ -172,7 +173,7 @@ impl Scanner {
             sources,
             shared,
             subscription: 0,
-            expected: vec![0; sources * if shared { plan.subscriptions } else { 1 }],
+            expected: vec![0; sources * subscriptions],
             received: 0,
             unacked: 0,
             tag: 0,
