@@ -172,23 +172,52 @@ fuzz: ## each fuzz target for FUZZ_SECONDS=60, on nightly Rust with cargo-fuzz
 
 # ------------------------------------------------------------------ speed
 
-BENCH_CASES ?= a,b,c,h,e,f,g,d,i,j,m,k,l
+BENCH_CASES ?= a,b,c,d,e,f,g,n,h,o,p,q,r,i,j,m,k,l
 BENCH_ROUNDS ?= 3
-BENCH = $(CARGO) run -q --release --locked -p hornpipe-bench -- suite --start hornpipe=$(BIN) \
+RUN_BENCH = $(CARGO) run -q --release --locked -p hornpipe-bench --
+BENCH = $(RUN_BENCH) suite --start hornpipe=$(BIN) \
 	--cases $(BENCH_CASES) --rounds $(BENCH_ROUNDS)
 
 .PHONY: bench
-bench: build ## the cases of docs/performance.md: BENCH_CASES=a,b BENCH_ROUNDS=3
+bench: build ## the cases of docs/performance.md and the generator's own ceiling: BENCH_CASES=a,b BENCH_ROUNDS=3
 	$(BENCH)
+	$(RUN_BENCH) ceiling
+
+.PHONY: rabbitmq
+rabbitmq:
+	tests/run/install_rabbitmq.sh
 
 .PHONY: bench-peers
-bench-peers: build ## the same beside a RabbitMQ on this machine, with ratios
+bench-peers: build rabbitmq ## the same beside a RabbitMQ on this machine, in turns, with ratios
 	$(BENCH) --start rabbitmq=tests/run/rabbitmq.sh
+
+.PHONY: bench-clients
+bench-clients: build test-deps rabbitmq ## pika and amqplib against both, in turns: BENCH_ROUNDS=3
+	$(RUN_PY) tests/run/ordinary_clients.py --rounds $(BENCH_ROUNDS)
+
+CURVES ?=
+
+.PHONY: bench-curves
+bench-curves: build ## figures over growing numbers of things, drawn to docs/plots: CURVES="--curves size --most 1000"
+	$(RUN_BENCH) curves --start hornpipe=$(BIN) --out docs/plots $(CURVES)
 
 .PHONY: bench-check
 bench-check: BENCH_ROUNDS = 1
-bench-check: build ## each case for a moment: counts, order and contents under full load, no judgement on speed
+bench-check: build bench-instructions ## each case for a moment: counts, order, contents; then bench-instructions
 	$(BENCH) --seconds 0.5
+
+.PHONY: valgrind
+valgrind:
+	@command -v valgrind >/dev/null || { [ $$(id -u) = 0 ] && apt-get install -y --no-install-recommends valgrind >/dev/null; } \
+		|| { echo "instructions are counted by valgrind: apt-get install valgrind" >&2; exit 1; }
+
+.PHONY: bench-instructions
+bench-instructions: valgrind ## instructions per message against crates/bench/instructions.json, ±5 %
+	$(RUN_BENCH) instructions
+
+.PHONY: bench-counts
+bench-counts: valgrind ## writes crates/bench/instructions.json anew
+	$(RUN_BENCH) instructions --write
 
 BENCH_LONG ?=
 

@@ -26,39 +26,49 @@ pub(crate) struct Batch {
     /// Where each body starts.
     bodies: Vec<usize>,
     body: usize,
+    channels: usize,
+    /// Messages that go out in one write.
+    per_write: usize,
 }
 
 impl Batch {
     pub(crate) fn new(plan: &Plan, publisher: usize) -> Self {
-        let mut batch = Self { bytes: Vec::new(), ends: Vec::new(), bodies: Vec::new(), body: plan.body };
-        let body: Vec<u8> = (0..plan.body).map(filler).collect();
+        let (bytes, ends, bodies) = Default::default();
+        let mut batch = Self { bytes, ends, bodies, body: plan.body, channels: plan.channels, per_write: 1 };
+        let body: Vec<u8> = (0..plan.size(1)).map(filler).collect();
         let keys: Vec<String> = match plan.route {
+            Route::Queue if plan.spread > 0 => (0..plan.queues).map(|at| plan.queue(publisher + at)).collect(),
             Route::Queue => vec![plan.queue(publisher)],
             Route::Fanout => vec![String::new()],
             // Neighbouring keys go to different queues, so no two messages in a row share a route.
             Route::Topic(bindings) => (0..bindings).map(topic_key).collect(),
         };
+        // With the round of channels the keys move on by one, so that no channel keeps to one key.
+        let row = plan.spread.max(1);
+        let cycle = keys.len() * plan.channels * row * if plan.uneven { 2 } else { 1 };
         let mut out = Out::default();
         loop {
-            for key in &keys {
-                batch.push(&mut out, plan, key, &body);
+            for index in 0..cycle {
+                let key = &keys[(index / row + if plan.channels > 1 { index / plan.channels } else { 0 }) % keys.len()];
+                batch.push(&mut out, plan, key, &body[..plan.size(index)], (1 + index % plan.channels) as u16);
             }
             if out.0.len() >= plan.write || batch.ends.len() >= MOST {
                 break;
             }
         }
+        batch.per_write = (plan.write * batch.ends.len() / out.0.len()).clamp(1, batch.ends.len());
         batch.bytes = out.0;
         batch
     }
 
-    fn push(&mut self, out: &mut Out, plan: &Plan, key: &str, body: &[u8]) {
-        out.method(1, wire::BASIC_PUBLISH, |args| {
+    fn push(&mut self, out: &mut Out, plan: &Plan, key: &str, body: &[u8], channel: u16) {
+        out.method(channel, wire::BASIC_PUBLISH, |args| {
             args.u16(0);
             args.short(plan.exchange());
             args.short(key);
             args.u8(0);
         });
-        out.frame(wire::HEADER, 1, |args| {
+        out.frame(wire::HEADER, channel, |args| {
             args.u16(60);
             args.u16(0);
             args.u64(body.len() as u64);
@@ -70,7 +80,7 @@ impl Batch {
         });
         self.bodies.push(out.0.len() + 7);
         for chunk in body.chunks(BODY_FRAME) {
-            out.frame(wire::BODY, 1, |args| args.bytes(chunk));
+            out.frame(wire::BODY, channel, |args| args.bytes(chunk));
         }
         self.ends.push(out.0.len());
     }
@@ -80,12 +90,20 @@ impl Batch {
         self.ends.len()
     }
 
-    /// Writes publisher, sequence number and send time (nanoseconds) into a message.
+    /// Messages of one write that begins at that one.
+    pub(crate) fn write_from(&self, index: usize) -> usize {
+        self.per_write.min(self.capacity() - index)
+    }
+
+    /// Writes publisher, sequence number and send time (nanoseconds) into a message. Each channel counts for itself, since
+    /// a broker may let channels overtake each other.
     #[inline]
     pub(crate) fn stamp(&mut self, index: usize, publisher: usize, sequence: u64, nanos: u64) {
         let at = self.bodies[index];
         if self.body >= 8 {
-            let word = (publisher as u64) << SEQUENCE_BITS | sequence;
+            let channels = self.channels as u64;
+            let source = publisher as u64 * channels + sequence % channels;
+            let word = (source << SEQUENCE_BITS) | (sequence / channels);
             self.bytes[at..at + 8].copy_from_slice(&word.to_be_bytes());
         }
         if self.body >= 16 {
@@ -131,9 +149,31 @@ mod tests {
             rest = &rest[frame.total..];
         }
         assert_eq!(kinds, [wire::METHOD, wire::HEADER, wire::BODY]);
-        assert_eq!(wire::be64(&body, 0), 3 << SEQUENCE_BITS | 77);
+        assert_eq!(wire::be64(&body, 0), (3 << SEQUENCE_BITS) | 77);
         assert_eq!(wire::be64(&body, 8), 99);
         assert_eq!(body.len(), 1024);
+    }
+
+    #[test]
+    fn in_mixed_traffic_neighbours_differ_and_channels_count_for_themselves() {
+        let plan = Plan::new(Some(Case::N), &Flags::default()).expect("sound");
+        let mut batch = Batch::new(&plan, 1);
+        assert!(batch.capacity().is_multiple_of(2 * 4 * 8));
+        assert!(batch.write_from(0) < 16, "writes are small");
+        let publish = |batch: &Batch, index| {
+            let bytes = batch.bytes(index, index + 1);
+            let frame = frame_at(bytes).expect("sound").expect("whole");
+            (wire::be16(bytes, 1), frame.payload.to_vec())
+        };
+        for index in 1..batch.capacity() {
+            let (before, after) = (publish(&batch, index - 1), publish(&batch, index));
+            assert!(before.0 != after.0 && before.1 != after.1);
+        }
+        // The second message of channel 2 of publisher 1.
+        batch.stamp(9, 1, 9, 0);
+        let message = batch.bytes(9, 10);
+        assert_eq!(wire::be64(message, message.len() - 1 - plan.size(9)), (9 << SEQUENCE_BITS) | 1);
+        assert!(batch.bytes(0, 1).len() + 8 == batch.bytes(1, 2).len());
     }
 
     #[test]

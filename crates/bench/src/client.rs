@@ -91,34 +91,26 @@ impl Client {
         let mut client = Self { stream, buffer: vec![0; buffer], start: 0, end: 0 };
         client.write(b"AMQP\x00\x00\x09\x01")?;
         client.expect(wire::CONNECTION_START)?;
-        let response = [b"\0", url.user.as_bytes(), b"\0", url.password.as_bytes()].concat();
         let mut out = Out::default();
-        out.method(0, wire::CONNECTION_START_OK, |args| {
-            args.table(&[("product", "hornpipe-bench")]);
-            args.short("PLAIN");
-            args.long(&response);
-            args.short("en_US");
-        });
+        start_ok(&mut out, &url.user, &url.password);
         client.write(&out.0)?;
         let tune = client.expect(wire::CONNECTION_TUNE)?;
         let (channel_max, theirs) = (be16(&tune, 4), be32(&tune, 6));
         let frame_max = if theirs == 0 { FRAME_MAX } else { theirs.min(FRAME_MAX) };
         // The host's answer to open and channel.open can't overtake each other, so they go out in one write.
         out.0.clear();
-        out.method(0, wire::CONNECTION_TUNE_OK, |args| {
-            args.u16(channel_max);
-            args.u32(frame_max);
-            args.u16(0);
-        });
-        out.method(0, wire::CONNECTION_OPEN, |args| {
-            args.short(&url.vhost);
-            args.short("");
-            args.u8(0);
-        });
+        tune_ok_and_open(&mut out, channel_max, frame_max, &url.vhost);
         client.write(&out.0)?;
         client.expect(wire::CONNECTION_OPEN_OK)?;
-        client.call(wire::CHANNEL_OPEN, wire::CHANNEL_OPEN_OK, |args| args.short(""))?;
+        client.open_channel(1)?;
         Ok(client)
+    }
+
+    pub(crate) fn open_channel(&mut self, number: u16) -> Result<()> {
+        let mut out = Out::default();
+        out.method(number, wire::CHANNEL_OPEN, |args| args.short(""));
+        self.write(&out.0)?;
+        self.expect(wire::CHANNEL_OPEN_OK).map(|_| ())
     }
 
     /// The socket, for a thread of its own.
@@ -260,13 +252,7 @@ impl Client {
             args.short(name);
             args.u8(0);
         })?;
-        self.call(wire::EXCHANGE_DECLARE, wire::EXCHANGE_DECLARE_OK, |args| {
-            args.u16(0);
-            args.short(name);
-            args.short(kind);
-            args.u8(0b10);
-            args.table(&[]);
-        })?;
+        self.call(wire::EXCHANGE_DECLARE, wire::EXCHANGE_DECLARE_OK, |args| exchange_declare(args, name, kind))?;
         Ok(())
     }
 
@@ -283,14 +269,7 @@ impl Client {
     pub(crate) fn bind(&mut self, queue: &str, exchange: &str, keys: &[String]) -> Result<()> {
         let mut out = Out::default();
         for key in keys {
-            out.method(1, wire::QUEUE_BIND, |args| {
-                args.u16(0);
-                args.short(queue);
-                args.short(exchange);
-                args.short(key);
-                args.u8(0);
-                args.table(&[]);
-            });
+            out.method(1, wire::QUEUE_BIND, |args| queue_bind(args, queue, exchange, key));
         }
         self.write(&out.0)?;
         for _ in keys {
@@ -298,6 +277,66 @@ impl Client {
         }
         Ok(())
     }
+}
+
+/// Answers connection.start.
+pub(crate) fn start_ok(out: &mut Out, user: &str, password: &str) {
+    let response = [b"\0", user.as_bytes(), b"\0", password.as_bytes()].concat();
+    out.method(0, wire::CONNECTION_START_OK, |args| {
+        args.table(&[("product", "hornpipe-bench")]);
+        args.short("PLAIN");
+        args.long(&response);
+        args.short("en_US");
+    });
+}
+
+/// Answers connection.tune, heartbeats off, and asks for the virtual host.
+pub(crate) fn tune_ok_and_open(out: &mut Out, channel_max: u16, frame_max: u32, vhost: &str) {
+    out.method(0, wire::CONNECTION_TUNE_OK, |args| {
+        args.u16(channel_max);
+        args.u32(frame_max);
+        args.u16(0);
+    });
+    out.method(0, wire::CONNECTION_OPEN, |args| {
+        args.short(vhost);
+        args.short("");
+        args.u8(0);
+    });
+}
+
+/// Arguments of basic.qos for each consumer.
+pub(crate) fn qos(args: &mut wire::Args<'_>, prefetch: u16) {
+    args.u32(0);
+    args.u16(prefetch);
+    args.u8(0);
+}
+
+/// Arguments of basic.consume.
+pub(crate) fn consume(args: &mut wire::Args<'_>, queue: &str, tag: &str, no_ack: bool) {
+    args.u16(0);
+    args.short(queue);
+    args.short(tag);
+    args.u8(if no_ack { 0b10 } else { 0 });
+    args.table(&[]);
+}
+
+/// Arguments of exchange.declare for a durable exchange.
+pub(crate) fn exchange_declare(args: &mut wire::Args<'_>, name: &str, kind: &str) {
+    args.u16(0);
+    args.short(name);
+    args.short(kind);
+    args.u8(0b10);
+    args.table(&[]);
+}
+
+/// Arguments of queue.bind.
+pub(crate) fn queue_bind(args: &mut wire::Args<'_>, queue: &str, exchange: &str, key: &str) {
+    args.u16(0);
+    args.short(queue);
+    args.short(exchange);
+    args.short(key);
+    args.u8(0);
+    args.table(&[]);
 }
 
 /// Arguments of queue.declare for a durable queue.

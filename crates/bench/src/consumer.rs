@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::batch::{SEQUENCE_BITS, filler};
-use crate::client::{BIG_BUFFER, Client, Fill, Url, frame_at, refusal};
+use crate::client::{BIG_BUFFER, Client, Fill, Url, consume, frame_at, qos, refusal};
 use crate::histogram::Histogram;
 use crate::load::nanos;
 use crate::plan::{Plan, Route};
@@ -36,16 +36,24 @@ pub(crate) struct Consumer {
 
 /// State of the scan, apart from the bytes.
 #[derive(Debug)]
-struct Scanner {
-    body: usize,
+pub(crate) struct Scanner {
+    sizes: [usize; 2],
     ack_every: Option<u64>,
     /// Latencies are counted for messages due at or after this time; `None`: not at all.
     measure_from: Option<u64>,
     /// Every message of a publisher must come, so sequence numbers have no gaps.
     gapless: bool,
-    /// Next expected sequence number by publisher.
+    /// Answers to basic.consume that are still to come.
+    subscribing: usize,
+    /// Publishing channels.
+    sources: usize,
+    /// Several consumers share this connection: each has an order of its own.
+    shared: bool,
+    /// Whose delivery is under way.
+    subscription: usize,
+    /// Next expected sequence number by consumer, where they share, and publishing channel.
     expected: Vec<u64>,
-    received: u64,
+    pub(crate) received: u64,
     unacked: u64,
     tag: u64,
     /// Tag of the last message whose body is complete.
@@ -55,7 +63,7 @@ struct Scanner {
     at_start_of_body: bool,
     check_body: bool,
     latencies: Histogram,
-    acks: Out,
+    pub(crate) acks: Out,
 }
 
 impl Consumer {
@@ -63,37 +71,32 @@ impl Consumer {
     pub(crate) fn open(url: &Url, plan: &Plan, index: usize) -> Result<Self> {
         let mut client = Client::open(url, BIG_BUFFER)?;
         if plan.ack.is_some() {
-            client.call(wire::BASIC_QOS, wire::BASIC_QOS_OK, |args| {
-                args.u32(0);
-                args.u16(plan.prefetch);
-                args.u8(0);
-            })?;
+            client.call(wire::BASIC_QOS, wire::BASIC_QOS_OK, |args| qos(args, plan.prefetch))?;
         }
-        client.call(wire::BASIC_CONSUME, wire::BASIC_CONSUME_OK, |args| {
-            args.u16(0);
-            args.short(&plan.queue(index));
-            args.short("c");
-            args.u8(if plan.ack.is_some() { 0 } else { 0b10 });
-            args.table(&[]);
-        })?;
-        let alone = plan.consumers == plan.queues;
-        let scanner = Scanner {
-            body: plan.body,
-            ack_every: plan.ack,
-            measure_from: None,
-            gapless: alone && !matches!(plan.route, Route::Topic(_)),
-            expected: vec![0; plan.publishers],
-            received: 0,
-            unacked: 0,
-            tag: 0,
-            whole: 0,
-            missing: 0,
-            at_start_of_body: false,
-            check_body: false,
-            latencies: Histogram::default(),
-            acks: Out::default(),
-        };
-        Ok(Self { client, scanner })
+        let mut out = Out::default();
+        let mut wanted = 0;
+        for queue in plan.queues_of(index) {
+            for _ in 0..plan.subscriptions {
+                let tag = format!("c{wanted}");
+                out.method(1, wire::BASIC_CONSUME, |args| consume(args, &queue, &tag, plan.ack.is_none()));
+                wanted += 1;
+            }
+        }
+        // Deliveries of the first come between the answers to the others, so they are left to the scanner.
+        client.write(&out.0)?;
+        let scanner = Scanner { subscribing: wanted, ..Scanner::new(plan) };
+        let mut consumer = Self { client, scanner };
+        while consumer.scanner.subscribing > 0 {
+            match consumer.client.fill()? {
+                Fill::Data => {}
+                Fill::Idle => bail!("no answer to basic.consume within the timeout"),
+                Fill::End => bail!("the broker closed the socket"),
+            }
+            let used = consumer.scanner.scan(consumer.client.bytes(), nanos())?;
+            consumer.client.consume(used);
+            consumer.write_acks()?;
+        }
+        Ok(consumer)
     }
 
     /// Counts latencies of messages due at that time (nanoseconds) or later.
@@ -126,6 +129,12 @@ impl Consumer {
                         progress.last.store(now, Ordering::Relaxed);
                         progress.received.store(self.scanner.received, Ordering::Release);
                     }
+                    // A run is stopped once everything has come; only a sink goes on sending.
+                    if progress.stop.load(Ordering::Relaxed) {
+                        self.scanner.ack_rest();
+                        self.write_acks()?;
+                        return Ok(());
+                    }
                 }
                 Fill::Idle => {
                     self.scanner.ack_rest();
@@ -151,8 +160,34 @@ impl Consumer {
 }
 
 impl Scanner {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let alone = plan.consumers == plan.queues;
+        let subscriptions = plan.queues_of(0).count() * plan.subscriptions;
+        let (sources, shared) = (plan.publishers * plan.channels, subscriptions > 1);
+        Self {
+            sizes: [plan.size(0), plan.size(1)],
+            ack_every: plan.ack,
+            measure_from: None,
+            gapless: alone && !shared && plan.spread == 0 && !matches!(plan.route, Route::Topic(_)),
+            subscribing: 0,
+            sources,
+            shared,
+            subscription: 0,
+            expected: vec![0; sources * subscriptions],
+            received: 0,
+            unacked: 0,
+            tag: 0,
+            whole: 0,
+            missing: 0,
+            at_start_of_body: false,
+            check_body: false,
+            latencies: Histogram::default(),
+            acks: Out::default(),
+        }
+    }
+
     /// Scans all whole frames; returns the bytes used.
-    fn scan(&mut self, bytes: &[u8], now: u64) -> Result<usize> {
+    pub(crate) fn scan(&mut self, bytes: &[u8], now: u64) -> Result<usize> {
         // Filler bytes are compared once per read: enough to see a broker that mixes bodies up.
         self.check_body = true;
         let mut used = 0;
@@ -180,6 +215,14 @@ impl Scanner {
                 if payload[after + 8] != 0 {
                     bail!("delivery {tag} is marked redelivered");
                 }
+                if self.shared {
+                    let digits = std::str::from_utf8(&payload[6..after]).unwrap_or_default();
+                    self.subscription = digits.parse().unwrap_or(usize::MAX);
+                }
+                Ok(())
+            }
+            wire::BASIC_CONSUME_OK if self.subscribing > 0 => {
+                self.subscribing -= 1;
                 Ok(())
             }
             id @ (wire::CONNECTION_CLOSE | wire::CHANNEL_CLOSE) => Err(refusal(id, payload)),
@@ -188,11 +231,11 @@ impl Scanner {
     }
 
     fn header(&mut self, payload: &[u8]) -> Result<()> {
-        let size = be64(payload, 4);
-        if size != self.body as u64 {
-            bail!("body of {size} bytes, {} were published", self.body);
+        let size = be64(payload, 4) as usize;
+        if !self.sizes.contains(&size) {
+            bail!("body of {size} bytes, {:?} were published", self.sizes);
         }
-        self.missing = self.body;
+        self.missing = size;
         self.at_start_of_body = true;
         if self.missing == 0 {
             self.complete();
@@ -230,13 +273,14 @@ impl Scanner {
         Ok(())
     }
 
-    /// A publisher's messages come in the order it published them [spec §4.7].
+    /// A channel's messages come in the order they were published [spec §4.7].
     #[inline]
     fn sequence(&mut self, word: u64) -> Result<()> {
-        let (publisher, sequence) = ((word >> SEQUENCE_BITS) as usize, word & ((1 << SEQUENCE_BITS) - 1));
-        let Some(expected) = self.expected.get_mut(publisher) else { bail!("message of publisher {publisher}") };
+        let (channel, sequence) = ((word >> SEQUENCE_BITS) as usize, word & ((1 << SEQUENCE_BITS) - 1));
+        let place = if self.shared { self.subscription * self.sources + channel } else { channel };
+        let Some(expected) = self.expected.get_mut(place) else { bail!("message of channel {channel}") };
         if sequence < *expected || (self.gapless && sequence > *expected) {
-            bail!("message {sequence} of publisher {publisher} where {expected} was due");
+            bail!("message {sequence} of channel {channel} where {expected} was due");
         }
         *expected = sequence + 1;
         Ok(())
@@ -254,12 +298,12 @@ impl Scanner {
         }
     }
 
-    fn ack_rest(&mut self) {
+    pub(crate) fn ack_rest(&mut self) {
         if self.ack_every.is_some() && self.unacked > 0 {
-            let tag = self.whole;
+            let (tag, multiple) = (self.whole, u8::from(self.unacked > 1));
             self.acks.method(1, wire::BASIC_ACK, |args| {
                 args.u64(tag);
-                args.u8(1);
+                args.u8(multiple);
             });
             self.unacked = 0;
         }

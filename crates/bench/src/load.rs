@@ -9,13 +9,15 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::batch::topic_binding;
 use crate::broker::Target;
-use crate::client::{Client, SMALL_BUFFER};
+use crate::client::{Client, SMALL_BUFFER, queue_declare, queue_delete};
 use crate::consumer::{Consumer, Progress};
 use crate::histogram::Histogram;
 use crate::plan::{Amount, Plan, Route};
 use crate::process::{Memory, Sample};
 use crate::publisher::{Published, Publisher, WARM_UP};
 use crate::report::Outcome;
+use crate::scale::pipelined;
+use crate::wire;
 
 /// A run is given up when nothing has arrived for so long.
 const STALL: Duration = Duration::from_secs(20);
@@ -42,10 +44,14 @@ pub(crate) fn run(target: &Target, plan: &Plan) -> Result<Outcome> {
 }
 
 fn set_up(admin: &mut Client, plan: &Plan) -> Result<()> {
-    for index in 0..plan.queues {
-        admin.delete_queue(&plan.queue(index))?;
-        admin.declare_queue(&plan.queue(index), plan.queue_type.as_deref())?;
+    if plan.keep {
+        return Ok(());
     }
+    tear_down_queues(admin, plan)?;
+    pipelined(admin, &names(plan), |out, name| {
+        out.method(1, wire::QUEUE_DECLARE, |args| queue_declare(args, name, plan.queue_type.as_deref(), false));
+        wire::QUEUE_DECLARE_OK
+    })?;
     match plan.route {
         Route::Queue => {}
         Route::Fanout => {
@@ -65,11 +71,23 @@ fn set_up(admin: &mut Client, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
+fn names(plan: &Plan) -> Vec<String> {
+    (0..plan.queues).map(|index| plan.queue(index)).collect()
+}
+
+fn tear_down_queues(admin: &mut Client, plan: &Plan) -> Result<u64> {
+    let answers = pipelined(admin, &names(plan), |out, name| {
+        out.method(1, wire::QUEUE_DELETE, |args| queue_delete(args, name));
+        wire::QUEUE_DELETE_OK
+    })?;
+    Ok(answers.iter().map(|ok| u64::from(wire::be32(ok, 4))).sum())
+}
+
 fn tear_down(admin: &mut Client, plan: &Plan) -> Result<u64> {
-    let mut left = 0;
-    for index in 0..plan.queues {
-        left += u64::from(admin.delete_queue(&plan.queue(index))?);
+    if plan.keep {
+        return Ok(0);
     }
+    let left = tear_down_queues(admin, plan)?;
     if plan.route != Route::Queue {
         admin.delete_exchange(plan.exchange())?;
     }
@@ -94,11 +112,7 @@ fn flow(target: &Target, plan: &Plan) -> Result<Outcome> {
                 scope.spawn(move || consumer.run(progress))
             })
             .collect();
-        let publishing: Vec<_> = publishers
-            .into_iter()
-            .map(|publisher| scope.spawn(move || wait_until(start).and_then(|()| publisher.run(plan, start))))
-            .collect();
-        let published = join_publishers(publishing);
+        let published = join_publishers(spawn_publishers(scope, publishers, plan, start));
         let arrived = published
             .as_ref()
             .ok()
@@ -152,13 +166,7 @@ fn fill_and_drain(target: &Target, plan: &Plan, admin: &mut Client) -> Result<Ou
     let publishers = open_publishers(target, plan)?;
     let before = Sample::take(target.pid);
     let start = nanos() + HEAD_START;
-    let published = thread::scope(|scope| {
-        let publishing = publishers
-            .into_iter()
-            .map(|publisher| scope.spawn(move || wait_until(start).and_then(|()| publisher.run(plan, start))))
-            .collect();
-        join_publishers(publishing)
-    })?;
+    let published = thread::scope(|scope| join_publishers(spawn_publishers(scope, publishers, plan, start)))?;
     let used = Sample::take(target.pid).since(before);
     outcome.add("in, messages/s", rate(published.count, published.finished - start));
     if target.pid.is_some() {
@@ -215,6 +223,26 @@ fn fill_and_drain(target: &Target, plan: &Plan, admin: &mut Client) -> Result<Ou
 
 fn open_publishers(target: &Target, plan: &Plan) -> Result<Vec<Publisher>> {
     (0..plan.publishers).map(|index| Publisher::open(&target.url, plan, index)).collect()
+}
+
+/// A thread for each, or as many as the plan allows.
+fn spawn_publishers<'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    mut publishers: Vec<Publisher>,
+    plan: &'scope Plan,
+    start: u64,
+) -> Vec<thread::ScopedJoinHandle<'scope, Result<Published>>> {
+    let share = plan.threads.map_or(1, |threads| publishers.len().div_ceil(threads));
+    let mut threads = Vec::new();
+    while !publishers.is_empty() {
+        let rest = publishers.split_off(share.min(publishers.len()));
+        let some = std::mem::replace(&mut publishers, rest);
+        threads.push(scope.spawn(move || {
+            wait_until(start)?;
+            Publisher::run_all(some, plan, start)
+        }));
+    }
+    threads
 }
 
 fn wait_until(start: u64) -> Result<()> {

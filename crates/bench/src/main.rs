@@ -11,22 +11,30 @@
 //! hornpipe-bench suite --start hornpipe=target/release/hornpipe --start rabbitmq=tests/run/rabbitmq.sh --cases a,b,c
 //! ```
 
+mod alone;
 mod batch;
+mod beside;
 mod broker;
 mod client;
 mod confirms;
 mod consumer;
+mod curves;
 mod histogram;
+mod inside;
+mod instructions;
 mod load;
 mod plan;
 mod process;
 mod publisher;
 mod report;
 mod scale;
+mod sink;
 mod start;
 mod suite;
+mod svg;
 mod wire;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -34,7 +42,8 @@ use clap::{Parser, Subcommand};
 
 use crate::broker::{Running, Startable, Target};
 use crate::client::Url;
-use crate::plan::{Case, Flags};
+use crate::curves::Grows;
+use crate::plan::{Case, Flags, Plan};
 use crate::report::{note, say};
 use crate::suite::{Suite, run_against};
 
@@ -66,6 +75,51 @@ enum Command {
         rounds: usize,
         #[command(flatten)]
         flags: Flags,
+    },
+    /// Figures over a growing number of connections, queues, bindings, consumers, bytes, waiting messages
+    Curves {
+        /// The broker, started anew for each point
+        #[arg(long)]
+        start: Startable,
+        /// Which; all without it
+        #[arg(long, value_delimiter = ',')]
+        curves: Vec<Grows>,
+        /// Leaves points above that out
+        #[arg(long)]
+        most: Option<u64>,
+        /// How long each point publishes
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+        /// Folder of the drawings
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// What the generator itself reaches, against a peer that costs next to nothing
+    Ceiling {
+        /// How long each measurement takes
+        #[arg(long, default_value_t = 2.0)]
+        seconds: f64,
+    },
+    /// The peer of `ceiling`: swallows publishes, makes deliveries up; until its standard input ends
+    Sink {
+        /// Body size of the deliveries
+        body: usize,
+    },
+    /// Counts instructions per message of cases driven through the broker's code in this process, under valgrind
+    Instructions {
+        /// What they are compared with
+        #[arg(long, default_value = "crates/bench/instructions.json")]
+        file: PathBuf,
+        /// Write the file instead of comparing with it
+        #[arg(long)]
+        write: bool,
+    },
+    /// Moves messages of a case through the broker's code in this process; what is run under valgrind
+    Drive {
+        /// Letter of the case
+        case: Case,
+        /// Messages
+        count: u64,
     },
     /// Several cases against several brokers; prints a Markdown table of medians and ratios
     Suite {
@@ -110,6 +164,17 @@ fn run(cli: Cli) -> Result<()> {
             let running = running.collect::<Result<Vec<_>>>()?;
             Suite { running, startable: Vec::new(), cases: vec![case], rounds, flags }.run()
         }
+        Command::Curves { start, curves, most, seconds, out } => {
+            let curves = if curves.is_empty() { Grows::ALL.to_vec() } else { curves };
+            curves::run(&start, &curves, most, seconds, out.as_deref())
+        }
+        Command::Ceiling { seconds } => {
+            say(&sink::ceiling(seconds)?.lines());
+            Ok(())
+        }
+        Command::Sink { body } => sink::serve(body),
+        Command::Instructions { file, write } => instructions::run(&file, write),
+        Command::Drive { case, count } => inside::drive(&Plan::new(Some(case), &Flags::default())?, count),
         Command::Suite { broker, start, cases, rounds, flags } => {
             let cases = if cases.is_empty() { Case::ALL.to_vec() } else { cases };
             let cases = cases.into_iter().map(Some).collect();

@@ -32,10 +32,20 @@ pub(crate) enum Case {
     L,
     /// connections opened and closed
     M,
+    /// mixed traffic: runs of one, 16 and 24 B transient, acks one by one
+    N,
+    /// 1 000 messages a second, 1 KiB transient: latencies
+    O,
+    /// 10 000 messages a second, 1 KiB transient: latencies
+    P,
+    /// a small client that asks and waits, beside others' floods and fills
+    Q,
+    /// a consumer that doesn't read, beside a publisher
+    R,
 }
 
 impl Case {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::A,
         Self::B,
         Self::C,
@@ -43,7 +53,12 @@ impl Case {
         Self::E,
         Self::F,
         Self::G,
+        Self::N,
         Self::H,
+        Self::O,
+        Self::P,
+        Self::Q,
+        Self::R,
         Self::I,
         Self::J,
         Self::M,
@@ -66,6 +81,11 @@ impl Case {
             Self::K => "k. fresh start",
             Self::L => "l. restart with 1 M × 100 B",
             Self::M => "m. connection open and close",
+            Self::N => "n. mixed: keys, sizes, channels alternate, acks one by one",
+            Self::O => "o. 1 000/s, 1 KiB transient",
+            Self::P => "p. 10 000/s, 1 KiB transient",
+            Self::Q => "q. a small client beside heavy ones",
+            Self::R => "r. a consumer that doesn't read",
         }
     }
 }
@@ -118,6 +138,21 @@ pub(crate) struct Flags {
     /// Bytes handed to the socket in one write
     #[arg(long)]
     pub(crate) write: Option<usize>,
+    /// Channels of each publishing connection, used in turn
+    #[arg(long)]
+    pub(crate) channels: Option<usize>,
+    /// Publishers address all queues in turn, so many messages in a row each; 0: each publisher has its queue
+    #[arg(long)]
+    pub(crate) spread: Option<usize>,
+    /// Every other body is 8 bytes longer
+    #[arg(long)]
+    pub(crate) uneven: Option<bool>,
+    /// Threads that the publishers share, in turn; without it each has one
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// Consumers of each consuming connection on each of its queues
+    #[arg(long)]
+    pub(crate) subscriptions: Option<usize>,
     /// x-queue-type
     #[arg(long)]
     pub(crate) queue_type: Option<String>,
@@ -159,7 +194,14 @@ pub(crate) struct Plan {
     pub(crate) rate: Option<f64>,
     pub(crate) drain: bool,
     pub(crate) write: usize,
+    pub(crate) channels: usize,
+    pub(crate) spread: usize,
+    pub(crate) uneven: bool,
+    pub(crate) threads: Option<usize>,
+    pub(crate) subscriptions: usize,
     pub(crate) queue_type: Option<String>,
+    /// The queues are there already and stay.
+    pub(crate) keep: bool,
 }
 
 impl Plan {
@@ -182,7 +224,13 @@ impl Plan {
             rate: None,
             drain: false,
             write: 64 * 1024,
+            channels: 1,
+            spread: 0,
+            uneven: false,
+            threads: None,
+            subscriptions: 1,
             queue_type: None,
+            keep: false,
         };
         match case {
             None | Some(Case::A) => {}
@@ -203,6 +251,15 @@ impl Plan {
                 plan.durable();
                 (plan.rate, plan.ack, plan.amount) = (Some(1000.0), Some(1), Amount::Seconds(5.0));
             }
+            Some(Case::N) => {
+                (plan.publishers, plan.queues, plan.consumers) = (4, 4, 4);
+                (plan.channels, plan.spread, plan.uneven) = (8, 1, true);
+                (plan.write, plan.ack) = (1024, Some(1));
+            }
+            Some(case @ (Case::O | Case::P)) => {
+                plan.rate = Some(if case == Case::O { 1000.0 } else { 10_000.0 });
+                (plan.body, plan.amount) = (1024, Amount::Seconds(5.0));
+            }
             Some(case) => bail!("{case:?} is not a message load"),
         }
         plan.apply(flags)?;
@@ -220,6 +277,11 @@ impl Plan {
         set(&mut self.publishers, flags.publishers);
         set(&mut self.drain, flags.drain);
         set(&mut self.write, flags.write);
+        set(&mut self.channels, flags.channels);
+        set(&mut self.spread, flags.spread);
+        set(&mut self.uneven, flags.uneven);
+        set(&mut self.subscriptions, flags.subscriptions);
+        self.threads = flags.threads.or(self.threads);
         if let Some(window) = flags.confirm {
             self.confirm = (window > 0).then_some(window);
         }
@@ -252,8 +314,14 @@ impl Plan {
         if self.publishers == 0 || self.queues == 0 {
             bail!("a load needs a publisher and a queue");
         }
-        if !self.consumers.is_multiple_of(self.queues) {
+        if !self.consumers.is_multiple_of(self.queues) && !self.queues.is_multiple_of(self.consumers) {
             bail!("{} consumers don't divide evenly over {} queues", self.consumers, self.queues);
+        }
+        if self.subscriptions == 0 || self.threads == Some(0) {
+            bail!("there is at least one subscription and one thread");
+        }
+        if self.threads.is_some() && (self.rate.is_some() || self.confirm.is_some()) {
+            bail!("publishers that share threads don't wait for confirms or a schedule");
         }
         if self.ack.is_some_and(|every| self.prefetch > 0 && every > u64::from(self.prefetch)) {
             bail!("acks come less often than the prefetch of {} allows", self.prefetch);
@@ -263,6 +331,15 @@ impl Plan {
         }
         if self.rate.is_some() && self.body < 16 {
             bail!("latencies need bodies of 16 bytes: sequence number and scheduled send time");
+        }
+        if self.spread > 0 && self.route != Route::Queue {
+            bail!("--spread is for messages that go straight to queues");
+        }
+        if self.channels == 0 || self.channels > 1000 {
+            bail!("a connection publishes on 1 to 1000 channels");
+        }
+        if self.channels > 1 && self.confirm.is_some() {
+            bail!("confirms are counted on one channel: give --confirm 0 or --channels 1");
         }
         if self.rate.is_some() && self.drain {
             bail!("--rate and --drain exclude each other");
@@ -281,6 +358,16 @@ impl Plan {
             Route::Fanout => "bench.fanout",
             Route::Topic(_) => "bench.topic",
         }
+    }
+
+    /// Size of the message that many places after the first of a publisher.
+    pub(crate) fn size(&self, index: usize) -> usize {
+        self.body + if self.uneven { index % 2 * 8 } else { 0 }
+    }
+
+    /// Queues of a consuming connection.
+    pub(crate) fn queues_of(&self, consumer: usize) -> impl Iterator<Item = String> {
+        (consumer..self.queues.max(consumer + 1)).step_by(self.consumers.max(1)).map(|index| self.queue(index))
     }
 
     pub(crate) fn queue(&self, index: usize) -> String {
@@ -313,6 +400,8 @@ mod tests {
         refused(Flags { ack: Some(10), prefetch: Some(5), ..Flags::default() });
         refused(Flags { rate: Some(1.0), body: Some(8), ..Flags::default() });
         refused(Flags { rate: Some(0.0), ..Flags::default() });
+        refused(Flags { channels: Some(2), confirm: Some(10), ..Flags::default() });
+        refused(Flags { spread: Some(1), topic: Some(10), ..Flags::default() });
         assert!(Plan::new(Some(Case::K), &Flags::default()).is_err());
     }
 }

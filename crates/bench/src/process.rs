@@ -109,6 +109,12 @@ pub(crate) fn sharpen_sleep() {
     }
 }
 
+/// Lets other threads of the machine go first, and those that this one starts as well.
+pub(crate) fn yield_to_others() {
+    // Without it figures are less clear, no more.
+    let _ = rustix::process::nice(10);
+}
+
 /// Raises the limit of open files to what the system allows; 2 000 connections need it.
 pub(crate) fn raise_open_files() {
     use rustix::process::{Resource, getrlimit, setrlimit};

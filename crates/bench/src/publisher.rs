@@ -25,6 +25,8 @@ pub(crate) struct Publisher {
     client: Client,
     batch: Batch,
     index: usize,
+    /// Messages published without confirms or schedule.
+    sent: u64,
 }
 
 /// What a publisher did.
@@ -39,10 +41,13 @@ pub(crate) struct Published {
 impl Publisher {
     pub(crate) fn open(url: &Url, plan: &Plan, index: usize) -> Result<Self> {
         let mut client = Client::open(url, SMALL_BUFFER)?;
+        for channel in 2..=plan.channels {
+            client.open_channel(channel as u16)?;
+        }
         if plan.confirm.is_some() {
             client.call(wire::CONFIRM_SELECT, wire::CONFIRM_SELECT_OK, |args| args.u8(0))?;
         }
-        Ok(Self { client, batch: Batch::new(plan, index), index })
+        Ok(Self { client, batch: Batch::new(plan, index), index, sent: 0 })
     }
 
     /// Publishes what the plan says, from `start` (nanoseconds) on.
@@ -55,20 +60,46 @@ impl Publisher {
         }
     }
 
-    fn flood(mut self, goal: &Goal) -> Result<Published> {
-        let mut count = 0;
-        while let Some(left) = goal.left(count) {
-            let take = self.batch.capacity().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let now = nanos();
-            for index in 0..take {
-                self.batch.stamp(index, self.index, count + index as u64, now);
-            }
-            self.client.write(self.batch.bytes(0, take))?;
-            count += take as u64;
+    /// Publishes with several, one write of each in turn where they are more than one.
+    pub(crate) fn run_all(mut publishers: Vec<Self>, plan: &Plan, start: u64) -> Result<Published> {
+        if let (Some(one), true) = (publishers.pop_if(|_| plan.threads.is_none()), publishers.is_empty()) {
+            return one.run(plan, start);
         }
+        let goals: Vec<Goal> = publishers.iter().map(|one| Goal::new(plan, one.index, start)).collect();
+        let mut going = true;
+        while going {
+            going = false;
+            for (publisher, goal) in publishers.iter_mut().zip(&goals) {
+                going |= publisher.write_once(goal)?;
+            }
+        }
+        let mut count = 0;
+        for publisher in publishers {
+            count += publisher.sent;
+            publisher.client.close()?;
+        }
+        Ok(Published { count, finished: nanos(), confirms: Histogram::default() })
+    }
+
+    /// One write as fast as the socket takes it; whether there was anything left to publish.
+    fn write_once(&mut self, goal: &Goal) -> Result<bool> {
+        let Some(left) = goal.left(self.sent) else { return Ok(false) };
+        let at = (self.sent % self.batch.capacity() as u64) as usize;
+        let take = self.batch.write_from(at).min(usize::try_from(left).unwrap_or(usize::MAX));
+        let now = nanos();
+        for index in 0..take {
+            self.batch.stamp(at + index, self.index, self.sent + index as u64, now);
+        }
+        self.client.write(self.batch.bytes(at, at + take))?;
+        self.sent += take as u64;
+        Ok(true)
+    }
+
+    fn flood(mut self, goal: &Goal) -> Result<Published> {
+        while self.write_once(goal)? {}
         // close-ok comes after every publish was taken in.
         self.client.close()?;
-        Ok(Published { count, finished: nanos(), confirms: Histogram::default() })
+        Ok(Published { count: self.sent, finished: nanos(), confirms: Histogram::default() })
     }
 
     fn windowed(mut self, window: u64, goal: &Goal) -> Result<Published> {
@@ -86,7 +117,7 @@ impl Publisher {
             let room = (window - confirms.outstanding()).min(confirms.room());
             match left {
                 Some(left) if room >= enough.min(left) => {
-                    let take = (room.min(left) as usize).min(self.batch.capacity() - at);
+                    let take = (room.min(left) as usize).min(self.batch.write_from(at));
                     let now = nanos();
                     for index in 0..take {
                         self.batch.stamp(at + index, self.index, count + index as u64, now);

@@ -19,6 +19,10 @@ impl Outcome {
         self.0.push(Metric { name, value });
     }
 
+    pub(crate) fn get(&self, name: &str) -> Option<f64> {
+        self.0.iter().find(|metric| metric.name == name).map(|metric| metric.value)
+    }
+
     /// One line per figure.
     pub(crate) fn lines(&self) -> String {
         let mut text = String::new();
@@ -48,12 +52,7 @@ impl Rounds {
     }
 
     fn median(&self, name: &str) -> Option<f64> {
-        let mut values: Vec<f64> = self
-            .outcomes
-            .iter()
-            .filter_map(|outcome| outcome.0.iter().find(|metric| metric.name == name))
-            .map(|metric| metric.value)
-            .collect();
+        let mut values: Vec<f64> = self.outcomes.iter().filter_map(|outcome| outcome.get(name)).collect();
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
         match values.len() {
@@ -112,7 +111,7 @@ pub(crate) fn table(brokers: &[String], cases: &[(String, Vec<Rounds>)]) -> Stri
 }
 
 /// A number with three significant digits, thousands set apart.
-fn figure(value: f64) -> String {
+pub(crate) fn figure(value: f64) -> String {
     let magnitude = value.abs();
     if magnitude >= 1000.0 {
         let digits = format!("{value:.0}");

@@ -81,16 +81,22 @@ pub(crate) fn many_queues(target: &Target, count: usize) -> Result<Outcome> {
     Ok(outcome)
 }
 
-fn pipelined(client: &mut Client, names: &[String], request: impl Fn(&mut Out, &str) -> wire::MethodId) -> Result<()> {
+/// Makes a request for each name without waiting for the answer to the one before; returns the answers.
+pub(crate) fn pipelined(
+    client: &mut Client,
+    names: &[String],
+    request: impl Fn(&mut Out, &str) -> wire::MethodId,
+) -> Result<Vec<Vec<u8>>> {
+    let mut all = Vec::new();
     for chunk in names.chunks(PIPELINE) {
         let mut out = Out::default();
         let answers: Vec<_> = chunk.iter().map(|name| request(&mut out, name)).collect();
         client.write(&out.0)?;
         for answer in answers {
-            client.expect(answer)?;
+            all.push(client.expect(answer)?);
         }
     }
-    Ok(())
+    Ok(all)
 }
 
 /// Opens a connection and a channel and closes both in order, again and again.

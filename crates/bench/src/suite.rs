@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use crate::broker::{Broker, Running, Startable, Target};
 use crate::plan::{Case, Flags, Plan};
 use crate::report::{Outcome, Rounds, note, say, table};
-use crate::{load, scale, start};
+use crate::{alone, beside, load, scale, start};
 
 /// A broker in a comparison.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Suite {
             let mut of_case = vec![Rounds::default(); contenders.len()];
             let stands = contenders.iter().map(|contender| contender.stand(case)).collect::<Result<Vec<_>>>()?;
             // Cases that take long even where they go fast, or that repeat well, get a third of the rounds.
-            let long = matches!(case, Some(Case::E | Case::I | Case::J | Case::K | Case::L));
+            let long = matches!(case, Some(Case::E | Case::I | Case::J | Case::K | Case::L | Case::Q | Case::R));
             let rounds = if long { self.rounds.div_ceil(3) } else { self.rounds };
             for round in 0..rounds {
                 for ((contender, stand), results) in contenders.iter().zip(&stands).zip(&mut of_case) {
@@ -140,6 +140,21 @@ pub(crate) fn run_against(target: &Target, case: Option<Case>, flags: &Flags) ->
         Some(Case::J) => scale::many_queues(target, count(10_000)),
         Some(Case::M) => scale::open_and_close(target, flags.seconds.unwrap_or(2.0)),
         Some(Case::K | Case::L) => bail!("this case starts the broker itself: use suite --start"),
+        Some(Case::Q) => beside::small_client(target, flags.seconds.unwrap_or(3.0)),
+        Some(Case::R) => beside::stuck_consumer(target, flags),
+        Some(Case::H) => {
+            let plan = Plan::new(case, flags)?;
+            let mut outcome = Outcome::default();
+            // First, while nothing else writes to the disk.
+            let alone = alone::store(plan.body, &mut outcome)?;
+            let figures = load::run(target, &plan)?;
+            let confirm = figures.get("confirm p50, ms");
+            outcome.0.extend(figures.0);
+            if let Some(confirm) = confirm {
+                outcome.add("confirm p50 above store alone, ms", confirm - alone);
+            }
+            Ok(outcome)
+        }
         _ => load::run(target, &Plan::new(case, flags)?),
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct Connection {
     /// Octets of content handed over and not written yet.
     pub(crate) unsent: u64,
     /// Consumers that ran into the limit of unsent octets.
-    pub(crate) stalled: Vec<u64>,
+    pub(crate) stalled: VecDeque<u64>,
     /// Replies that wait, and what waits behind them, by channel.
     pub(crate) held: Map<u16, VecDeque<Held>>,
     pub(crate) exclusive_queues: Vec<QueueId>,
@@ -108,6 +108,8 @@ pub(crate) struct Consumer {
     pub(crate) unacked: u64,
     /// Listed in its queue among those with credit.
     pub(crate) active: bool,
+    /// It is on its connection's list of those that wait for the socket.
+    pub(crate) stalled: bool,
     /// Its consume-ok waits for the watermark.
     pub(crate) held: bool,
     /// `x-consumer-timeout` of a quorum queue's consumer, ms.

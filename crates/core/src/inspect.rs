@@ -13,6 +13,16 @@ use hornpipe_types::stats::{
 };
 use hornpipe_types::time::Now;
 
+/// Keeps the lowest so many, in order. The others are not sorted: lists are asked for page by page, and each page begins with
+/// all that is left.
+fn keep_lowest<T: Ord>(ids: &mut Vec<T>, count: usize) {
+    if count < ids.len() {
+        ids.select_nth_unstable(count);
+        ids.truncate(count);
+    }
+    ids.sort_unstable();
+}
+
 impl Shard {
     pub(crate) fn answer(&mut self, now: Now, request: Request) -> Answer {
         match request {
@@ -25,8 +35,7 @@ impl Shard {
                     .filter(|q| vhost.as_ref().is_none_or(|v| q.definition.vhost == *v))
                     .map(|q| q.id)
                     .collect();
-                ids.sort_unstable();
-                ids.truncate(limit as usize);
+                keep_lowest(&mut ids, limit as usize);
                 let list = ids.iter().filter_map(|id| self.queues.get(id)).map(|q| self.queue_stats(now, q));
                 Answer::Queues(list.collect())
             }
@@ -42,8 +51,7 @@ impl Shard {
                     .copied()
                     .filter(|id| *id > after && !crate::operate::is_internal(*id))
                     .collect();
-                ids.sort_unstable();
-                ids.truncate(limit as usize);
+                keep_lowest(&mut ids, limit as usize);
                 let list = ids.iter().filter_map(|id| self.connections.get(id)).map(|c| self.connection_stats(c));
                 Answer::Connections(list.collect())
             }
@@ -255,4 +263,18 @@ impl Shard {
 /// Deliveries whose settlement waits for a transaction to be committed.
 fn uncommitted(channel: &crate::connection::Channel) -> u64 {
     channel.tx.as_ref().map_or(0, |t| t.settles.iter().map(|(_, taken)| taken.messages()).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::keep_lowest;
+
+    #[test]
+    fn a_page_holds_the_lowest_in_order() {
+        for (count, expected) in [(0, vec![]), (2, vec![1, 3]), (4, vec![1, 3, 5, 9]), (9, vec![1, 3, 5, 9])] {
+            let mut ids = vec![9, 3, 5, 1];
+            keep_lowest(&mut ids, count);
+            assert_eq!(ids, expected);
+        }
+    }
 }

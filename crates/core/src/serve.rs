@@ -236,8 +236,9 @@ impl Shard {
         consumer.active = false;
         if let Some(connection) = self.connections.get_mut(&consumer.connection)
             && connection.unsent >= self.limits.unsent_bytes
+            && !std::mem::replace(&mut consumer.stalled, true)
         {
-            connection.stalled.push(key);
+            connection.stalled.push_back(key);
         }
     }
 
@@ -263,11 +264,44 @@ impl Shard {
     pub(crate) fn on_written(&mut self, from: ConnectionId, n: u64) {
         let Some(connection) = self.connections.get_mut(&from) else { return };
         connection.unsent = connection.unsent.saturating_sub(n);
-        if connection.unsent < self.limits.unsent_bytes / 2 + 1 {
-            for key in std::mem::take(&mut connection.stalled) {
-                self.reactivate(key);
+        if !connection.stalled.is_empty() && connection.unsent <= self.limits.unsent_bytes / 2 {
+            self.relisting.push(from);
+        }
+    }
+
+    /// Lists consumers again whose sockets have taken content: of each connection those of one queue, the one that has waited
+    /// longest. Says whether a queue has to be served for that; it is called again until the room is spent. If all came
+    /// back at once, the first would take the room each time, and of thousands of queues each would be served for nothing.
+    pub(crate) fn relist(&mut self) -> bool {
+        while self.dirty_queues.is_empty() && !self.relisting.is_empty() {
+            for id in std::mem::take(&mut self.relisting) {
+                let Some(connection) = self.connections.get_mut(&id) else { continue };
+                if connection.unsent >= self.limits.unsent_bytes {
+                    // it will be told of more that was written
+                    continue;
+                }
+                let mut keys = Vec::new();
+                let mut queue = None;
+                // those of a queue ran out of room together, so they are neighbours
+                while let Some(&key) = connection.stalled.front() {
+                    if let Some(consumer) = self.consumers.get_mut(&key) {
+                        if *queue.get_or_insert(consumer.queue) != consumer.queue {
+                            break;
+                        }
+                        consumer.stalled = false;
+                        keys.push(key);
+                    }
+                    connection.stalled.pop_front();
+                }
+                if !connection.stalled.is_empty() {
+                    self.relisting.push(id);
+                }
+                for key in keys {
+                    self.reactivate(key);
+                }
             }
         }
+        !self.dirty_queues.is_empty()
     }
 
     /// Those that took messages go to the end of the turn order.

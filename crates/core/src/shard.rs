@@ -97,6 +97,8 @@ pub struct Shard {
 
     /// Queues to serve at the end of the turn.
     pub(crate) dirty_queues: Vec<QueueId>,
+    /// Connections whose sockets took content while consumers waited for that.
+    pub(crate) relisting: Vec<ConnectionId>,
     /// Connections with effects.
     pub(crate) dirty_connections: Vec<ConnectionId>,
     /// Channels with confirms to send.
@@ -163,6 +165,7 @@ impl Shard {
             rewriting: 0,
             rewrites: Vec::new(),
             dirty_queues: Vec::new(),
+            relisting: Vec::new(),
             dirty_connections: Vec::new(),
             dirty_confirms: Vec::new(),
             deaths: VecDeque::new(),
@@ -721,7 +724,7 @@ impl Shard {
     /// Serves every queue that has something to serve.
     pub(crate) fn flush(&mut self, now: Now) {
         self.work_off_deaths(now);
-        while !self.dirty_queues.is_empty() {
+        while !self.dirty_queues.is_empty() || self.relist() {
             for id in std::mem::take(&mut self.dirty_queues) {
                 if let Some(queue) = self.queues.get_mut(&id) {
                     queue.dirty = false;

@@ -1,10 +1,12 @@
 //! Single rules of RabbitMQ's that need a clock or a limit at hand.
 
-use hornpipe_testkit::Broker;
-use hornpipe_types::command::{ChannelCommand, Command, Consume, QueueDeclare};
+use hornpipe_testkit::{Broker, message};
+use hornpipe_types::command::{ChannelCommand, Command, Consume, PublishRun, QueueDeclare};
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect};
+use hornpipe_types::header::Properties;
 use hornpipe_types::ids::ConnectionId;
 use hornpipe_types::limits::Limits;
+use hornpipe_types::message::BatchBuilder;
 use hornpipe_types::table::{FieldTable, Value};
 
 const PEER: ConnectionId = ConnectionId(1);
@@ -89,4 +91,51 @@ fn what_renews_the_lease_of_a_queue() {
         broker.commit_all();
         assert_eq!(broker.queue(kind).is_some(), lives, "{kind}, passive {passive}");
     }
+}
+
+/// Consumers that wait for a socket are served a few at a time as it takes content: all of them in the end, in the order they
+/// came to wait, also when nothing is left for those whose turn it is.
+#[test]
+fn consumers_that_wait_for_a_socket_all_get_their_turn() {
+    const OTHER: ConnectionId = ConnectionId(2);
+    const QUEUES: usize = 300;
+    let mut broker = broker(Limits { unsent_bytes: 2000, ..Limits::default() });
+    broker.open(OTHER, 1, true);
+    let name = |k: usize| format!("q{k}");
+    for k in 0..QUEUES {
+        let (queue, arguments) = (name(k).as_str().into(), FieldTable::default());
+        let (passive, durable, exclusive, auto_delete, nowait) = (false, true, false, false, false);
+        let declare = QueueDeclare { queue, passive, durable, exclusive, auto_delete, nowait, arguments };
+        say(&mut broker, ChannelCommand::QueueDeclare(Box::new(declare)));
+        say(&mut broker, consume(&name(k), &name(k), false));
+    }
+    broker.sockets_write = false;
+    let publish = |broker: &mut Broker, k: usize| {
+        let mut batch = BatchBuilder::default();
+        let route = batch.push_route("", &name(k));
+        message::push(&mut batch, route, &Properties::default(), k as u64, 400);
+        let run = PublishRun { batch: batch.finish(), from: 0, count: 1, mandatory: false };
+        broker.run(OTHER, vec![Command::Channel(1, ChannelCommand::Publish(run))]);
+    };
+    for k in 0..QUEUES {
+        publish(&mut broker, k);
+    }
+    // Somebody else empties what waits for consumers in the middle of the list.
+    for k in 50..250 {
+        broker.run(
+            OTHER,
+            vec![Command::Channel(1, ChannelCommand::QueuePurge { queue: name(k).as_str().into(), nowait: true })],
+        );
+    }
+    let mut came = Vec::new();
+    for _ in 0..QUEUES {
+        for effect in broker.told(PEER) {
+            if let ConnectionEffect::Channel(1, ChannelEffect::Deliver(delivery)) = effect {
+                came.push(delivery.consumer_tag.to_string());
+            }
+        }
+        broker.write(PEER);
+    }
+    let expected: Vec<String> = (0..50).chain(250..QUEUES).map(name).collect();
+    assert_eq!(came, expected);
 }

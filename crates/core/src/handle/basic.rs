@@ -111,6 +111,7 @@ impl Shard {
             prefetch,
             unacked: 0,
             active: false,
+            stalled: false,
             held: !c.nowait && self.is_held(from, number),
             timeout_ms: args.consumer_timeout_ms,
             timer: None,

@@ -10,6 +10,7 @@ use hornpipe_types::effect::{ChannelEffect, ConnectionEffect};
 use hornpipe_types::error::AmqpError;
 use hornpipe_types::ids::ConnectionId;
 use hornpipe_types::time::Now;
+use std::collections::VecDeque;
 
 impl Shard {
     /// connection.open: limits, then the vhost, then permission.
@@ -41,7 +42,7 @@ impl Shard {
             channels: Map::default(),
             effects: Vec::new(),
             unsent: 0,
-            stalled: Vec::new(),
+            stalled: VecDeque::new(),
             held: Map::default(),
             exclusive_queues: Vec::new(),
             blocked: false,
