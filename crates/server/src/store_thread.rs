@@ -153,7 +153,9 @@ impl Keeper {
         let mut ballast = on_disk.then(|| Ballast::new(&config.data_dir, config.ballast_bytes));
         let noted = Instant::now();
         // The ballast is made once clients are served: a start shouldn't wait for it. But what this one took the next may need.
-        if let Some(error) = ballast.as_mut().filter(|b| b.is_scarce()).and_then(|b| b.restore(u64::MAX / 2).err()) {
+        if let Some(error) =
+            ballast.as_mut().filter(|b| home.number == 0 && b.is_scarce()).and_then(|b| b.restore(u64::MAX / 2).err())
+        {
             tracing::warn!("{error}");
         }
         *home.usage.lock().unwrap_or_else(PoisonError::into_inner) = store.usage();
