@@ -158,8 +158,7 @@ impl Shard {
                 .iter()
                 .filter_map(|k| self.consumers.get(k).map(|c| self.consumer_stats(*k, c)))
                 .collect(),
-            memory: queue.resident
-                + (queue.logged.len() * 32 + segments * 72 + std::mem::size_of::<Queue>()) as u64,
+            memory: queue.resident + (queue.logged.len() * 32 + segments * 72 + std::mem::size_of::<Queue>()) as u64,
         }
     }
 
