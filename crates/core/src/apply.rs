@@ -16,7 +16,7 @@ impl Shard {
             let Some(queue) = self.queues.get_mut(&id) else { continue };
             let d = &queue.definition;
             let effective = self.policies.effective(&d.vhost, &d.name, Target::Queue(queue.args.kind));
-            queue.settings = QueueSettings::resolve(&queue.args, &effective);
+            queue.settings = self.alike_settings.share(QueueSettings::resolve(&queue.args, &effective));
             queue.effective = effective;
             if let Some(at) = queue.expiry_timer.take() {
                 self.timers.disarm(at, TimerKey::QueueExpiry(id));

@@ -3,6 +3,7 @@
 use crate::connection::{Connection, Consumer};
 use crate::policy::Target;
 use crate::queue::Queue;
+use crate::queue::ready::{Ready, Tally};
 use crate::shard::Shard;
 use hornpipe_types::header::Properties;
 use hornpipe_types::ids::{ConnectionId, QueueId};
@@ -112,10 +113,9 @@ impl Shard {
     fn queue_stats(&self, now: Now, queue: &Queue) -> QueueStats {
         let d = &queue.definition;
         let tag = |key: Option<u64>| key.and_then(|k| self.consumers.get(&k)).map(|c| c.tag.clone());
-        let segments = || queue.levels.iter().flat_map(|l| l.iter());
-        let resident: u64 = segments().filter(|s| s.batch.is_some()).map(|s| u64::from(s.count)).sum();
-        let logged: u64 = segments().filter(|s| s.logged).map(|s| u64::from(s.count)).sum();
-        let logged_bytes: u64 = segments().filter(|s| s.logged).map(|s| s.bytes).sum();
+        let mut tally = Tally::default();
+        queue.levels.iter().for_each(|level| tally.add(level.tally()));
+        let segments: usize = queue.levels.iter().map(Ready::len).sum();
         let head_message_timestamp = queue.head().and_then(|(_, head)| {
             let batch = head.batch.as_ref()?;
             Properties::decode(batch.header(head.from)).ok()?.timestamp
@@ -142,10 +142,10 @@ impl Shard {
             message_bytes_delayed: queue.held_back_resident(),
             message_bytes_ready: queue.ready_bytes,
             message_bytes_unacknowledged: queue.unacked_bytes,
-            messages_persistent: logged,
+            messages_persistent: tally.logged,
             messages_dlx: queue.dying.iter().map(|d| u64::from(d.range.count)).sum(),
-            message_bytes_persistent: logged_bytes,
-            messages_ram: resident,
+            message_bytes_persistent: tally.logged_bytes,
+            messages_ram: tally.resident,
             message_bytes_ram: queue.resident,
             head_message_timestamp,
             consumers: queue.consumers.len() as u32,
@@ -166,8 +166,7 @@ impl Shard {
                 .iter()
                 .filter_map(|k| self.consumers.get(k).map(|c| self.consumer_stats(*k, c)))
                 .collect(),
-            memory: queue.resident
-                + (queue.logged.len() * 32 + segments().count() * 72 + std::mem::size_of::<Queue>()) as u64,
+            memory: queue.resident + (queue.logged.len() * 32 + segments * 72 + std::mem::size_of::<Queue>()) as u64,
         }
     }
 

@@ -9,7 +9,7 @@
 
 mod copy;
 
-use crate::queue::Queue;
+use crate::queue::{Queue, Queues};
 use hornpipe_types::Map;
 use hornpipe_types::ids::{CommitSeq, ConnectionId, EnqueueId, QueueId, Seq};
 use hornpipe_types::message::Span;
@@ -613,7 +613,7 @@ impl Log {
     }
 
     /// Makes a group of all that is pending, when there is something worth a sync.
-    pub(crate) fn take_group(&mut self, now: Now, queues: &mut Map<QueueId, Queue>, settles_max: u64) -> Option<Group> {
+    pub(crate) fn take_group(&mut self, now: Now, queues: &mut Queues, settles_max: u64) -> Option<Group> {
         let due = self.settle_deadline.is_some_and(|d| d <= now.mono) || self.pending_settles >= settles_max;
         if !self.is_urgent() && !due {
             return None;
@@ -630,7 +630,13 @@ impl Log {
                     let meta = run.meta;
                     if !settled.is_empty() && !run.copy {
                         if let [target] = &mut run.targets[..] {
-                            let front = trim_settled(id, target, &mut span, &settled, queues.get_mut(&target.queue));
+                            let front = trim_settled(
+                                id,
+                                target,
+                                &mut span,
+                                &settled,
+                                queues.get_mut(&target.queue).map(Box::as_mut),
+                            );
                             run.count = span.count;
                             run.bytes = span_bytes(&span);
                             if let Some(p) = &mut run.publisher {

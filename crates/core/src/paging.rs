@@ -7,7 +7,7 @@
 
 use crate::dead_letter::Death;
 use crate::log::Left;
-use crate::queue::{Dying, Queue};
+use crate::queue::Dying;
 use crate::shard::Shard;
 use hornpipe_types::ids::{ConnectionId, QueueId, Seq};
 use hornpipe_types::message::{Batch, Span};
@@ -111,7 +111,7 @@ impl Shard {
     fn drop_unacked(&mut self, id: ConnectionId, number: u16) {
         let Some(channel) = self.connections.get_mut(&id).and_then(|c| c.channels.get_mut(&number)) else { return };
         let queues = &self.queues;
-        let freed = channel.unacked.drop_bodies(|queue| queues.get(&queue).map_or(0, Queue::droppable_upto));
+        let freed = channel.unacked.drop_bodies(|queue| queues.get(&queue).map_or(0, |q| q.droppable_upto()));
         self.resident -= freed.min(self.resident);
     }
 

@@ -3,12 +3,13 @@
 use crate::access::Access;
 use crate::connection::{Channel, Connection, Consumer, Held};
 use crate::log::{EarlyConfirm, Log};
-use crate::policy::Policies;
-use crate::queue::Queue;
+use crate::policy::{Policies, QueueSettings};
+use crate::queue::{Alike, Queues};
 use crate::rng::Rng;
 use crate::timer::Timers;
 use crate::topology::Topology;
 use hornpipe_types::Map;
+use hornpipe_types::args::QueueArgs;
 use hornpipe_types::command::{ChannelCommand, Command};
 use hornpipe_types::definition::{Definition, VhostDefinition};
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Load, Loaded, Outbox};
@@ -70,7 +71,9 @@ pub struct Shard {
     pub(crate) policies: Policies,
     pub(crate) vhosts: Vec<Vhost>,
     pub(crate) vhost_names: Map<ShortStr, usize>,
-    pub(crate) queues: Map<QueueId, Queue>,
+    pub(crate) queues: Queues,
+    pub(crate) alike_args: Alike<QueueArgs>,
+    pub(crate) alike_settings: Alike<QueueSettings>,
     pub(crate) connections: Map<ConnectionId, Connection>,
     /// How many connections other shards have, and of these the user's own, as told of connections that are about to open.
     pub(crate) elsewhere: Map<ConnectionId, (u64, u64)>,
@@ -147,7 +150,9 @@ impl Shard {
             policies: Policies::default(),
             vhosts: Vec::new(),
             vhost_names: Map::default(),
-            queues: Map::default(),
+            queues: Queues::default(),
+            alike_args: Alike::default(),
+            alike_settings: Alike::default(),
             connections: Map::default(),
             elsewhere: Map::default(),
             consumers: Map::default(),

@@ -308,9 +308,9 @@ impl Shard {
     }
 
     /// A queue is no more: what is left of it goes.
-    pub(crate) fn drop_queue(&mut self, now: Now, queue: Queue) {
+    pub(crate) fn drop_queue(&mut self, now: Now, queue: Box<Queue>) {
         let mark = self.log.last_enqueue();
-        self.begin_work(now, Work::Dropped { queue: Box::new(queue), mark });
+        self.begin_work(now, Work::Dropped { queue, mark });
     }
 
     fn bury_dropped(&mut self, now: Now, queue: &mut Queue, mark: EnqueueId) -> bool {

@@ -249,7 +249,8 @@ impl Shard {
             v.queues.insert(definition.name.clone(), id);
             v.queues_generation += 1;
         }
-        let mut queue = Queue::new(definition, index, args, effective, settings);
+        let (args, settings) = (self.alike_args.share(args), self.alike_settings.share(settings));
+        let mut queue = Box::new(Queue::new(definition, index, args, effective, settings));
         queue.owner = owner;
         queue.last_used = now.mono;
         queue.idle_since = now.wall;

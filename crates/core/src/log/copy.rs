@@ -5,8 +5,7 @@
 //! made, whether they come from publishers or from here.
 
 use super::{At, Log, LogRun, LoggedRun, Pending, PendingOp, span_bytes};
-use crate::queue::Queue;
-use hornpipe_types::Map;
+use crate::queue::{Queue, Queues};
 use hornpipe_types::ids::{EnqueueId, QueueId, Seq};
 use hornpipe_types::limits::Limits;
 use hornpipe_types::message::{Batch, Span};
@@ -44,7 +43,7 @@ impl CopyPlan {
 impl Log {
     /// What should be copied forward, so that the head of the log, half-dead body files and messages inside records don't
     /// keep space that is not theirs, and short runs don't keep memory. At most about 4 MiB at a time.
-    pub(crate) fn copy_plan(&mut self, limits: &Limits, queues: &mut Map<QueueId, Queue>) -> CopyPlan {
+    pub(crate) fn copy_plan(&mut self, limits: &Limits, queues: &mut Queues) -> CopyPlan {
         let mut plan = CopyPlan::default();
         if self.groups_out > 0 || !self.copied_next.is_empty() {
             return plan;
@@ -98,7 +97,7 @@ impl Log {
     }
 
     /// Short runs of a queue that has many of them.
-    fn plan_crowd(&mut self, crowd: u64, queues: &mut Map<QueueId, Queue>, plan: &mut CopyPlan) {
+    fn plan_crowd(&mut self, crowd: u64, queues: &mut Queues, plan: &mut CopyPlan) {
         while let Some(queue) = self.crowded.pop_front().and_then(|id| queues.get_mut(&id)) {
             let k = queue.logged.partition_point(|r| r.end() <= queue.joined_upto);
             let mut picked = BTreeSet::new();
@@ -147,13 +146,7 @@ impl Log {
     }
 
     /// Moves the unsettled messages of a run on disk to new runs: by reference, or with their bodies in `batch`.
-    pub(crate) fn copy_forward(
-        &mut self,
-        id: EnqueueId,
-        from: Place,
-        batch: Option<&Arc<Batch>>,
-        queues: &mut Map<QueueId, Queue>,
-    ) {
+    pub(crate) fn copy_forward(&mut self, id: EnqueueId, from: Place, batch: Option<&Arc<Batch>>, queues: &mut Queues) {
         let Some(run) = self.runs.get(&id) else { return };
         if !matches!(&run.at, At::Stored(place) if *place == from) {
             return;
@@ -208,7 +201,7 @@ impl Log {
     /// Joins runs of a group that went to the same queues at consecutive seqs, so that a queue filled message by message, or
     /// read by read, costs what one filled at once does. Enqueues may move ahead of other operations of the group: those on the
     /// same queue concern older seqs.
-    pub(super) fn join_runs(&mut self, ops: &mut Vec<StoreOp>, queues: &mut Map<QueueId, Queue>) {
+    pub(super) fn join_runs(&mut self, ops: &mut Vec<StoreOp>, queues: &mut Queues) {
         // by their first queue, the run that may grow
         let mut open: BTreeMap<QueueId, Joined> = BTreeMap::new();
         let mut closed: Vec<Joined> = Vec::new();
@@ -249,7 +242,7 @@ impl Log {
         ops.retain(|_| !gone.next().unwrap_or(false));
     }
 
-    fn join(&mut self, joined: &Joined, ops: &mut [StoreOp], gone: &mut [bool], queues: &mut Map<QueueId, Queue>) {
+    fn join(&mut self, joined: &Joined, ops: &mut [StoreOp], gone: &mut [bool], queues: &mut Queues) {
         let members = joined.members.iter().filter_map(|k| match ops.get(*k) {
             Some(StoreOp::Enqueue(e)) => Some(e.clone()),
             _ => None,
@@ -335,7 +328,7 @@ struct Shared {
 }
 
 /// Cuts a run wherever a live stretch begins or ends in one of its queues.
-fn shared_stretches(id: EnqueueId, targets: &[Target], of: u32, queues: &Map<QueueId, Queue>) -> Vec<Shared> {
+fn shared_stretches(id: EnqueueId, targets: &[Target], of: u32, queues: &Queues) -> Vec<Shared> {
     // (index, begins, target); an end sorts before a beginning at the same index
     let mut edges: Vec<(u32, bool, usize)> = Vec::new();
     for (t, target) in targets.iter().enumerate() {

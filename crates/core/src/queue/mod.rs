@@ -75,6 +75,22 @@ impl Counters {
     }
 }
 
+/// All queues. Boxed: a table of them has room for twice as many and is moved as a whole when it grows.
+pub(crate) type Queues = Map<QueueId, Box<Queue>>;
+
+/// What most queues have in common: one made like the one before it shares what that one has.
+#[derive(Debug, Default)]
+pub(crate) struct Alike<T>(Arc<T>);
+
+impl<T: PartialEq> Alike<T> {
+    pub(crate) fn share(&mut self, value: T) -> Arc<T> {
+        if *self.0 != value {
+            self.0 = Arc::new(value);
+        }
+        Arc::clone(&self.0)
+    }
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Queue {
@@ -82,9 +98,9 @@ pub(crate) struct Queue {
     /// Index of the vhost in the shard.
     pub(crate) vhost: usize,
     pub(crate) definition: QueueDefinition,
-    pub(crate) args: QueueArgs,
+    pub(crate) args: Arc<QueueArgs>,
     pub(crate) effective: Effective,
-    pub(crate) settings: QueueSettings,
+    pub(crate) settings: Arc<QueueSettings>,
     /// The connection an exclusive queue belongs to.
     pub(crate) owner: Option<ConnectionId>,
 
@@ -159,9 +175,9 @@ impl Queue {
     pub(crate) fn new(
         definition: QueueDefinition,
         vhost: usize,
-        args: QueueArgs,
+        args: Arc<QueueArgs>,
         effective: Effective,
-        settings: QueueSettings,
+        settings: Arc<QueueSettings>,
     ) -> Self {
         let levels = match args.kind {
             QueueKind::Quorum => usize::from(RETURNED) + 1,

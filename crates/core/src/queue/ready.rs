@@ -87,10 +87,41 @@ impl Segment {
     }
 }
 
+/// What a list of segments comes to, kept as they come and go: a question must not walk a long queue.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Messages whose bodies are in memory.
+    pub(crate) resident: u64,
+    pub(crate) logged: u64,
+    pub(crate) logged_bytes: u64,
+}
+
+impl Tally {
+    fn of(segment: &Segment) -> Self {
+        let count = u64::from(segment.count);
+        Self {
+            resident: if segment.batch.is_some() { count } else { 0 },
+            logged: if segment.logged { count } else { 0 },
+            logged_bytes: if segment.logged { segment.bytes } else { 0 },
+        }
+    }
+    pub(crate) fn add(&mut self, other: Self) {
+        self.resident += other.resident;
+        self.logged += other.logged;
+        self.logged_bytes += other.logged_bytes;
+    }
+    fn subtract(&mut self, other: Self) {
+        self.resident -= other.resident.min(self.resident);
+        self.logged -= other.logged.min(self.logged);
+        self.logged_bytes -= other.logged_bytes.min(self.logged_bytes);
+    }
+}
+
 /// One ordered list of ready segments (a queue has one, a priority queue one per level).
 #[derive(Debug, Default)]
 pub(crate) struct Ready {
     segments: Chunked<Segment>,
+    tally: Tally,
     /// Not in the order of seqs but in that of their return; such a list is only appended to.
     by_return: bool,
     /// Paging out stopped in the middle: it goes on with what lies below this seq.
@@ -110,13 +141,17 @@ impl Ready {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Segment> {
         self.segments.iter()
     }
-    #[cfg(test)]
-    fn len(&self) -> usize {
+    /// Number of segments.
+    pub(crate) fn len(&self) -> usize {
         self.segments.len()
+    }
+    pub(crate) fn tally(&self) -> Tally {
+        self.tally
     }
 
     /// Appends a segment whose seqs are above all here.
     pub(crate) fn push_back(&mut self, segment: Segment) {
+        self.tally.add(Tally::of(&segment));
         let rest = match self.segments.back_mut() {
             Some(last) => last.try_join(segment),
             None => Some(segment),
@@ -129,17 +164,21 @@ impl Ready {
     /// Takes at most `n` messages off the front, all of one segment.
     pub(crate) fn take_front(&mut self, n: u32) -> Option<Segment> {
         let head = self.segments.front_mut()?;
-        if head.count <= n { self.segments.pop_front() } else { Some(head.split_front(n)) }
+        let taken = if head.count <= n { self.segments.pop_front()? } else { head.split_front(n) };
+        self.tally.subtract(Tally::of(&taken));
+        Some(taken)
     }
 
     /// Takes everything.
     pub(crate) fn take_all(&mut self) -> Chunked<Segment> {
+        self.tally = Tally::default();
         std::mem::take(&mut self.segments)
     }
 
     /// Puts returned messages back at their own positions. `returned` is sorted by seq and overlaps nothing here.
     pub(crate) fn insert_sorted(&mut self, returned: Vec<Segment>) {
         for segment in returned {
+            self.tally.add(Tally::of(&segment));
             let first = segment.first;
             let at = self.segments.partition_point(|s| s.first < first);
             // segments lose messages at the front only, so none encloses a returned one; were it so, order is kept
@@ -217,8 +256,10 @@ impl Ready {
             segment.from = (segment.first - first) as u32;
             let bytes = batch.body_bytes(segment.from, segment.count, 1);
             correction += bytes as i64 - segment.bytes as i64;
+            self.tally.subtract(Tally::of(segment));
             segment.bytes = bytes;
             segment.batch = Some(Arc::clone(batch));
+            self.tally.add(Tally::of(segment));
             resident += bytes;
             at = self.segments.next(at);
         }
@@ -268,6 +309,7 @@ impl Ready {
                 segment.batch = None;
                 segment.from = 0;
                 freed += segment.bytes;
+                self.tally.resident -= u64::from(segment.count).min(self.tally.resident);
                 self.join_next(at);
             }
         }
@@ -306,6 +348,9 @@ mod tests {
     }
 
     fn seqs(r: &Ready) -> Vec<Seq> {
+        let mut walked = Tally::default();
+        r.iter().for_each(|s| walked.add(Tally::of(s)));
+        assert_eq!(r.tally(), walked);
         r.iter().flat_map(|s| s.first..s.end()).collect()
     }
 
