@@ -547,6 +547,7 @@ impl Shard {
                 queue.dirty = true;
                 self.dirty_queues.push(*id);
             }
+            self.note_pace(*id);
         }
         // with several logged runs, or a refusal, one run's end says nothing about the whole
         let publisher = if logged.len() == 1 && !entered.rejected { entry.publisher } else { None };

@@ -115,6 +115,8 @@ pub struct Shard {
     pub(crate) out: Outbox,
     pub(crate) resident: u64,
     pub(crate) paging: crate::paging::Paging,
+    /// See [`Self::poll_outrun`].
+    pub(crate) outrun: Option<QueueId>,
     pub(crate) memory_alarm: bool,
     pub(crate) disk_alarm: bool,
     pub(crate) stats: BrokerStats,
@@ -174,6 +176,7 @@ impl Shard {
             out: Outbox::default(),
             resident: 0,
             paging: crate::paging::Paging::default(),
+            outrun: None,
             memory_alarm: false,
             disk_alarm: false,
             stats: BrokerStats::default(),
