@@ -17,6 +17,16 @@ const UPTO: u64 = 64;
 /// Consumers looked at, so that many cost no more than a few.
 const CONSUMERS: usize = 8;
 
+/// What waits in a queue, as sockets count it.
+fn waiting(queue: &Queue) -> u64 {
+    content_cost(queue.ready_bytes, u32::try_from(queue.ready).unwrap_or(u32::MAX))
+}
+
+/// Whether a queue is long enough to have been outrun.
+pub(crate) fn is_long(queue: &Queue, unsent_bytes: u64) -> bool {
+    waiting(queue) > FROM * unsent_bytes
+}
+
 impl Shard {
     /// The queue a publisher has outrun since this was asked last, if any: its connection should be read no more until
     /// [`Self::is_outrun`] says otherwise, or a few milliseconds have passed.
@@ -29,7 +39,7 @@ impl Shard {
         self.queues.get(&queue).is_some_and(|q| self.waits_for_sockets(q, FROM * self.limits.unsent_bytes / 2))
     }
 
-    /// Notes that a queue was published to.
+    /// Notes that a queue which [`is_long`] was published to.
     pub(crate) fn note_pace(&mut self, id: QueueId) {
         let outrun = self.queues.get(&id).is_some_and(|q| self.waits_for_sockets(q, FROM * self.limits.unsent_bytes));
         if outrun {
@@ -38,7 +48,7 @@ impl Shard {
     }
 
     fn waits_for_sockets(&self, queue: &Queue, from: u64) -> bool {
-        let waiting = content_cost(queue.ready_bytes, u32::try_from(queue.ready).unwrap_or(u32::MAX));
+        let waiting = waiting(queue);
         if waiting <= from || waiting > UPTO * self.limits.unsent_bytes {
             return false;
         }
