@@ -249,7 +249,7 @@ impl Shard {
             let priority = priority_of(span.batch.meta(i));
             let n = (i..span.count).take_while(|k| priority_of(span.batch.meta(*k)) == priority).count() as u32;
             let part = Span { batch: Arc::clone(&span.batch), from: i, count: n, step: 1 };
-            self.enter(now, &queues, part, Entry { persistent, ..Entry::default() });
+            self.enter(now, &queues, &part, Entry { persistent, ..Entry::default() });
             i += n;
         }
     }

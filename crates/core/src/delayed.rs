@@ -153,7 +153,7 @@ impl Shard {
         }
         let rest: Vec<_> = delayed.collect();
         self.hold_everywhere(now, vhost, span, &rest);
-        self.enter(now, &outcome.queues, span.clone(), Entry { persistent, ..Entry::default() });
+        self.enter(now, &outcome.queues, span, Entry { persistent, ..Entry::default() });
     }
 
     /// Holds a message in the hidden queues of delayed exchanges; nobody waits for a confirm.
@@ -162,7 +162,7 @@ impl Shard {
         for (holder, ms) in holders {
             if let Some(id) = self.hidden_queue(now, vhost, *holder) {
                 let publisher: Option<Publisher> = None;
-                self.enter(now, &[id], span.clone(), Entry { persistent, expiration: Some(*ms), publisher });
+                self.enter(now, &[id], span, Entry { persistent, expiration: Some(*ms), publisher });
             }
         }
     }
@@ -232,7 +232,7 @@ impl Shard {
         });
         let persistent = span.batch.meta(0).flags & PERSISTENT != 0;
         let expiration = properties.expiration.as_ref().and_then(|e| parse_expiration(e).ok());
-        self.enter(now, &outcome.queues, span, Entry { persistent, expiration, publisher: None });
+        self.enter(now, &outcome.queues, &span, Entry { persistent, expiration, publisher: None });
     }
 }
 

@@ -22,6 +22,7 @@ mod inspect;
 mod keys;
 mod log;
 mod operate;
+mod pace;
 mod paging;
 pub mod policy;
 mod publish;

@@ -58,11 +58,10 @@ impl Shard {
         run: PublishRun,
     ) -> Result<(), AmqpError> {
         let Some(channel) = self.channel_mut(from, number) else { return Ok(()) };
-        if !channel.published {
-            channel.published = true;
+        let in_tx = channel.tx.is_some();
+        if !std::mem::replace(&mut channel.published, true) {
             self.stats.publishers += 1;
         }
-        let in_tx = self.channel_mut(from, number).is_some_and(|c| c.tx.is_some());
         if in_tx {
             self.check_publish(from, number, &run)?;
             return self.hold_publish(from, number, run);
@@ -119,8 +118,8 @@ impl Shard {
                 n += 1;
             }
             let span = Span { batch: Arc::clone(&run.batch), from: i, count: n, step: 1 };
-            let queues = resolved.queues.clone().unwrap_or_else(|| Arc::from([]));
-            self.place(now, from, number, run.mandatory, span, &queues, resolved.exchange, persistent != 0, None);
+            let queues = resolved.queues.as_deref().unwrap_or(&[]);
+            self.place(now, from, number, run.mandatory, span, queues, resolved.exchange, persistent != 0, None);
             i += n;
         }
         Ok(())
@@ -421,13 +420,12 @@ impl Shard {
             return;
         }
         self.totals.routed += n;
-        let by_one = queues.iter().any(|q| {
-            self.queues.get(q).is_some_and(|q| {
-                matches!(q.settings.overflow, Overflow::RejectPublish | Overflow::RejectPublishDlx)
-                    && (q.settings.max_length.is_some() || q.settings.max_length_bytes.is_some())
-            })
-        });
-        let by_priority = queues.iter().any(|q| self.queues.get(q).is_some_and(|q| q.levels.len() > 1));
+        let (mut by_one, mut by_priority) = (false, false);
+        for queue in queues.iter().filter_map(|id| self.queues.get(id)) {
+            by_one |= matches!(queue.settings.overflow, Overflow::RejectPublish | Overflow::RejectPublishDlx)
+                && (queue.settings.max_length.is_some() || queue.settings.max_length_bytes.is_some());
+            by_priority |= queue.levels.len() > 1;
+        }
         let mut i = 0;
         while i < span.count {
             let at = span.from + i * span.step;
@@ -438,7 +436,14 @@ impl Shard {
                     (1..take).take_while(|k| priority_of(span.batch.meta(at + k * span.step)) == priority).count();
                 take = 1 + same as u32;
             }
-            let part = Span { batch: Arc::clone(&span.batch), from: at, count: take, step: 1 };
+            let part;
+            let whole = take == span.count && span.step == 1;
+            let part = if whole {
+                &span
+            } else {
+                part = Span { batch: Arc::clone(&span.batch), from: at, count: take, step: 1 };
+                &part
+            };
             let publisher = publisher.map(|p| Publisher { first_tag: p.first_tag + u64::from(i), ..p });
             let entered = self.enter(now, queues, part, Entry { persistent, expiration, publisher });
             self.tx_rejected |= entered.rejected;
@@ -480,7 +485,7 @@ impl Shard {
     }
 
     /// Appends a run (step 1, one priority) to queues and logs it where it must be logged.
-    pub(crate) fn enter(&mut self, now: Now, queues: &[QueueId], span: Span, entry: Entry) -> Entered {
+    pub(crate) fn enter(&mut self, now: Now, queues: &[QueueId], span: &Span, entry: Entry) -> Entered {
         self.spent = self.spent.saturating_add(queues.len() as u32);
         let mut entered = Entered::default();
         let bytes = span.body_bytes();
@@ -528,6 +533,7 @@ impl Shard {
                 None => queue.push(level, segment),
             }
             queue.stats.publish += u64::from(span.count);
+            let long = crate::pace::is_long(queue, self.limits.unsent_bytes);
             self.resident += bytes;
             if logs {
                 let meta = RunMeta {
@@ -546,6 +552,9 @@ impl Shard {
             } else if !queue.dirty {
                 queue.dirty = true;
                 self.dirty_queues.push(*id);
+            }
+            if long {
+                self.note_pace(*id);
             }
         }
         // with several logged runs, or a refusal, one run's end says nothing about the whole

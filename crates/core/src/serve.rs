@@ -12,7 +12,7 @@ use crate::shard::Shard;
 use crate::timer::TimerKey;
 use hornpipe_types::Set;
 use hornpipe_types::args::{Overflow, QueueKind};
-use hornpipe_types::effect::{ChannelEffect, Delivery, content_cost};
+use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Delivery, content_cost};
 use hornpipe_types::ids::{ConnectionId, QueueId};
 use hornpipe_types::message::Span;
 use hornpipe_types::range::SeqRange;
@@ -65,8 +65,17 @@ impl Shard {
 
     /// Dispatches until messages or credit run out.
     fn dispatch(&mut self, now: Now, id: QueueId) -> Stop {
+        let mut takers = std::mem::take(&mut self.takers);
+        let stop = self.dispatch_to(now, id, &mut takers);
+        self.takers = takers;
+        stop
+    }
+
+    fn dispatch_to(&mut self, now: Now, id: QueueId, takers: &mut Vec<u64>) -> Stop {
+        // the only one that is willing gets segment after segment, as long as its credit reaches
+        let mut sole = None;
         loop {
-            let Some(queue) = self.queues.get_mut(&id) else { return Stop::NoMessage };
+            let Some(queue) = self.queues.get(&id) else { return Stop::NoMessage };
             let Some((level, head)) = queue.head() else { return Stop::NoMessage };
             if head.deadline != 0 && head.deadline < now.wall.0 {
                 if !self.expire_head(now, id, now.wall.0) {
@@ -76,7 +85,14 @@ impl Shard {
             }
             let resident = head.batch.is_some();
             let available = head.count;
-            let Some((takers, each)) = self.willing(id, available) else { return Stop::NoConsumer };
+            let mut each = sole.map_or(0, |key| self.credit(key, id));
+            if each == 0 {
+                sole = None;
+                match self.willing(id, available, takers) {
+                    Some(n) => each = n,
+                    None => return Stop::NoConsumer,
+                }
+            }
             if !resident {
                 return Stop::NotResident;
             }
@@ -86,6 +102,9 @@ impl Shard {
             let Some(segment) = queue.take(level, n) else { return Stop::NoMessage };
             self.resident -= segment.bytes.min(self.resident);
             if let [taker] = takers[..] {
+                if sole.is_none() && each > 1 && queue.listens_alone(taker) {
+                    sole = Some(taker);
+                }
                 self.hand_over(now, id, level as u8, taker, &segment, 0, 1, segment.count);
             } else {
                 for (j, taker) in takers.iter().enumerate() {
@@ -97,13 +116,16 @@ impl Shard {
                     self.hand_over(now, id, level as u8, *taker, &segment, j, k, count);
                 }
             }
-            self.rotate(id, &takers, segment.count);
+            if sole.is_none() {
+                self.rotate(id, takers, segment.count);
+            }
         }
     }
 
-    /// Consumers that take part in the next dispatch, in turn order, and how many messages each can take. Consumers without
-    /// credit are unlisted on the way; they list themselves again when credit returns.
-    fn willing(&mut self, id: QueueId, available: u32) -> Option<(Vec<u64>, u32)> {
+    /// Puts those who take part in the next dispatch into `takers`, in turn order; how many messages each can take. Consumers
+    /// without credit are unlisted on the way; they list themselves again when credit returns.
+    fn willing(&mut self, id: QueueId, available: u32, takers: &mut Vec<u64>) -> Option<u32> {
+        takers.clear();
         let single = {
             let queue = self.queues.get(&id)?;
             if queue.args.single_active { Some(queue.single_active?) } else { None }
@@ -118,7 +140,8 @@ impl Shard {
                 self.unlist(id, key);
                 return None;
             }
-            return Some((vec![key], credit));
+            takers.push(key);
+            return Some(credit);
         }
         let mut group = 0;
         loop {
@@ -126,7 +149,6 @@ impl Shard {
                 let queue = self.queues.get(&id)?;
                 queue.groups.get(group)?.active.len()
             };
-            let mut takers: Vec<u64> = Vec::new();
             let mut channels = Set::default();
             let mut each = u32::MAX;
             let mut position = 0;
@@ -143,7 +165,8 @@ impl Shard {
                 // a limit the channel's consumers share is spent message by message
                 if self.shares_credit(key) {
                     if takers.is_empty() {
-                        return Some((vec![key], 1));
+                        takers.push(key);
+                        return Some(1);
                     }
                     each = 1;
                     break;
@@ -163,7 +186,7 @@ impl Shard {
                 }
             }
             if !takers.is_empty() {
-                return Some((takers, each));
+                return Some(each);
             }
             group += 1;
         }
@@ -391,8 +414,11 @@ impl Shard {
         }
         let delivery =
             Delivery { consumer_tag: consumer.tag.clone(), first_tag, redelivered: segment.redelivered, span };
-        let (connection, channel, watched) = (consumer.connection, consumer.channel, consumer.timer.is_some());
-        self.tell(connection, channel, ChannelEffect::Deliver(delivery));
+        if connection.effects.is_empty() {
+            self.dirty_connections.push(connection.id);
+        }
+        connection.effects.push(ConnectionEffect::Channel(consumer.channel, ChannelEffect::Deliver(delivery)));
+        let watched = consumer.timer.is_some();
         if !watched && queue_is_quorum {
             self.watch_consumer(now, key);
         }

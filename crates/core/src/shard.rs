@@ -120,6 +120,10 @@ pub struct Shard {
     pub(crate) out: Outbox,
     pub(crate) resident: u64,
     pub(crate) paging: crate::paging::Paging,
+    /// Room for the consumers of a dispatch.
+    pub(crate) takers: Vec<u64>,
+    /// See [`Self::poll_outrun`].
+    pub(crate) outrun: Option<QueueId>,
     pub(crate) memory_alarm: bool,
     pub(crate) disk_alarm: bool,
     pub(crate) stats: BrokerStats,
@@ -182,6 +186,8 @@ impl Shard {
             out: Outbox::default(),
             resident: 0,
             paging: crate::paging::Paging::default(),
+            takers: Vec::new(),
+            outrun: None,
             memory_alarm: false,
             disk_alarm: false,
             stats: BrokerStats::default(),

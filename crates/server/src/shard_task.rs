@@ -10,7 +10,7 @@ use hornpipe_core::Shard;
 use hornpipe_types::Map;
 use hornpipe_types::command::{ChannelCommand, Command};
 use hornpipe_types::effect::Outbox;
-use hornpipe_types::ids::{ConnectionId, RequestId};
+use hornpipe_types::ids::{ConnectionId, QueueId, RequestId};
 use hornpipe_types::operate::Outcome;
 use hornpipe_types::stats::Answer;
 use hornpipe_types::time::{Instant, Now};
@@ -27,6 +27,8 @@ const COMMANDS_PER_TURN: usize = 4096;
 const ITEMS_PER_TURN: usize = 256;
 /// No further item is begun in a turn that lasts so long already, µs.
 const TURN_US: u64 = 1000;
+/// A publisher that outran a queue's consumers is read again after so long at the latest.
+const PACE_MS: u64 = 5;
 /// At the end the shard is asked for its last group as if so much later, so that nothing waits for company any more.
 const AFTER_ALL_DELAYS_MS: u64 = 60_000;
 
@@ -36,6 +38,8 @@ struct Unfinished {
     commands: VecDeque<Command>,
     /// The read brought publishes when the store had too much already.
     withhold: bool,
+    /// A queue they were faster than.
+    outrun: Option<QueueId>,
     /// What came from the same connection since.
     later: VecDeque<Item>,
 }
@@ -53,6 +57,8 @@ pub(crate) struct Owner {
     links: Map<ConnectionId, Arc<Link>>,
     /// Connections whose credit is kept back until less waits for the store.
     withheld: Vec<Arc<Link>>,
+    /// The same until a queue they outran is shorter, or some time has passed.
+    paced: Vec<(Arc<Link>, QueueId, Instant)>,
     asks: Map<RequestId, oneshot::Sender<Answer>>,
     /// Operations under way; ids are drawn together with those of `asks`.
     operations: Map<RequestId, oneshot::Sender<Outcome>>,
@@ -89,6 +95,7 @@ impl Owner {
             store_busy: false,
             links: Map::default(),
             withheld: Vec::new(),
+            paced: Vec::new(),
             asks: Map::default(),
             operations: Map::default(),
             last_ask: RequestId::default(),
@@ -118,7 +125,8 @@ impl Owner {
                 return;
             }
             // What is due after a turn can only be a group that waits for the store: its report wakes us.
-            let deadline = self.shard.poll_timeout().filter(|at| !self.store_busy || *at > now.mono);
+            let due = self.shard.poll_timeout().filter(|at| !self.store_busy || *at > now.mono);
+            let deadline = self.paced.iter().map(|(_, _, until)| *until).chain(due).min();
             if !queue.is_empty()
                 || !self.unfinished.is_empty()
                 || self.shard.has_work()
@@ -173,6 +181,14 @@ impl Owner {
                 link.credit();
             }
         }
+        let shard = &self.shard;
+        self.paced.retain(|(link, queue, until)| {
+            let waits = *until > now.mono && shard.is_outrun(*queue);
+            if !waits {
+                link.credit();
+            }
+            waits
+        });
     }
 
     /// Handles one item; returns how many commands it was.
@@ -250,21 +266,23 @@ impl Owner {
         // disk to catch up, so this can't last.
         let withhold = self.shard.is_full()
             && commands.iter().any(|c| matches!(c, Command::Channel(_, ChannelCommand::Publish(_))));
-        self.go_on(now, Unfinished { id, commands: commands.into(), withhold, later });
+        self.go_on(now, Unfinished { id, commands: commands.into(), withhold, outrun: None, later });
     }
 
     /// Handles a slice of what a read brought.
     fn go_on(&mut self, now: Now, mut unfinished: Unfinished) {
         let id = unfinished.id;
         self.shard.handle_some(now, id, &mut unfinished.commands);
+        unfinished.outrun = self.shard.poll_outrun().or(unfinished.outrun);
         if !unfinished.commands.is_empty() {
             self.unfinished.push_back(unfinished);
             return;
         }
-        match self.links.get(&id) {
-            Some(link) if unfinished.withhold => self.withheld.push(link.clone()),
-            Some(link) => link.credit(),
-            None => {}
+        match (self.links.get(&id), unfinished.outrun) {
+            (Some(link), _) if unfinished.withhold => self.withheld.push(link.clone()),
+            (Some(link), Some(queue)) => self.paced.push((link.clone(), queue, now.mono.plus_ms(PACE_MS))),
+            (Some(link), None) => link.credit(),
+            (None, _) => {}
         }
         match unfinished.later.pop_front() {
             Some(Item::Commands(_, commands)) => self.begin(now, id, commands, unfinished.later),

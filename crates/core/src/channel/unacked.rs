@@ -1,11 +1,11 @@
 //! Deliveries a channel has not settled yet, as runs of consecutive delivery tags.
 
 use crate::chunked::{At, Chunked};
-use hornpipe_types::Set;
 use hornpipe_types::ids::{QueueId, Seq, Tag};
 use hornpipe_types::message::{Batch, BatchBuilder, Span};
 use hornpipe_types::range::SeqRange;
 use hornpipe_types::time::Instant;
+use hornpipe_types::{Map, Set};
 use std::sync::Arc;
 
 /// Consecutive deliveries of one queue to one consumer (or one basic.get).
@@ -306,8 +306,12 @@ impl UnackedList {
 
     /// Whether so many runs hold bodies that it is worth to see which can do without.
     pub(crate) fn is_crowded(&self) -> bool {
-        // a long list that could not do without them is not walked again and again
-        self.kept_on_purpose < CROWD_MAX && self.kept >= CROWD.max(2 * self.kept_on_purpose)
+        // what was settled since holds none any more
+        let kept = self.kept.min(self.runs.len());
+        // a long list that could not do without them is not walked again and again, unless most of it has gone: then what is
+        // left may be little of its batches
+        let grown = self.kept_on_purpose < CROWD_MAX && kept >= CROWD.max(2 * self.kept_on_purpose);
+        grown || (kept >= CROWD && kept < self.kept_on_purpose / 2)
     }
 
     /// Forgets bodies that are in the log: `stored` says up to which seq they are in each queue. Returns the octets freed.
@@ -318,6 +322,11 @@ impl UnackedList {
         let mut freed = 0;
         let mut kept = 0;
         let mut runs = std::mem::take(&mut self.runs);
+        // batches most of which stays anyhow need no copies
+        let mut held: Map<*const Batch, u32> = Map::default();
+        for (run, batch) in runs.iter().filter_map(|run| Some((run, run.batch.as_ref()?))) {
+            *held.entry(Arc::as_ptr(batch)).or_default() += run.live();
+        }
         let (live, queues) = (self.live, std::mem::take(&mut self.queues));
         while let Some(mut run) = runs.pop_front() {
             if run.batch.is_some() {
@@ -326,7 +335,10 @@ impl UnackedList {
                     run.batch = None;
                     run.from = 0;
                 } else {
-                    run.shrink();
+                    let few = |batch| held.get(&Arc::as_ptr(batch)).is_none_or(|n| *n < batch.len() / 4);
+                    if run.batch.as_ref().is_some_and(few) {
+                        run.shrink();
+                    }
                     kept += 1;
                 }
             }
@@ -484,6 +496,45 @@ mod tests {
     use hornpipe_types::message::MessageMeta;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+
+    /// Messages of a batch handed out one by one, every `step`-th of them.
+    fn one_by_one(of: u32, step: usize) -> (Arc<Batch>, UnackedList) {
+        let mut builder = BatchBuilder::default();
+        builder.push_route("", "");
+        (0..of).for_each(|_| builder.push_frames(&[1; 20], MessageMeta { body: 4, ..MessageMeta::default() }));
+        let batch = builder.finish();
+        let mut list = UnackedList::default();
+        for i in (0..of).step_by(step) {
+            let (tag, queue) = (u64::from(i) + 1, QueueId(u64::from(i)));
+            list.push(Unacked::new(tag, 1, queue, None, 1, 1, Arc::clone(&batch), i));
+        }
+        (batch, list)
+    }
+
+    #[test]
+    fn messages_are_copied_out_of_a_batch_only_when_they_are_few_of_it() {
+        for (of, step, copied) in [(600, 1, false), (600, 2, false), (6000, 10, true)] {
+            let (batch, mut list) = one_by_one(of, step);
+            assert!(list.is_crowded());
+            list.drop_bodies(|_| 0);
+            let alone = list.runs.iter().all(|r| !Arc::ptr_eq(r.batch.as_ref().expect("kept"), &batch));
+            assert_eq!(alone, copied, "every {step}. of {of}");
+            assert!(!list.is_crowded());
+        }
+    }
+
+    #[test]
+    fn a_list_is_looked_at_again_when_most_of_it_is_settled() {
+        let (batch, mut list) = one_by_one(20_000, 1);
+        list.drop_bodies(|_| 0);
+        assert!(!list.is_crowded(), "all of the batch is outstanding");
+        for tag in (1..=20_000).filter(|tag| tag % 20 != 0) {
+            list.take(tag, 1, &mut Taken::default()).expect("outstanding");
+        }
+        assert!(list.is_crowded());
+        list.drop_bodies(|_| 0);
+        assert!(list.runs.iter().all(|r| !Arc::ptr_eq(r.batch.as_ref().expect("kept"), &batch)));
+    }
 
     proptest! {
         /// Against a plain set of tags.

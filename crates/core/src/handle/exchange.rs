@@ -208,7 +208,7 @@ impl Shard {
                 }
             };
             let persistent = span.batch.meta(span.from).flags & PERSISTENT != 0;
-            self.enter(now, &queues, span, Entry { persistent, ..Entry::default() });
+            self.enter(now, &queues, &span, Entry { persistent, ..Entry::default() });
         }
     }
 

@@ -433,6 +433,12 @@ impl Queue {
         }
     }
 
+    /// Whether nobody else takes messages as long as this consumer has credit.
+    pub(crate) fn listens_alone(&self, consumer: u64) -> bool {
+        let first = self.groups.iter().find(|g| !g.active.is_empty());
+        !self.args.single_active && first.is_some_and(|g| g.active.len() == 1 && g.active.contains(&consumer))
+    }
+
     /// Lists a consumer among those with credit.
     pub(crate) fn activate(&mut self, priority: i64, consumer: u64) {
         let k = self.groups.partition_point(|g| g.priority > priority);
