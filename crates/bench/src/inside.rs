@@ -199,7 +199,7 @@ impl Source {
 impl Rig {
     fn new() -> Result<Self> {
         let limits = Limits::default();
-        let mut shard = Shard::new(CoreConfig { limits: limits.clone(), seed: 1 });
+        let mut shard = Shard::new(CoreConfig { limits: limits.clone(), seed: 1, number: 0 });
         let mut store = Store::with_medium(Box::new(Memory::new()), StoreConfig::default());
         store.recover(&mut |item| shard.handle_recovered(item))?;
         let now = Now { wall: UnixMillis(1_000_000), ..Now::default() };
