@@ -95,6 +95,9 @@ fn serve(config: Config) -> ExitCode {
         return exit_code(Err(error), |error| eprintln!("hornpipe: {error:#}"));
     }
     raise_descriptor_limit();
+    if let Err(error) = allocator::give_back_in_background() {
+        tracing::warn!("can't start a thread that gives memory back, others do it: {error}");
+    }
     exit_code(serve_logged(config), |error| tracing::error!("{error:#}"))
 }
 
