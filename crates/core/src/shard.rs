@@ -543,6 +543,17 @@ impl Shard {
         self.log.pending_bytes() > self.limits.pending_bytes || self.log.pending_copies() > self.limits.pending_copies
     }
 
+    /// What waits for the store, as octets; each copy to be logged counts as its part of what [`Self::is_full`] allows.
+    pub fn waiting_for_store(&self) -> u64 {
+        let copy = self.limits.pending_bytes / self.limits.pending_copies.max(1);
+        self.log.pending_bytes() + self.log.pending_copies() * copy
+    }
+
+    /// How much of [`Self::waiting_for_store`] is too much.
+    pub fn waiting_max(&self) -> u64 {
+        self.limits.pending_bytes
+    }
+
     // ---- helpers used by all handlers -------------------------------------------------------------------------------
 
     /// Queues an effect for a connection.

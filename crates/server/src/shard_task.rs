@@ -29,6 +29,8 @@ const ITEMS_PER_TURN: usize = 256;
 const TURN_US: u64 = 1000;
 /// A publisher that outran a queue's consumers is read again after so long at the latest.
 const PACE_MS: u64 = 5;
+/// Most that a connection adds to a group, octets, before it waits with those that add much.
+const SHARE_MAX: u64 = 1 << 20;
 /// At the end the shard is asked for its last group as if so much later, so that nothing waits for company any more.
 const AFTER_ALL_DELAYS_MS: u64 = 60_000;
 
@@ -57,6 +59,8 @@ pub(crate) struct Owner {
     links: Map<ConnectionId, Arc<Link>>,
     /// Connections whose credit is kept back until less waits for the store.
     withheld: Vec<Arc<Link>>,
+    /// What each connection has added to the group that gathers.
+    shares: Map<ConnectionId, u64>,
     /// The same until a queue they outran is shorter, or some time has passed.
     paced: Vec<(Arc<Link>, QueueId, Instant)>,
     asks: Map<RequestId, oneshot::Sender<Answer>>,
@@ -95,6 +99,7 @@ impl Owner {
             store_busy: false,
             links: Map::default(),
             withheld: Vec::new(),
+            shares: Map::default(),
             paced: Vec::new(),
             asks: Map::default(),
             operations: Map::default(),
@@ -169,6 +174,7 @@ impl Owner {
         if !self.store_busy {
             if let Some(group) = self.shard.poll_group(now) {
                 self.store_busy = true;
+                self.shares.clear();
                 self.store.write(group);
             } else {
                 // Everything was cancelled in memory, or nothing was there: confirms may go out without the disk.
@@ -272,14 +278,19 @@ impl Owner {
     /// Handles a slice of what a read brought.
     fn go_on(&mut self, now: Now, mut unfinished: Unfinished) {
         let id = unfinished.id;
+        let before = self.shard.waiting_for_store();
         self.shard.handle_some(now, id, &mut unfinished.commands);
+        let added = self.shard.waiting_for_store().saturating_sub(before);
+        if added > 0 {
+            *self.shares.entry(id).or_default() += added;
+        }
         unfinished.outrun = self.shard.poll_outrun().or(unfinished.outrun);
         if !unfinished.commands.is_empty() {
             self.unfinished.push_back(unfinished);
             return;
         }
         match (self.links.get(&id), unfinished.outrun) {
-            (Some(link), _) if unfinished.withhold => self.withheld.push(link.clone()),
+            (Some(link), _) if unfinished.withhold && self.has_its_share(id) => self.withheld.push(link.clone()),
             (Some(link), Some(queue)) => self.paced.push((link.clone(), queue, now.mono.plus_ms(PACE_MS))),
             (Some(link), None) => link.credit(),
             (None, _) => {}
@@ -291,6 +302,13 @@ impl Owner {
             }
             None => {}
         }
+    }
+
+    /// Whether a connection has put as much into the group that gathers as any of them may while there is too much for the
+    /// store. So little traffic doesn't wait for what others fill the disk with; together they get a quarter on top.
+    fn has_its_share(&self, id: ConnectionId) -> bool {
+        let part = self.shard.waiting_max() / (4 * self.links.len().max(1) as u64);
+        self.shares.get(&id).is_some_and(|share| *share > part.min(SHARE_MAX))
     }
 
     /// Hands out everything a turn brought.
