@@ -7,7 +7,10 @@ Each case fills queues, does one thing that concerns all of it, and prints for t
   (`hornpipe_owner_turn_seconds`); "≤" names a bucket, "=" is exact
 * how long a bystander waited: another connection that publishes a small message and gets it back, over and over
 
-Cases: purge delete expire expire-dlx max-length max-length-dlx requeue ack reject curve cold fanout
+Cases: purge delete expire expire-dlx max-length max-length-dlx requeue ack reject curve cold fanout memory spread names
+
+`memory` prints what the broker's process holds while `--messages` of `--body` octets enter one queue, wait, are found again by a restart after
+SIGKILL, and leave; `spread` the same for messages dealt out to `--queues` queues in turn; `names` for `--queues` empty durable queues.
 
 `--messages` is the length when messages come as runs of one key, `--singles` when every message is a run of its own (two keys
 alternate), `--unacked` how many deliveries are outstanding when the channel is closed. Nothing is judged unless
@@ -551,6 +554,84 @@ class Run:
         )
         control.close()
 
+    def resident(self):
+        """Resident MiB of the broker's process, now and at most so far."""
+        status = Path(f"/proc/{self.broker.process.pid}/status").read_text()
+        return [int(re.search(rf"{name}:\s+(\d+)", status)[1]) // 1024 for name in ("VmRSS", "VmHWM")]
+
+    def restarted(self):
+        """Kills the broker, starts it again and says how long it took from the process's start until clients are served."""
+        # the answer comes when all before it is on disk
+        Wire(self.broker).declare("flag")
+        self.broker.kill()
+        begun = time.perf_counter()
+        self.broker.start()
+        took = time.perf_counter() - begun
+        self.books = Books(self.broker)
+        recovered = re.findall(r"recovered (\d+) log entries in (\d+) ms", self.broker.log_tail(200))
+        return f"{took:.2f} s, {recovered[-1][0] if recovered else '?'} log entries in {recovered[-1][1] if recovered else '?'} ms"
+
+    def held(self, title, fresh, took):
+        now, most = self.resident()
+        print(f"| {title} | {took} | {now} | {most} | {fresh} | {self.disk() / 2**20:,.0f} |", flush=True)
+
+    def case_memory(self):
+        count, size = self.args.messages, delivery_size("q", self.args.body)
+        print("\n| phase | took | resident MiB | at most | fresh | disk MiB |\n|---|---|---|---|---|---|")
+        fresh = self.resident()[0]
+        control = Wire(self.broker)
+        control.declare("q")
+        begun = time.perf_counter()
+        self.fill("q", count, False)
+        self.books.settled("q", count)
+        self.held(f"{count:,} × {self.args.body} in", fresh, f"{time.perf_counter() - begun:.1f} s")
+        self.held("killed and started again", fresh, self.restarted())
+        self.books.settled("q", count)
+        consumer = Wire(self.broker)
+        begun = time.perf_counter()
+        consumer.consume("q", True)
+        consumer.receive(count, size)
+        self.books.settled("q", 0)
+        self.held("drained", fresh, f"{time.perf_counter() - begun:.1f} s")
+
+    def case_spread(self):
+        queues = self.args.queues
+        each = self.args.messages // queues
+        print("\n| phase | took | resident MiB | at most | fresh | disk MiB |\n|---|---|---|---|---|---|")
+        fresh = self.resident()[0]
+        control = Wire(self.broker)
+        names = [f"c{k:06d}" for k in range(queues)]
+        for name in names:
+            control.declare(name)
+        self.held(f"{queues:,} queues", fresh, "")
+        wire = Wire(self.broker)
+        body = b"x" * self.args.body
+        frames = [b"".join(publish(name, body, True) for name in names[k : k + 500]) for k in range(0, queues, 500)]
+        begun = time.perf_counter()
+        for _ in range(each):
+            for frame_of_500 in frames:
+                wire.sock.sendall(frame_of_500)
+        self.books.settled(names[-1], each)
+        self.held(f"{queues * each:,} × {self.args.body} in, in turn", fresh, f"{time.perf_counter() - begun:.1f} s")
+        self.held("killed and started again", fresh, self.restarted())
+        assert self.books.queue(names[0])["messages_ready"] == each
+
+    def case_names(self):
+        queues = self.args.queues
+        print("\n| phase | took | resident MiB | at most | fresh | disk MiB |\n|---|---|---|---|---|---|")
+        fresh = self.resident()[0]
+        wire = Wire(self.broker)
+        begun = time.perf_counter()
+        for start in range(0, queues, 1000):
+            names = [f"c{k:06d}" for k in range(start, min(start + 1000, queues))]
+            declare = lambda name: method(1, 50, 10, b"\0\0" + short(name) + bytes([2]) + table({}))
+            wire.sock.sendall(b"".join(declare(name) for name in names))
+            for _ in names:
+                wire.expect(50, 11)
+        self.held(f"{queues:,} durable queues declared", fresh, f"{time.perf_counter() - begun:.1f} s")
+        self.held("killed and started again", fresh, self.restarted())
+        assert self.books.queue(f"c{queues - 1:06d}")["messages_ready"] == 0
+
     def disk(self):
         """Octets in use under the data folder, but for the ballast, which is made a second after the start."""
         total = 0
@@ -566,7 +647,7 @@ class Run:
 
 
 CASES = ["purge", "delete", "expire", "expire-dlx", "max-length", "max-length-dlx", "requeue", "ack", "reject",
-         "curve", "cold", "fanout"]
+         "curve", "cold", "fanout", "memory", "spread", "names"]
 
 
 def main():

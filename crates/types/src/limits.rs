@@ -73,7 +73,7 @@ impl Default for Limits {
             handshake_timeout_ms: 10_000,
             max_message_size: 16 * 1024 * 1024,
             unsent_bytes: 128 * 1024,
-            pending_bytes: 64 * 1024 * 1024,
+            pending_bytes: 16 * 1024 * 1024,
             pending_copies: 4096,
             group_bytes: 4 * 1024 * 1024,
             group_messages: 4096,
