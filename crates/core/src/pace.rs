@@ -34,9 +34,21 @@ impl Shard {
         self.outrun.take()
     }
 
-    /// Whether more waits in a queue than the sockets of its consumers have just taken, and they are taking.
+    /// Whether more waits in a queue than the sockets of its consumers have just taken.
     pub fn is_outrun(&self, queue: QueueId) -> bool {
         self.queues.get(&queue).is_some_and(|q| self.waits_for_sockets(q, FROM * self.limits.unsent_bytes / 2))
+    }
+
+    /// What waits in a queue, octets as sockets count them.
+    pub fn waiting_for_sockets(&self, queue: QueueId) -> u64 {
+        self.queues.get(&queue).map_or(0, |queue| waiting(queue))
+    }
+
+    /// A publisher waited and the sockets took nothing meanwhile: nobody waits for them again until the queue was short.
+    pub fn give_up_pace(&mut self, queue: QueueId) {
+        if let Some(queue) = self.queues.get_mut(&queue) {
+            queue.beyond_help = true;
+        }
     }
 
     /// Notes that a queue which [`is_long`] was published to.
@@ -49,7 +61,7 @@ impl Shard {
 
     fn waits_for_sockets(&self, queue: &Queue, from: u64) -> bool {
         let waiting = waiting(queue);
-        if waiting <= from || waiting > UPTO * self.limits.unsent_bytes {
+        if queue.beyond_help || waiting <= from || waiting > UPTO * self.limits.unsent_bytes {
             return false;
         }
         queue.consumers.iter().take(CONSUMERS).any(|key| {

@@ -534,6 +534,7 @@ impl Shard {
             }
             queue.stats.publish += u64::from(span.count);
             let long = crate::pace::is_long(queue, self.limits.unsent_bytes);
+            queue.beyond_help &= long;
             self.resident += bytes;
             if logs {
                 let meta = RunMeta {

@@ -104,3 +104,21 @@ fn a_queue_that_keeps_messages_slows_nobody_down() {
     publish(&mut long, 1000);
     assert!(!publish(&mut long, 1), "the consumer is beyond help");
 }
+
+#[test]
+fn nobody_waits_for_a_socket_that_takes_nothing() {
+    let mut broker = broker(None);
+    consume(&mut broker, true);
+    publish(&mut broker, 20);
+    assert!(publish(&mut broker, 30));
+    let queue = broker.queue("q").expect("declared").id;
+    assert!(broker.shard.waiting_for_sockets(queue) > 2000);
+    broker.shard.give_up_pace(queue);
+    assert!(!broker.shard.is_outrun(queue));
+    assert!(!publish(&mut broker, 50), "the queue has not been short since");
+    while broker.shard.waiting_for_sockets(queue) > 0 {
+        broker.write(CONSUMER);
+    }
+    publish(&mut broker, 20);
+    assert!(publish(&mut broker, 30), "it has now");
+}

@@ -29,6 +29,8 @@ const ITEMS_PER_TURN: usize = 256;
 const TURN_US: u64 = 1000;
 /// A publisher that outran a queue's consumers is read again after so long at the latest.
 const PACE_MS: u64 = 5;
+/// A read with fewer octets of publishes is not held back: who sends little, or waits for confirms, is in no hurry.
+const PACED_READ: usize = 16 << 10;
 /// Most that a connection adds to a group, octets, before it waits with those that add much.
 const SHARE_MAX: u64 = 1 << 20;
 /// At the end the shard is asked for its last group as if so much later, so that nothing waits for company any more.
@@ -40,10 +42,21 @@ struct Unfinished {
     commands: VecDeque<Command>,
     /// The read brought publishes when the store had too much already.
     withhold: bool,
+    /// The read brought so many publishes that it may be held back for the consumers' sockets.
+    hasty: bool,
     /// A queue they were faster than.
     outrun: Option<QueueId>,
     /// What came from the same connection since.
     later: VecDeque<Item>,
+}
+
+/// A connection whose credit is kept back while the consumers of a queue take some of what it brought.
+struct Paced {
+    link: Arc<Link>,
+    queue: QueueId,
+    until: Instant,
+    /// What waited in the queue when it began.
+    waiting: u64,
 }
 
 /// The owner of a shard.
@@ -62,7 +75,7 @@ pub(crate) struct Owner {
     /// What each connection has added to the group that gathers.
     shares: Map<ConnectionId, u64>,
     /// The same until a queue they outran is shorter, or some time has passed.
-    paced: Vec<(Arc<Link>, QueueId, Instant)>,
+    paced: Vec<Paced>,
     asks: Map<RequestId, oneshot::Sender<Answer>>,
     /// Operations under way; ids are drawn together with those of `asks`.
     operations: Map<RequestId, oneshot::Sender<Outcome>>,
@@ -131,7 +144,7 @@ impl Owner {
             }
             // What is due after a turn can only be a group that waits for the store: its report wakes us.
             let due = self.shard.poll_timeout().filter(|at| !self.store_busy || *at > now.mono);
-            let deadline = self.paced.iter().map(|(_, _, until)| *until).chain(due).min();
+            let deadline = self.paced.iter().map(|paced| paced.until).chain(due).min();
             if !queue.is_empty()
                 || !self.unfinished.is_empty()
                 || self.shard.has_work()
@@ -187,11 +200,15 @@ impl Owner {
                 link.credit();
             }
         }
-        let shard = &self.shard;
-        self.paced.retain(|(link, queue, until)| {
-            let waits = *until > now.mono && shard.is_outrun(*queue);
+        let shard = &mut self.shard;
+        self.paced.retain(|paced| {
+            let outrun = shard.is_outrun(paced.queue);
+            let waits = outrun && paced.until > now.mono;
             if !waits {
-                link.credit();
+                if outrun && shard.waiting_for_sockets(paced.queue) >= paced.waiting {
+                    shard.give_up_pace(paced.queue);
+                }
+                paced.link.credit();
             }
             waits
         });
@@ -270,14 +287,22 @@ impl Owner {
     fn begin(&mut self, now: Now, id: ConnectionId, commands: Vec<Command>, later: VecDeque<Item>) {
         // Publishers that are faster than the disk are read no more for a while. Nothing a client does is needed for the
         // disk to catch up, so this can't last.
-        let withhold = self.shard.is_full()
-            && commands.iter().any(|c| matches!(c, Command::Channel(_, ChannelCommand::Publish(_))));
-        self.go_on(now, Unfinished { id, commands: commands.into(), withhold, outrun: None, later });
+        let publishes = commands.iter().filter_map(|c| match c {
+            Command::Channel(_, ChannelCommand::Publish(run)) => {
+                Some(run.batch.resident_bytes() * run.count as usize / run.batch.len().max(1) as usize)
+            }
+            _ => None,
+        });
+        let (any, octets) = publishes.fold((false, 0), |(_, sum), octets| (true, sum + octets));
+        let (withhold, hasty) = (any && self.shard.is_full(), octets >= PACED_READ);
+        self.go_on(now, Unfinished { id, commands: commands.into(), withhold, hasty, outrun: None, later });
     }
 
     /// Handles a slice of what a read brought.
     fn go_on(&mut self, now: Now, mut unfinished: Unfinished) {
         let id = unfinished.id;
+        // What timers and others have outrun is not this connection's haste.
+        self.shard.poll_outrun();
         let before = self.shard.waiting_for_store();
         self.shard.handle_some(now, id, &mut unfinished.commands);
         let added = self.shard.waiting_for_store().saturating_sub(before);
@@ -291,8 +316,11 @@ impl Owner {
         }
         match (self.links.get(&id), unfinished.outrun) {
             (Some(link), _) if unfinished.withhold && self.has_its_share(id) => self.withheld.push(link.clone()),
-            (Some(link), Some(queue)) => self.paced.push((link.clone(), queue, now.mono.plus_ms(PACE_MS))),
-            (Some(link), None) => link.credit(),
+            (Some(link), Some(queue)) if unfinished.hasty => {
+                let (until, waiting) = (now.mono.plus_ms(PACE_MS), self.shard.waiting_for_sockets(queue));
+                self.paced.push(Paced { link: link.clone(), queue, until, waiting });
+            }
+            (Some(link), _) => link.credit(),
             (None, _) => {}
         }
         match unfinished.later.pop_front() {
