@@ -14,6 +14,8 @@ use hornpipe_types::ids::QueueId;
 const FROM: u64 = 2;
 /// … and no longer above this: its consumers can't keep up, however they are helped.
 const UPTO: u64 = 64;
+/// How often in a row publishers wait in vain: a client that is only short of processor time gets so much.
+const IN_VAIN: u8 = 8;
 /// Consumers looked at, so that many cost no more than a few.
 const CONSUMERS: usize = 8;
 
@@ -44,10 +46,11 @@ impl Shard {
         self.queues.get(&queue).map_or(0, |queue| waiting(queue))
     }
 
-    /// A publisher waited and the sockets took nothing meanwhile: nobody waits for them again until the queue was short.
-    pub fn give_up_pace(&mut self, queue: QueueId) {
+    /// A publisher waited for the sockets until its time was over; `took`: they took some meanwhile. Where they did not, time
+    /// after time, nobody waits for them again until the queue was short.
+    pub fn note_held(&mut self, queue: QueueId, took: bool) {
         if let Some(queue) = self.queues.get_mut(&queue) {
-            queue.beyond_help = true;
+            queue.held_in_vain = if took { 0 } else { queue.held_in_vain.saturating_add(1) };
         }
     }
 
@@ -61,7 +64,7 @@ impl Shard {
 
     fn waits_for_sockets(&self, queue: &Queue, from: u64) -> bool {
         let waiting = waiting(queue);
-        if queue.beyond_help || waiting <= from || waiting > UPTO * self.limits.unsent_bytes {
+        if queue.held_in_vain >= IN_VAIN || waiting <= from || waiting > UPTO * self.limits.unsent_bytes {
             return false;
         }
         queue.consumers.iter().take(CONSUMERS).any(|key| {

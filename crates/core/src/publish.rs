@@ -534,7 +534,9 @@ impl Shard {
             }
             queue.stats.publish += u64::from(span.count);
             let long = crate::pace::is_long(queue, self.limits.unsent_bytes);
-            queue.beyond_help &= long;
+            if !long {
+                queue.held_in_vain = 0;
+            }
             self.resident += bytes;
             if logs {
                 let meta = RunMeta {

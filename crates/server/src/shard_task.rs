@@ -205,9 +205,8 @@ impl Owner {
             let outrun = shard.is_outrun(paced.queue);
             let waits = outrun && paced.until > now.mono;
             if !waits {
-                if outrun && shard.waiting_for_sockets(paced.queue) >= paced.waiting {
-                    shard.give_up_pace(paced.queue);
-                }
+                let took = !outrun || shard.waiting_for_sockets(paced.queue) < paced.waiting;
+                shard.note_held(paced.queue, took);
                 paced.link.credit();
             }
             waits

@@ -109,8 +109,8 @@ pub(crate) struct Queue {
     pub(crate) levels: Vec<Ready>,
     pub(crate) ready: u64,
     pub(crate) ready_bytes: u64,
-    /// Its consumers' sockets took nothing while a publisher waited for them (`pace.rs`).
-    pub(crate) beyond_help: bool,
+    /// How often in a row its consumers' sockets took nothing while a publisher waited for them (`pace.rs`).
+    pub(crate) held_in_vain: u8,
     pub(crate) unacked: u64,
     pub(crate) unacked_bytes: u64,
     /// Octets of ready bodies in memory.
@@ -198,7 +198,7 @@ impl Queue {
             levels: (0..levels).map(|l| Ready::new(quorum && l == usize::from(RETURNED))).collect(),
             ready: 0,
             ready_bytes: 0,
-            beyond_help: false,
+            held_in_vain: 0,
             unacked: 0,
             unacked_bytes: 0,
             resident: 0,
