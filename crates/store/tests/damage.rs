@@ -525,3 +525,26 @@ fn a_database_that_does_not_open_is_moved_aside_only_when_loss_is_accepted() {
     assert!(told.items.is_empty());
     assert!(bed.0.path().join("shard-0.damaged-1/bodies").exists());
 }
+
+/// sled writes its parameters in two steps; a kill may leave any beginning of them.
+#[test]
+fn parameters_that_were_only_begun_are_made_anew() {
+    let bed = on_disk();
+    let (mut store, _) = open(&bed);
+    put(&mut store, &group(1, vec![enqueue(1, vec![target(1, 1)], &batch(1, &[10; 3]))]));
+    store.close().unwrap();
+    let conf = bed.0.path().join("shard-0/db/conf");
+    let whole = fs::read(&conf).unwrap();
+    for len in [0, 1, 8, 9, whole.len() / 2, whole.len() - 5, whole.len() - 4, whole.len() - 3, whole.len() - 1] {
+        fs::write(&conf, &whole[..len]).unwrap();
+        let (store, told) = open(&bed);
+        assert_eq!(told.runs().len(), 1, "{len}");
+        store.close().unwrap();
+        assert_eq!(fs::read(&conf).unwrap(), whole, "{len}");
+    }
+    // What isn't a beginning is another file.
+    for other in [[&whole[..], b"0"].concat(), [&whole[..20], b"x"].concat()] {
+        fs::write(&conf, &other).unwrap();
+        assert!(bed.open(config()).unwrap_err().to_string().contains("db/conf is damaged"));
+    }
+}
