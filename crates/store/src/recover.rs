@@ -48,6 +48,8 @@ impl Mark {
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     pub(crate) last_lsn: u64,
+    /// Highest number of a body file that is there, was removed or is named by a record: a missing one's must not be given
+    /// out again, else what is done about the old file hits the new one.
     pub(crate) last_file: u64,
     pub(crate) live: Live,
     pub(crate) contents: Contents,
@@ -117,7 +119,8 @@ pub(crate) fn recover(
     found.cut = r.cut.is_some();
     let spare = r.files.iter().filter_map(|(n, f)| f.last.map(|b| (*n, end(&b), f.size)));
     let spare: Vec<(u64, u64)> = spare.filter(|s| s.2 > s.1).map(|s| (s.0, s.1)).collect();
-    found.last_file = r.files.keys().next_back().copied().unwrap_or(0).max(last_removed);
+    let last_there = r.files.keys().next_back().copied().unwrap_or(0);
+    found.last_file = found.last_file.max(last_there).max(last_removed);
     let batch: Batch = r.remove.into_iter().map(|k| (k, None)).collect();
     // What an earlier process wrote was seen, but need not be on the disk yet.
     if !batch.is_empty() {
@@ -295,6 +298,7 @@ impl<'a> Recovery<'a> {
         }
         let lsn = entry.lsn;
         self.found.last_lsn = self.found.last_lsn.max(lsn);
+        self.note_files(entry);
         let opened = self.open(entry);
         if let Ok((watermark, ..)) = opened {
             self.watermark = self.watermark.max(watermark);
@@ -329,6 +333,21 @@ impl<'a> Recovery<'a> {
                 self.drop(entry);
                 self.cut = Some((lsn, error));
                 Ok(())
+            }
+        }
+    }
+
+    /// Notes the numbers of body files that an entry names, also when it is not whole.
+    fn note_files(&mut self, entry: &Entry) {
+        for (part, value) in &entry.parts {
+            let Ok((_, ops)) = record::open(&key::log(entry.lsn, *part), value) else { continue };
+            let mut r = Input(ops);
+            while let Some(op) = record::decode(&mut r) {
+                if let LogOp::Run(run) = op
+                    && let At::Body(b) | At::Slice(b, _) = run.at
+                {
+                    self.found.last_file = self.found.last_file.max(b.file);
+                }
             }
         }
     }

@@ -255,15 +255,20 @@ impl Conf {
     fn text() -> String {
         format!("segment_size: {SEGMENT_BYTES}\nuse_compression: false\nversion: 0.34\n")
     }
+    /// sled writes the text, then the checksum: a kill between must not make every later start fail.
+    fn is_begun(bytes: &[u8]) -> bool {
+        let text = Self::text();
+        bytes.len() < text.len() + 4 && (bytes.starts_with(text.as_bytes()) || text.as_bytes().starts_with(bytes))
+    }
     fn check(db_dir: &Path, anew: bool) -> Result<Self, StoreError> {
         let path = db_dir.join("conf");
         match fs::read(&path) {
-            // So sled takes it for missing, as it is when the power went while it was made.
+            // So sled takes it for missing.
             Ok(bytes) if bytes.len() <= 8 => Ok(Self { path, is_new: true }),
-            Ok(bytes) if bytes.len() >= 4 && bytes[..bytes.len() - 4] == *Self::text().as_bytes() => {
+            Ok(bytes) if bytes.len() == Self::text().len() + 4 && bytes.starts_with(Self::text().as_bytes()) => {
                 Ok(Self { path, is_new: false })
             }
-            Ok(_) if anew => {
+            Ok(bytes) if anew || Self::is_begun(&bytes) => {
                 fs::remove_file(&path).map_err(io_error("cannot remove", &path))?;
                 Ok(Self { path, is_new: true })
             }
