@@ -3,6 +3,7 @@
 use crate::error::StoreError;
 use crate::key;
 use crate::medium::{Batch, View};
+use crate::record::Live;
 use crate::wire::Input;
 use hornpipe_types::definition::{Definition, DefinitionKey};
 use serde::Deserialize;
@@ -22,22 +23,32 @@ fn checksum(key: &[u8], value: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(key), &value[1..3]), &value[HEADER..])
 }
 
-/// Adds the change of one definition to a batch (`None` removes it). Parts of an older, longer one are removed. Returns how
-/// many octets come and how many go, roughly.
+/// What a part counts as in the sum of all.
+fn hash(key: &[u8], value: &[u8]) -> u64 {
+    u64::from(crc32c::crc32c(key)) << 32 | u64::from(crc32c::crc32c(value))
+}
+
+/// Adds the change of one definition to a batch (`None` removes it). Parts of an older, longer one are removed. `all` becomes
+/// what is there with it. Returns how many octets come and how many go.
 pub(crate) fn put(
     batch: &mut Batch,
     view: &dyn View,
     key: &DefinitionKey,
     definition: Option<&Definition>,
+    all: &mut Live,
 ) -> Result<(u64, u64), StoreError> {
     let prefix = key::definition(key);
-    let (old_parts, old_bytes) = match view.get(&part_key(&prefix, 0))? {
-        Some(value) => {
-            let parts = Input(value.get(1..).unwrap_or(&[])).u16().unwrap_or(1);
-            (parts, (prefix.len() + value.len()) as u64 * u64::from(parts))
+    let (mut old_parts, mut old_bytes) = (0, 0);
+    loop {
+        let k = part_key(&prefix, old_parts);
+        let Some(value) = view.get(&k)? else { break };
+        all.remove(hash(&k, &value));
+        old_bytes += (k.len() + value.len()) as u64;
+        old_parts += 1;
+        if old_parts >= Input(value.get(1..).unwrap_or(&[])).u16().unwrap_or(1) {
+            break;
         }
-        None => (0, 0),
-    };
+    }
     let (mut parts, mut bytes) = (0, 0);
     if let Some(definition) = definition {
         let json =
@@ -53,7 +64,8 @@ pub(crate) fn put(
             v.extend_from_slice(chunk);
             let crc = checksum(&k, &v).to_be_bytes();
             v[3..HEADER].copy_from_slice(&crc);
-            bytes += (prefix.len() + v.len()) as u64;
+            all.add(hash(&k, &v));
+            bytes += (k.len() + v.len()) as u64;
             batch.push((k, Some(v)));
         }
     }
@@ -70,13 +82,18 @@ struct Collected {
     prefix: Vec<u8>,
     parts: u16,
     seen: u16,
+    hashes: Vec<u64>,
     json: Vec<u8>,
 }
 
-/// Reads all definitions; returns how many octets they take.
-pub(crate) fn scan(view: &dyn View, visit: &mut dyn FnMut(Definition), bad: &mut Bad<'_>) -> Result<u64, StoreError> {
+/// Reads all definitions; returns how many octets they take, and what is there, without what can't be read.
+pub(crate) fn scan(
+    view: &dyn View,
+    visit: &mut dyn FnMut(Definition),
+    bad: &mut Bad<'_>,
+) -> Result<(u64, Live), StoreError> {
     let mut open: Option<Collected> = None;
-    let mut bytes = 0;
+    let (mut bytes, mut all) = (0, Live::default());
     view.scan(&[key::DEFINITIONS], &[key::LOG], &mut |k, v| {
         bytes += (k.len() + v.len()) as u64;
         let mut reject = |prefix: &[u8], reason: &str| {
@@ -100,26 +117,29 @@ pub(crate) fn scan(view: &dyn View, visit: &mut dyn FnMut(Definition), bad: &mut
         match &mut open {
             Some(o) if o.prefix == prefix && o.seen == part && o.parts == parts => {
                 o.seen += 1;
+                o.hashes.push(hash(k, v));
                 o.json.extend_from_slice(r.0);
             }
             _ if part == 0 => {
-                let next = Collected { prefix: prefix.to_vec(), parts, seen: 1, json: r.0.to_vec() };
-                finish(open.replace(next), visit, bad)?;
+                let (prefix, hashes) = (prefix.to_vec(), vec![hash(k, v)]);
+                let next = Collected { prefix, parts, seen: 1, hashes, json: r.0.to_vec() };
+                finish(open.replace(next), &mut all, visit, bad)?;
             }
             _ => return reject(prefix, "a part without the one before it"),
         }
         Ok(true)
     })?;
-    finish(open, visit, bad)?;
-    Ok(bytes)
+    finish(open, &mut all, visit, bad)?;
+    Ok((bytes, all))
 }
 
 fn finish(
     collected: Option<Collected>,
+    all: &mut Live,
     visit: &mut dyn FnMut(Definition),
     bad: &mut Bad<'_>,
 ) -> Result<(), StoreError> {
-    let Some(Collected { prefix, parts, seen, json }) = collected else { return Ok(()) };
+    let Some(Collected { prefix, parts, seen, hashes, json }) = collected else { return Ok(()) };
     let reason = if parts != seen {
         format!("{seen} of its {parts} parts are there")
     } else {
@@ -128,6 +148,7 @@ fn finish(
         de.disable_recursion_limit();
         match Definition::deserialize(&mut de) {
             Ok(d) if key::definition(&d.key()) == prefix => {
+                hashes.into_iter().for_each(|h| all.add(h));
                 visit(d);
                 return Ok(());
             }

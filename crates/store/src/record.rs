@@ -39,8 +39,10 @@ const PURGE: u8 = 6;
 const DROP_QUEUE: u8 = 7;
 /// Since version 2.
 const REDELIVERED: u8 = 8;
+/// Since version 2.
+const DEFINITIONS: u8 = 9;
 
-/// What must be in the log: how many records, and a sum that depends on which.
+/// What must be there: how many records or parts of definitions, and a sum that depends on which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Live {
     pub(crate) count: u64,
@@ -48,20 +50,21 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    /// Spreads an lsn over 64 bits (the finalizer of splitmix64), so that sums of different sets differ.
-    fn mix(lsn: u64) -> u64 {
-        let z = lsn.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    /// Spreads a number over 64 bits (the finalizer of splitmix64), so that sums of different sets differ.
+    fn mix(number: u64) -> u64 {
+        let z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
-    pub(crate) fn add(&mut self, lsn: u64) {
-        self.count += 1;
-        self.sum = self.sum.wrapping_add(Self::mix(lsn));
+    /// Counts a record by its lsn, a part of a definition by its hash.
+    pub(crate) fn add(&mut self, number: u64) {
+        self.count = self.count.wrapping_add(1);
+        self.sum = self.sum.wrapping_add(Self::mix(number));
     }
-    pub(crate) fn remove(&mut self, lsn: u64) {
+    pub(crate) fn remove(&mut self, number: u64) {
         self.count = self.count.wrapping_sub(1);
-        self.sum = self.sum.wrapping_sub(Self::mix(lsn));
+        self.sum = self.sum.wrapping_sub(Self::mix(number));
     }
 }
 
@@ -121,6 +124,8 @@ pub(crate) enum LogOp<'a> {
         queue: QueueId,
         ranges: Vec<SeqRange>,
     },
+    /// All definitions there are after this group.
+    Definitions(Live),
 }
 
 /// The parts of a group in the making.
@@ -148,7 +153,7 @@ impl Parts {
         let index = self.ops;
         self.ops += 1;
         if let Some(p) = self.parts.last_mut() {
-            if op.first() == Some(&REDELIVERED) {
+            if matches!(op.first(), Some(&(REDELIVERED | DEFINITIONS))) {
                 p[0] = VERSION;
             }
             p.extend_from_slice(op);
@@ -356,6 +361,13 @@ pub(crate) fn put_drop_queue(out: &mut Vec<u8>, queue: QueueId) {
     put_varint(out, queue.0);
 }
 
+/// Encodes what definitions there must be.
+pub(crate) fn put_definitions(out: &mut Vec<u8>, definitions: Live) {
+    out.push(DEFINITIONS);
+    put_varint(out, definitions.count);
+    out.extend_from_slice(&definitions.sum.to_be_bytes());
+}
+
 fn ranges(r: &mut Input<'_>) -> Option<Vec<SeqRange>> {
     let n = r.varint()? as usize;
     let mut ranges = Vec::with_capacity(n.min(r.0.len()));
@@ -405,6 +417,7 @@ pub(crate) fn decode<'a>(r: &mut Input<'a>) -> Option<LogOp<'a>> {
         }
         DROP_QUEUE => LogOp::DropQueue(QueueId(r.varint()?)),
         REDELIVERED => LogOp::Redelivered { queue: QueueId(r.varint()?), ranges: ranges(r)? },
+        DEFINITIONS => LogOp::Definitions(Live { count: r.varint()?, sum: r.u64()? }),
         _ => return None,
     })
 }
@@ -478,6 +491,15 @@ mod tests {
         let (_, ops) = open(key, value).unwrap();
         let ranges = vec![SeqRange { first: 1, count: 2, step: 3 }];
         assert_eq!(nth(ops, 7), Some(LogOp::Redelivered { queue: QueueId(2), ranges }));
+
+        let (mut parts, mut op) = (sample(), vec![]);
+        let definitions = Live { count: 300, sum: 0x0102_0304_0506_0708 };
+        put_definitions(&mut op, definitions);
+        assert_eq!(parts.push(&op), (0, 7));
+        let sealed = parts.finish(0x0102, 0x0101, Live { count: 4, sum: 0x99 }).unwrap();
+        let (key, value) = &sealed[0];
+        assert_eq!((value[0], &value[value.len() - 11..]), (2, &[9, 0xac, 2, 1, 2, 3, 4, 5, 6, 7, 8][..]));
+        assert_eq!(nth(open(key, value).unwrap().1, 7), Some(LogOp::Definitions(definitions)));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::space::Contents;
 use crate::wire::Input;
 use hornpipe_types::op::{BodyPlace, Place, Recovered};
 use hornpipe_types::range::SeqRange;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 const MARK_VERSION: u8 = 1;
@@ -52,8 +53,10 @@ pub(crate) struct Found {
     /// out again, else what is done about the old file hits the new one.
     pub(crate) last_file: u64,
     pub(crate) live: Live,
+    /// What there is of definitions.
+    pub(crate) definitions: Live,
     pub(crate) contents: Contents,
-    /// Records without ops.
+    /// Records without ops but the one they all have.
     pub(crate) empty: Vec<u64>,
     /// Whether bad records above the watermark were dropped.
     pub(crate) cut: bool,
@@ -82,6 +85,8 @@ struct Recovery<'a> {
     cut: Option<(u64, StoreError)>,
     /// What the last good record says must be there.
     expected: Live,
+    /// And what of definitions; earlier versions said nothing.
+    expected_definitions: Option<Live>,
     remove: Vec<Vec<u8>>,
     /// Body files removed on purpose, and whether a record still names them.
     removed: BTreeMap<u64, bool>,
@@ -195,6 +200,7 @@ impl<'a> Recovery<'a> {
             watermark: mark.watermark,
             cut: None,
             expected: Live::default(),
+            expected_definitions: None,
             remove: Vec::new(),
             removed: BTreeMap::new(),
             hurt: BTreeMap::new(),
@@ -253,7 +259,7 @@ impl<'a> Recovery<'a> {
         let visit = &mut self.visit;
         let tell = &mut |d| visit(Recovered::Definition(d));
         let map = self.view.map_name();
-        let bytes = crate::definition::scan(self.view, tell, &mut |keys, error| {
+        let (bytes, all) = crate::definition::scan(self.view, tell, &mut |keys, error| {
             let error = match error {
                 StoreError::Damaged { file, reason } => {
                     StoreError::Damaged { file: format!("{file} in {map}"), reason }
@@ -268,6 +274,7 @@ impl<'a> Recovery<'a> {
             Ok(())
         })?;
         self.found.contents.add_definitions(bytes, 0);
+        self.found.definitions = all;
         Ok(())
     }
 
@@ -318,6 +325,10 @@ impl<'a> Recovery<'a> {
         match checked {
             Ok((live, ops)) => {
                 self.expected = live;
+                self.expected_definitions = ops.iter().flat_map(|p| &p.1).find_map(|op| match op {
+                    LogOp::Definitions(all) => Some(*all),
+                    _ => None,
+                });
                 self.found.live.add(lsn);
                 let bytes: usize = entry.parts.iter().map(|p| p.1.len()).sum();
                 self.found.contents.add(lsn, entry.parts.len() as u16, bytes as u64);
@@ -438,7 +449,7 @@ impl<'a> Recovery<'a> {
         let mut exceptions: Vec<SeqRange> = Vec::new();
         for (part, list) in parts {
             for (index, op) in list.into_iter().enumerate() {
-                ops += 1;
+                ops += usize::from(!matches!(op, LogOp::Definitions(_)));
                 let index = index as u16;
                 (self.visit)(match op {
                     LogOp::Run(run) => {
@@ -469,6 +480,7 @@ impl<'a> Recovery<'a> {
                         Recovered::Purge { queue, upto, except: std::mem::take(&mut exceptions) }
                     }
                     LogOp::DropQueue(queue) => Recovered::DropQueue(queue),
+                    LogOp::Definitions(_) => continue,
                 });
             }
         }
@@ -488,7 +500,24 @@ impl<'a> Recovery<'a> {
             let reason = format!("it has {} records, but {} must be there", self.found.live.count, self.expected.count);
             self.lost(StoreError::damaged(self.log_name(), reason))?;
         }
-        Ok(())
+        self.check_definitions()
+    }
+
+    /// A database that skips a damaged part of its file without a word may have lost or brought back definitions.
+    fn check_definitions(&mut self) -> Result<(), StoreError> {
+        let found = self.found.definitions;
+        let expected = self.expected_definitions.unwrap_or(found);
+        // What a cut or an accepted loss changed of them is not known.
+        if self.cut.is_some() || !self.found.losses.is_empty() || expected == found {
+            return Ok(());
+        }
+        let counts = format!("{} parts of definitions are there, {} must be", found.count, expected.count);
+        let reason = match found.count.cmp(&expected.count) {
+            Ordering::Less => format!("definitions are missing: {counts}"),
+            Ordering::Equal => format!("definitions are older than they must be: {counts}"),
+            Ordering::Greater => format!("definitions that were deleted are back: {counts}"),
+        };
+        self.lost(StoreError::damaged(format!("the definitions in {}", self.view.map_name()), reason))
     }
 
     /// Bodies are written before the record that names them, and say what was durable by then: more than the log has means that

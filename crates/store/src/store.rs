@@ -39,9 +39,11 @@ pub struct Store {
     /// Lsn up to which everything is durable.
     watermark: u64,
     live: Live,
+    /// What there is of definitions, said by every record.
+    defined: Live,
     contents: Contents,
     copies: Copies,
-    /// Records without ops, removed with the next group. The newest one stays: the end of the log must not move back.
+    /// Records without ops of a group, removed with the next group. The newest one stays: the end of the log must not move back.
     empty: Vec<u64>,
     pending: Vec<Pending>,
     dirty: bool,
@@ -117,6 +119,7 @@ impl Store {
             last_lsn: 0,
             watermark: 0,
             live: Live::default(),
+            defined: Live::default(),
             contents: Contents::default(),
             copies: Copies::default(),
             empty: Vec::new(),
@@ -166,6 +169,7 @@ impl Store {
             s.last_lsn = found.last_lsn;
             s.watermark = found.last_lsn;
             s.live = found.live;
+            s.defined = found.definitions;
             s.contents = found.contents;
             s.empty = found.empty;
             s.losses = found.losses;
@@ -212,7 +216,7 @@ impl Store {
         }
         let remove_files = self.removable_files(group)?;
         let lsn = self.last_lsn + 1;
-        let (parts, places) = self.encode(group, lsn)?;
+        let (mut parts, places) = self.encode(group, lsn)?;
         self.bodies.finish(&mut *self.medium)?;
 
         let mut changes = Changes::new();
@@ -230,6 +234,10 @@ impl Store {
         // A record that holds other things too may go on naming a file that has gone.
         changes.extend(remove_files.iter().map(|f| (key::removed_file(*f).to_vec(), Some(Vec::new()))));
         let empty = parts.is_empty();
+        self.op.clear();
+        record::put_definitions(&mut self.op, self.defined);
+        // The last one: places count the ops before it.
+        parts.push(&self.op);
         let parts = parts
             .finish(lsn, self.watermark, live)
             .ok_or_else(|| StoreError::Fatal("a group of more than 65535 parts".to_owned()))?;
@@ -383,7 +391,8 @@ impl Store {
             }
         }
         for key in &order {
-            let (more, less) = definition::put(changes, &*self.view, key, last.get(key).copied().flatten())?;
+            let (more, less) =
+                definition::put(changes, &*self.view, key, last.get(key).copied().flatten(), &mut self.defined)?;
             self.contents.add_definitions(more, less);
         }
         Ok(())

@@ -300,10 +300,6 @@ fn any_record_gone_or_changed_is_refused_unless_loss_is_accepted() {
                     Some(v)
                 }
             });
-            if key[0] == 0 && change == "remove" {
-                // Nothing tells how many definitions there must be.
-                continue;
-            }
             let (_, told) = reopen(&m, config());
             let error = told.expect_err(change);
             assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
@@ -318,6 +314,52 @@ fn any_record_gone_or_changed_is_refused_unless_loss_is_accepted() {
             let c = put(&mut store, &group(1, vec![enqueue(1, vec![target(5, 1)], &b)]));
             assert_reads(&store.reader(), &c.places[0].1, &b);
         }
+    }
+}
+
+/// What a database that skips a part of its file does to definitions: each part sound by itself.
+#[test]
+fn definitions_that_vanish_fall_back_or_return_are_refused() {
+    let memory = Memory::new();
+    let (mut store, _) = reopen(&memory, config());
+    let set = |name: &str, value: String| StoreOp::Put(parameter(name, value));
+    put(&mut store, &group(1, vec![set("a", "1".into()), set("b", "1".repeat(100_000)), set("c", "1".into())]));
+    let old = fork(&memory);
+    let gone = StoreOp::Delete(parameter("c", "").key());
+    put(&mut store, &group(2, vec![set("a", "2".into()), set("b", "2".repeat(100_000)), gone]));
+    // Records without anything else in them say it too, and go as before.
+    put(&mut store, &group(3, vec![set("d", "1".into())]));
+    put(&mut store, &group(4, vec![StoreOp::Delete(parameter("d", "").key())]));
+    assert_eq!(memory.keys().iter().filter(|k| k[0] == 1).count(), 1);
+    drop(store);
+    let definitions = |m: &Memory| m.keys().into_iter().filter(|k| k[0] == 0).collect::<Vec<_>>();
+    let old_value = |key: &[u8]| {
+        let mut value = None;
+        old.tamper(key, |v| {
+            value = Some(v.clone());
+            Some(v)
+        });
+        value
+    };
+    let mut cases = Vec::new();
+    for key in definitions(&memory) {
+        let whole = key[key.len() - 2..] == [0, 0] && key.contains(&b'a');
+        cases.push((key.clone(), None, if whole { "definitions are missing" } else { "" }));
+        cases.push((key.clone(), old_value(&key), if whole { "definitions are older" } else { "" }));
+    }
+    let deleted = definitions(&old).into_iter().find(|k| !memory.keys().contains(k)).unwrap();
+    cases.push((deleted.clone(), old_value(&deleted), "definitions that were deleted are back"));
+    for (key, value, words) in cases {
+        let mut m = fork(&memory);
+        m.apply(vec![(key.clone(), value)]).unwrap();
+        m.sync().unwrap();
+        let error = reopen(&m, config()).1.unwrap_err().to_string();
+        assert!(error.contains("in the map") && error.contains(words), "{error}");
+        let (mut store, told) = reopen(&m, StoreConfig { accept_data_loss: true, ..config() });
+        let told = told.unwrap().definitions;
+        assert!(!store.losses().is_empty());
+        put(&mut store, &group(5, vec![set("e", "1".into())]));
+        assert_eq!(reopen(&m, config()).1.unwrap().definitions.len(), told.len() + 1, "accepted is accepted");
     }
 }
 

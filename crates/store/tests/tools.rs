@@ -200,6 +200,29 @@ fn a_store_in_use_and_a_folder_without_one_are_refused() {
 }
 
 #[test]
+fn a_check_misses_a_definition() {
+    let bed = filled();
+    let db = bed.0.path().join("shard-0/db");
+    // sled's threads keep its lock for a moment.
+    let map = loop {
+        match sled::Config::new().path(&db).segment_size(8 << 20).flush_every_ms(None).open() {
+            Ok(map) => break map,
+            Err(_) => std::thread::yield_now(),
+        }
+    };
+    let (key, _) = map.first().unwrap().unwrap();
+    assert_eq!(key[0], 0, "a definition");
+    map.remove(&key).unwrap();
+    map.flush().unwrap();
+    drop(map);
+    let report = tools::verify(bed.0.path(), &config()).unwrap();
+    assert!(!report.is_whole());
+    let told = report.damage.join("; ");
+    assert!(told.contains("2 parts of definitions are there, 3 must be"), "{told}");
+    assert!(told.contains(&db.join("db").display().to_string()), "{told}");
+}
+
+#[test]
 fn a_check_names_the_queue_and_the_file_that_are_hurt() {
     let bed = filled();
     let bodies = bed.0.path().join("shard-0/bodies");
