@@ -48,33 +48,44 @@ impl Reason {
     }
 }
 
-/// Messages of one queue that died of one cause.
-#[derive(Debug)]
-pub(crate) struct Death {
+/// Where messages go that die in a queue, and what they tell about it.
+#[derive(Debug, Clone)]
+pub(crate) struct Grave {
     vhost: usize,
     queue: ShortStr,
     /// `None`: the queue has no dead-letter exchange, the messages are only counted.
     exchange: Option<ShortStr>,
     routing_key: Option<ShortStr>,
+}
+
+impl Grave {
+    /// What `queue` says now.
+    pub(crate) fn of(queue: &Queue) -> Self {
+        Self {
+            vhost: queue.vhost,
+            queue: queue.definition.name.clone(),
+            exchange: queue.settings.dead_letter_exchange.clone(),
+            routing_key: queue.settings.dead_letter_routing_key.clone(),
+        }
+    }
+}
+
+/// Messages of one queue that died of one cause.
+#[derive(Debug)]
+pub(crate) struct Death {
+    grave: Grave,
     span: Span,
     reason: Reason,
 }
 
 impl Death {
-    /// Messages that left `queue`.
-    pub(crate) fn of(queue: &Queue, span: Span, reason: Reason) -> Option<Self> {
-        Some(Self {
-            vhost: queue.vhost,
-            queue: queue.definition.name.clone(),
-            exchange: queue.settings.dead_letter_exchange.clone(),
-            routing_key: queue.settings.dead_letter_routing_key.clone(),
-            span,
-            reason,
-        })
+    /// Messages that left the queue of `grave`.
+    pub(crate) fn new(grave: Grave, span: Span, reason: Reason) -> Self {
+        Self { grave, span, reason }
     }
     /// Messages that `queue` refused (`reject-publish-dlx`).
-    pub(crate) fn of_refused(queue: &Queue, span: Span) -> Option<Self> {
-        Self::of(queue, span, Reason::MaxLen)
+    pub(crate) fn of_refused(queue: &Queue, span: Span) -> Self {
+        Self::new(Grave::of(queue), span, Reason::MaxLen)
     }
 }
 
@@ -193,9 +204,9 @@ impl Shard {
     }
 
     fn route_dead(&mut self, now: Now, death: &Death) {
-        let Some(dlx) = &death.exchange else { return };
+        let Some(dlx) = &death.grave.exchange else { return };
         // looked up at this moment; missing = dropped, as if there were none
-        let Some(exchange) = self.vhosts.get(death.vhost).and_then(|v| v.topology.find(dlx)) else { return };
+        let Some(exchange) = self.vhosts.get(death.grave.vhost).and_then(|v| v.topology.find(dlx)) else { return };
         let mut group: Option<(Arc<[QueueId]>, bool, BatchBuilder)> = None;
         for i in death.span.indexes() {
             let batch = &death.span.batch;
@@ -204,14 +215,15 @@ impl Shard {
             let mut keys = Keys::of(batch, i, &properties);
             let known = meta.flags & DEAD_LETTERED != 0;
             let from = batch.exchange(i);
-            let deaths = record_death(&mut properties, known, &death.queue, death.reason, now, from, &keys.shown());
-            if let Some(key) = &death.routing_key {
+            let deaths =
+                record_death(&mut properties, known, &death.grave.queue, death.reason, now, from, &keys.shown());
+            if let Some(key) = &death.grave.routing_key {
                 keys = Keys::replaced(key);
             }
-            let outcome = self.route_in(death.vhost, exchange, &keys.all(), &properties);
+            let outcome = self.route_in(death.grave.vhost, exchange, &keys.all(), &properties);
             if !outcome.delayed.is_empty() {
                 let span = dead_span(batch, i, &properties, dlx, &keys);
-                self.hold_everywhere(now, death.vhost, &span, &outcome.delayed);
+                self.hold_everywhere(now, death.grave.vhost, &span, &outcome.delayed);
             }
             let queues = outcome.queues;
             let queues: Arc<[QueueId]> = queues

@@ -5,7 +5,7 @@
 //! their bodies only while there is room: they are needed again only when a message comes back. Where they may be dead-lettered
 //! they stay, so that a rejected message is in the next queue at once.
 
-use crate::dead_letter::Death;
+use crate::dead_letter::{Death, Grave};
 use crate::log::Left;
 use crate::queue::Dying;
 use crate::shard::Shard;
@@ -137,7 +137,7 @@ impl Shard {
         match batch {
             Some((batch, from)) => {
                 let span = Span { batch, from, count: range.count, step: range.step };
-                self.deaths.extend(Death::of(queue, span, reason));
+                self.deaths.push_back(Death::new(Grave::of(queue), span, reason));
             }
             None => reason.count(&mut self.totals, range.count),
         }

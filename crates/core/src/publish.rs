@@ -502,7 +502,7 @@ impl Shard {
                 entered.rejected = true;
                 if queue.settings.overflow == Overflow::RejectPublishDlx {
                     let death = crate::dead_letter::Death::of_refused(queue, span.clone());
-                    self.deaths.extend(death);
+                    self.deaths.push_back(death);
                 }
                 continue;
             }

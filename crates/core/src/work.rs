@@ -19,7 +19,7 @@
 
 use crate::channel::unacked::{Taken, Unacked};
 use crate::chunked::Chunked;
-use crate::dead_letter::Reason;
+use crate::dead_letter::{Death, Grave, Reason};
 use crate::log::Left;
 use crate::queue::Queue;
 use crate::queue::ready::Segment;
@@ -27,8 +27,10 @@ use crate::settle::Back;
 use crate::shard::Shard;
 use hornpipe_types::args::QueueKind;
 use hornpipe_types::ids::{ConnectionId, EnqueueId, QueueId, Seq};
+use hornpipe_types::message::Span;
 use hornpipe_types::range::{SeqRange, push_range};
 use hornpipe_types::time::Now;
+use std::sync::Arc;
 
 /// Units a message costs that is dead-lettered: its header is read and written anew.
 pub(crate) const DEATH_UNITS: u32 = 8;
@@ -70,6 +72,8 @@ pub(crate) struct Settling {
     stamp: u64,
     /// Queues that wait for it.
     holds: Vec<QueueId>,
+    /// Queues that went since, with where their messages die: what was rejected before is dead-lettered all the same.
+    graves: Vec<(QueueId, Grave)>,
 }
 
 impl Shard {
@@ -310,6 +314,14 @@ impl Shard {
     /// A queue is no more: what is left of it goes.
     pub(crate) fn drop_queue(&mut self, now: Now, queue: Box<Queue>) {
         let mark = self.log.last_enqueue();
+        for work in &mut self.work {
+            if let Work::Settle(settling) = work
+                && settling.ending == Ending::Discarded
+                && settling.taken.has_queue(queue.id)
+            {
+                settling.graves.push((queue.id, Grave::of(&queue)));
+            }
+        }
         self.begin_work(now, Work::Dropped { queue, mark });
     }
 
@@ -362,7 +374,7 @@ impl Shard {
         }
         self.stamp += 1;
         let stamp = self.stamp;
-        let settling = Settling { channel, ending, taken, stamp, holds: Vec::new() };
+        let settling = Settling { channel, ending, taken, stamp, holds: Vec::new(), graves: Vec::new() };
         self.begin_work(now, Work::Settle(Box::new(settling)));
     }
 
@@ -397,7 +409,10 @@ impl Shard {
             self.release_credit(settling.channel, &run);
             match settling.ending {
                 Ending::Acked => self.on_acked(now, settling.channel, &run),
-                Ending::Discarded => self.discard(now, &run, Reason::Rejected),
+                Ending::Discarded => match settling.graves.iter().find(|(id, _)| *id == run.queue) {
+                    Some((_, grave)) => self.discard_late(grave, &run),
+                    None => self.discard(now, &run, Reason::Rejected),
+                },
                 Ending::Returned(_) if purged => self.settle_gone(now, &run),
                 Ending::Returned(back) => self.take_back(now, &run, back, &mut returned),
             }
@@ -406,12 +421,26 @@ impl Shard {
         settling.taken.is_empty()
     }
 
+    /// Messages that were rejected while their queue was there, and whose turn comes after it went. Their places in the
+    /// log went with it: without its body in memory a message is counted only.
+    fn discard_late(&mut self, grave: &Grave, run: &Unacked) {
+        match &run.batch {
+            Some(batch) => {
+                let span = Span { batch: Arc::clone(batch), from: run.from, count: run.count, step: run.step };
+                self.deaths.push_back(Death::new(grave.clone(), span, Reason::Rejected));
+            }
+            None => Reason::Rejected.count(&mut self.totals, run.count),
+        }
+    }
+
     /// What each message of a run costs, beyond what the run does.
     fn units_of_each(&self, run: &Unacked, ending: Ending) -> u32 {
+        if ending == Ending::Discarded {
+            return DEATH_UNITS;
+        }
         let Some(queue) = self.queues.get(&run.queue) else { return 0 };
         match ending {
-            Ending::Acked => 0,
-            Ending::Discarded => DEATH_UNITS,
+            Ending::Acked | Ending::Discarded => 0,
             // a segment of its own, or counters of its own on disk
             Ending::Returned(_) if run.step > 1 || queue.args.kind == QueueKind::Quorum => 1,
             Ending::Returned(_) => 0,

@@ -1,7 +1,7 @@
 //! Single rules of RabbitMQ's that need a clock or a limit at hand.
 
 use hornpipe_testkit::{Broker, message};
-use hornpipe_types::command::{ChannelCommand, Command, Consume, PublishRun, QueueDeclare};
+use hornpipe_types::command::{ChannelCommand, Command, Consume, PublishRun, QueueDeclare, Settle};
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect};
 use hornpipe_types::header::Properties;
 use hornpipe_types::ids::ConnectionId;
@@ -138,4 +138,35 @@ fn consumers_that_wait_for_a_socket_all_get_their_turn() {
     }
     let expected: Vec<String> = (0..50).chain(250..QUEUES).map(name).collect();
     assert_eq!(came, expected);
+}
+
+/// Work in slices doesn't change what a client sees: what it rejected before it deleted the queue has been dead-lettered.
+#[test]
+fn what_was_rejected_before_its_queue_went_is_dead_lettered() {
+    // one dead letter a slice
+    let mut broker = broker(Limits { slice_units: 8, ..Limits::default() });
+    let mut arguments = FieldTable::default();
+    arguments.set("x-dead-letter-exchange", Value::long_str(""));
+    arguments.set("x-dead-letter-routing-key", Value::long_str("dead"));
+    for (queue, arguments) in [("work", arguments), ("dead", FieldTable::default())] {
+        let (passive, durable, exclusive, auto_delete, nowait) = (false, true, false, false, false);
+        let queue = queue.into();
+        let declare = QueueDeclare { queue, passive, durable, exclusive, auto_delete, nowait, arguments };
+        say(&mut broker, ChannelCommand::QueueDeclare(Box::new(declare)));
+    }
+    say(&mut broker, consume("work", "c", false));
+    let mut batch = BatchBuilder::default();
+    let route = batch.push_route("", "work");
+    for k in 0..3 {
+        message::push(&mut batch, route, &Properties::default(), k, 10);
+    }
+    let run = PublishRun { batch: batch.finish(), from: 0, count: 3, mandatory: false };
+    say(&mut broker, ChannelCommand::Publish(run));
+    let commands = [
+        ChannelCommand::Settle { how: Settle::Reject { requeue: false }, tag: 1, count: 3, multiple: false },
+        ChannelCommand::QueueDelete { queue: "work".into(), if_unused: false, if_empty: false, nowait: false },
+    ];
+    broker.run(PEER, commands.map(|c| Command::Channel(1, c)).into());
+    broker.commit_all();
+    assert_eq!(broker.queue("dead").map(|q| q.messages_ready), Some(3));
 }

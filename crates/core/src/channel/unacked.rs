@@ -240,6 +240,10 @@ impl Taken {
         queues.sort_unstable();
         queues
     }
+    /// Whether deliveries of a queue are among them.
+    pub(crate) fn has_queue(&self, queue: QueueId) -> bool {
+        self.queues.contains(&queue)
+    }
     /// The deliveries of a queue.
     pub(crate) fn ranges_of(&self, queue: QueueId, out: &mut Vec<SeqRange>) {
         if self.queues.contains(&queue) {
