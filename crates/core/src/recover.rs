@@ -163,7 +163,11 @@ impl Shard {
             }
             Recovered::Redelivered { queue, ranges } => {
                 let messages = recovery.messages.entry(queue).or_default();
-                ranges.into_iter().for_each(|range| messages.replay.mark_redelivered(range));
+                for range in ranges {
+                    // like counters: whoever got its position would count as redelivered
+                    messages.highest = messages.highest.max(range.last());
+                    messages.replay.mark_redelivered(range);
+                }
             }
             Recovered::DropQueue(queue) => {
                 recovery.messages.remove(&queue);

@@ -806,7 +806,7 @@ impl Shard {
 
     /// Writes again what keeps dead space from going.
     fn copy_forward(&mut self) {
-        if self.rewriting > 0 || self.stopping || self.no_spare_room {
+        if self.rewriting > 0 || self.stopping || self.no_spare_room || self.is_burying() {
             return;
         }
         let plan = self.log.copy_plan(&self.limits, &mut self.queues);
@@ -837,7 +837,10 @@ impl Shard {
                     Err(_) => self.log.note_unreadable(enqueue),
                 }
                 if self.rewriting == 0 {
-                    for (enqueue, place, batch) in std::mem::take(&mut self.rewrites) {
+                    let rewrites = std::mem::take(&mut self.rewrites);
+                    // they are planned anew when it is over
+                    let burying = self.is_burying();
+                    for (enqueue, place, batch) in rewrites.into_iter().filter(|_| !burying) {
                         self.log.copy_forward(enqueue, place, Some(&batch), &mut self.queues);
                     }
                 }

@@ -111,6 +111,12 @@ impl Shard {
         self.is_full() || self.log.pending_ops() > self.limits.pending_copies
     }
 
+    /// Whether purged messages still look alive in their runs. Written again, they would stand behind the purge in the log and
+    /// outlive it.
+    pub(crate) fn is_burying(&self) -> bool {
+        self.work.iter().any(|w| matches!(w, Work::Purged { .. }))
+    }
+
     /// Whether a slice of listed work can be done now.
     pub(crate) fn can_work(&self) -> bool {
         !self.work.is_empty() && !self.log_is_full()
@@ -240,7 +246,9 @@ impl Shard {
         (queue.ready, queue.ready_bytes, queue.resident) = (0, 0, 0);
         let segments: Vec<Chunked<Segment>> = queue.levels.iter_mut().map(|level| level.take_all()).collect();
         let count: usize = segments.iter().map(Chunked::len).sum();
-        let known = !queue.logged.is_empty() && count + queue.logged.len() > self.units as usize;
+        // what is on its way back is purged with the rest, and must not be there after a crash either
+        let known =
+            !queue.logged.is_empty() && (queue.returning > 0 || count + queue.logged.len() > self.units as usize);
         let mut mark = EnqueueId::default();
         if known {
             mark = self.log.last_enqueue();
@@ -269,7 +277,9 @@ impl Shard {
             }
         }
         for work in &self.work {
-            if let Work::Settle(settling) = work {
+            if let Work::Settle(settling) = work
+                && !matches!(settling.ending, Ending::Returned(_))
+            {
                 settling.taken.ranges_of(id, &mut found);
             }
         }

@@ -126,7 +126,9 @@ struct Tx {
 #[derive(Debug)]
 pub(crate) struct Reply {
     kind: &'static str,
-    /// Copies whose end it answers.
+    /// The turn of what it answers.
+    turn: u64,
+    /// Copies whose end it answers, as far as they were not handed out before, as it turned out.
     ends: Vec<usize>,
     /// Messages it makes certain.
     messages: Vec<usize>,
@@ -170,7 +172,7 @@ impl Channel {
         self.gets.len()
     }
     fn awaits(&mut self, kind: &'static str) {
-        self.replies.push_back(Reply { kind, ends: Vec::new(), messages: Vec::new() });
+        self.replies.push_back(Reply { kind, turn: 0, ends: Vec::new(), messages: Vec::new() });
     }
 }
 
@@ -198,6 +200,8 @@ pub(crate) struct Publish {
 pub(crate) struct Oracle {
     pub(crate) plan: Rc<Plan>,
     pub(crate) turn: u64,
+    /// The last turn at whose end the broker had nothing on its work list.
+    pub(crate) rested: u64,
     pub(crate) now: Now,
     pub(crate) messages: Vec<Message>,
     pub(crate) copies: Vec<Copy>,
@@ -224,6 +228,7 @@ impl Oracle {
         Self {
             plan,
             turn: 1,
+            rested: 0,
             now,
             messages: Vec::new(),
             copies: Vec::new(),
@@ -464,7 +469,9 @@ impl Oracle {
             if !taken || !reach.contains(&queue) {
                 continue;
             }
-            if reach.len() == 1 {
+            // what was rejected may be on a work list still, and arrive after this
+            let arrives = copy.history.len() > 1 && copy.history.last().is_some_and(|h| h.turn > self.rested);
+            if reach.len() == 1 && !arrives {
                 // what had ended by itself before is not answered by this
                 if !self.may_be_gone(copy) {
                     ends.push(id);
@@ -482,7 +489,7 @@ impl Oracle {
         }
         if let Some(channel) = self.channels.get_mut(&at) {
             let kind = if dropped { "delete" } else { "purge" };
-            channel.replies.push_back(Reply { kind, ends, messages: Vec::new() });
+            channel.replies.push_back(Reply { kind, turn: self.turn, ends, messages: Vec::new() });
         }
     }
 
@@ -501,7 +508,7 @@ impl Oracle {
         }
         if let Some(channel) = self.channels.get_mut(&at) {
             let kind = if commit { "tx-commit" } else { "tx-rollback" };
-            channel.replies.push_back(Reply { kind, ends, messages });
+            channel.replies.push_back(Reply { kind, turn: self.turn, ends, messages });
         }
     }
 

@@ -343,6 +343,7 @@ impl World {
         let before = self.rested.last_key_value().map_or(0, |(_, rested)| *rested);
         let rested = if self.shard.is_working() { before } else { self.oracle.turn };
         self.rested.insert(self.oracle.turn, rested);
+        self.oracle.rested = rested;
         while self.disk.as_ref().is_some_and(Disk::has_room) {
             let Some(group) = self.shard.poll_group(now) else {
                 // all of it cancelled in memory: confirms go out without the disk

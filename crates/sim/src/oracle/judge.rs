@@ -115,7 +115,8 @@ impl Oracle {
                     // where it was dead-lettered from, its departure is nobody's promise
                     let copy = &mut self.copies[id];
                     // dead letters that were purged where nothing is logged may still be on disk where they came from
-                    copy.ended = copy.phase == Phase::Done && (copy.deaths == 0 || kind == "tx-commit");
+                    let by_this = copy.history.last().is_some_and(|h| h.done && h.turn == reply.turn);
+                    copy.ended = by_this && (copy.deaths == 0 || kind == "tx-commit");
                 }
                 if kind == "tx-commit" {
                     for number in reply.messages {
