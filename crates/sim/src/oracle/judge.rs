@@ -115,7 +115,9 @@ impl Oracle {
                     // where it was dead-lettered from, its departure is nobody's promise
                     let copy = &mut self.copies[id];
                     // dead letters that were purged where nothing is logged may still be on disk where they came from
-                    let by_this = copy.history.last().is_some_and(|h| h.done && h.turn == reply.turn);
+                    let swept = kind != "tx-commit";
+                    let last = copy.history.last();
+                    let by_this = last.is_some_and(|h| (h.done, h.swept, h.turn) == (true, swept, reply.turn));
                     copy.ended = by_this && (copy.deaths == 0 || kind == "tx-commit");
                 }
                 if kind == "tx-commit" {
