@@ -382,6 +382,36 @@ def test_files_that_hold_nothing_may_be_damaged(own_broker):
     assert broker.stop() == 0
 
 
+@pytest.mark.parametrize("stop", ["kill", "stop"])
+def test_long_queues_of_transient_messages_leave_memory_and_are_gone_after_a_restart(own_broker, stop):
+    broker = own_broker(HORNPIPE_RESIDENT_BYTES="1MiB", HORNPIPE_PENDING_BYTES="1MiB")
+    connection = pika.BlockingConnection(parameters(broker))
+    channel = connection.channel()
+    channel.queue_declare("long", durable=True)
+    channel.queue_declare("beside", durable=True)
+    channel.confirm_delivery()
+    for n in range(3000):
+        channel.basic_publish("", "long", n.to_bytes(4, "big") * 1000, pika.BasicProperties(delivery_mode=1))
+        if n % 300 == 0:
+            channel.basic_publish("", "beside", b"kept", pika.BasicProperties(delivery_mode=2))
+    # 12 MB came in; what is on its way to the disk comes on top of the budget
+    assert metric(broker, "hornpipe_resident_body_bytes") < 4 << 20
+    for n in range(1000):
+        method, properties, body = channel.basic_get("long", auto_ack=True)
+        assert (body, properties.delivery_mode) == (n.to_bytes(4, "big") * 1000, 1)
+    assert method.message_count == 2000
+    connection.close()
+    if stop == "kill":
+        broker.kill()
+    else:
+        broker.stop()
+    broker.start()
+    assert take(broker, "long") == []
+    assert take(broker, "beside") == [b"kept"] * 10
+    # nothing of it keeps room on the disk
+    assert metric(broker, "hornpipe_resident_body_bytes") == 0
+
+
 def test_a_drained_broker_gives_its_disk_back_by_itself(own_broker):
     broker = own_broker(
         HORNPIPE_STORE_DB_MIN_BYTES="12MiB",

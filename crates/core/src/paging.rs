@@ -64,7 +64,7 @@ impl Shard {
     }
 
     /// Octets a queue with consumers may keep when memory is short.
-    fn share(&self) -> u64 {
+    pub(crate) fn share(&self) -> u64 {
         let each = self.limits.resident_bytes / (self.paging.holders.len() as u64).max(1);
         self.limits.resident_bytes_per_queue.min(each)
     }

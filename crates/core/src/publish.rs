@@ -489,6 +489,8 @@ impl Shard {
         self.spent = self.spent.saturating_add(queues.len() as u32);
         let mut entered = Entered::default();
         let bytes = span.body_bytes();
+        // what must not be logged leaves memory by way of the log all the same, where a queue has more than its share of it
+        let spill_above = (self.resident > self.limits.resident_bytes).then(|| self.share());
         // targets that share what recovery must know go into one logged run
         let mut logged: Vec<(RunMeta, Vec<Target>)> = Vec::new();
         for id in queues {
@@ -512,7 +514,9 @@ impl Shard {
             };
             let deadline = ttl.map_or(0, |ttl| (now.wall.0 + ttl).max(1));
             let level = if queue.levels.len() > 1 { queue.level_of(span.batch.meta(span.from)) } else { 0 };
-            let logs = queue.logs(entry.persistent);
+            let promised = queue.logs(entry.persistent);
+            let spills = !promised && spill_above.is_some_and(|most| queue.may_spill() && queue.resident > most);
+            let logs = promised || spills;
             let first = queue.next_seq;
             queue.next_seq += u64::from(span.count);
             let segment = Segment {
@@ -542,6 +546,7 @@ impl Shard {
                 let meta = RunMeta {
                     deadline: UnixMillis(deadline),
                     priority: queue.logged_level(level),
+                    transient: spills,
                     ..RunMeta::default()
                 };
                 let target = Target { queue: *id, first_seq: first };
@@ -563,6 +568,8 @@ impl Shard {
         // with several logged runs, or a refusal, one run's end says nothing about the whole
         let publisher = if logged.len() == 1 && !entered.rejected { entry.publisher } else { None };
         for (meta, targets) in logged {
+            // nobody waits for what was not promised
+            let publisher = publisher.filter(|_| !meta.transient);
             let (id, commit) = self.log.enqueue(span.clone(), targets.clone(), meta, publisher);
             for target in targets {
                 if let Some(queue) = self.queues.get_mut(&target.queue) {
@@ -570,7 +577,9 @@ impl Shard {
                     queue.logged.push_back(run);
                 }
             }
-            entered.commit = Some(commit);
+            if !meta.transient {
+                entered.commit = Some(commit);
+            }
         }
         entered
     }

@@ -139,6 +139,12 @@ impl Shard {
             Recovered::Run { targets, meta, count, body_bytes, place } => {
                 let enqueue = self.log.recovered(place, targets.clone(), meta, count, body_bytes);
                 for target in targets {
+                    if meta.transient {
+                        // forgotten; its position stays its own
+                        let messages = recovery.messages.entry(target.queue).or_default();
+                        messages.highest = messages.highest.max(target.first_seq + Seq::from(count) - 1);
+                        continue;
+                    }
                     let run = Run { count, index: 0, enqueue, bytes: body_bytes, of: count, meta };
                     recovery.messages.entry(target.queue).or_default().add(target.first_seq, run);
                 }

@@ -229,7 +229,7 @@ fn put_targets(out: &mut Vec<u8>, targets: &[Target], meta: &RunMeta, count: u32
     }
     put_varint(out, meta.deadline.0);
     out.push(meta.priority);
-    out.push(u8::from(meta.redelivered));
+    out.push(u8::from(meta.redelivered) | u8::from(meta.transient) << 1);
     put_varint(out, meta.delivery_count.into());
     put_varint(out, meta.acquired_count.into());
     put_varint(out, count.into());
@@ -386,10 +386,12 @@ pub(crate) fn decode<'a>(r: &mut Input<'a>) -> Option<LogOp<'a>> {
             for _ in 0..n {
                 targets.push(Target { queue: QueueId(r.varint()?), first_seq: r.varint()? });
             }
+            let (deadline, priority, flags) = (UnixMillis(r.varint()?), r.u8()?, r.u8()?);
             let meta = RunMeta {
-                deadline: UnixMillis(r.varint()?),
-                priority: r.u8()?,
-                redelivered: r.u8()? != 0,
+                deadline,
+                priority,
+                redelivered: flags & 1 != 0,
+                transient: flags & 2 != 0,
                 delivery_count: r.varint32()?,
                 acquired_count: r.varint32()?,
             };
@@ -438,8 +440,14 @@ mod tests {
     fn sample() -> Parts {
         let mut parts = Parts::default();
         let targets = [Target { queue: QueueId(300), first_seq: 1 }, Target { queue: QueueId(2), first_seq: 7 }];
-        let meta =
-            RunMeta { deadline: UnixMillis(128), priority: 5, redelivered: true, delivery_count: 1, acquired_count: 2 };
+        let meta = RunMeta {
+            deadline: UnixMillis(128),
+            priority: 5,
+            redelivered: true,
+            transient: false,
+            delivery_count: 1,
+            acquired_count: 2,
+        };
         let body = BodyPlace { file: 3, offset: 4096, len: 70, crc: 0xdead_beef };
         let mut op = vec![];
         put_inline(&mut op, &targets, &meta, (2, 9), 3);

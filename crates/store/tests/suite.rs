@@ -36,8 +36,14 @@ fn every_op_comes_back() {
     on_all(|name, bed| {
         let small = batch(1, &[0, 10, 200]);
         let large = batch(2, &[1000; 100]);
-        let meta =
-            RunMeta { deadline: UnixMillis(77), priority: 3, redelivered: true, delivery_count: 4, acquired_count: 5 };
+        let meta = RunMeta {
+            deadline: UnixMillis(77),
+            priority: 3,
+            redelivered: true,
+            delivery_count: 4,
+            acquired_count: 5,
+            transient: true,
+        };
         let ops = vec![
             enqueue(1, vec![target(1, 1), target(2, 50)], &small),
             StoreOp::Settled { queue: QueueId(1), ranges: vec![SeqRange { first: 1, count: 2, step: 2 }] },

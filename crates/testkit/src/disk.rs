@@ -4,7 +4,7 @@ use hornpipe_types::effect::{Load, Loaded};
 use hornpipe_types::ids::{QueueId, Seq};
 use hornpipe_types::message::{Batch, BatchBuilder, Span};
 use hornpipe_types::op::{BodyPlace, Committed, Group, Place, StoreOp, Target};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Groups that were handed over, and what those on disk hold.
@@ -15,6 +15,8 @@ pub struct Disk {
     waiting: VecDeque<Group>,
     last_lsn: u64,
     runs: BTreeMap<Place, Arc<Batch>>,
+    /// Places of runs that a restart forgets.
+    transient: BTreeSet<Place>,
     /// Unsettled messages and where they lie: what a restart would bring back.
     live: BTreeMap<(QueueId, Seq), (Place, u32)>,
 }
@@ -59,14 +61,20 @@ impl Disk {
                     });
                     let place = Place { body, ..at };
                     self.put(place, batch, &e.targets);
+                    if e.meta.transient {
+                        self.transient.insert(place);
+                    }
                     committed.places.push((e.id, place));
                 }
-                StoreOp::Refer { id, targets, place, from, count, .. } => {
+                StoreOp::Refer { id, targets, meta, place, from, count } => {
                     let there = self.runs.get(&place);
                     let there = Arc::clone(there.unwrap_or_else(|| panic!("reference to {place:?}, which is gone")));
                     let batch = copied([&Span { batch: there, from, count, step: 1 }]);
                     let place = Place { body: place.body, ..at };
                     self.put(place, batch, &targets);
+                    if meta.transient {
+                        self.transient.insert(place);
+                    }
                     committed.places.push((id, place));
                 }
                 StoreOp::Settled { queue, ranges } => {
@@ -115,7 +123,8 @@ impl Disk {
     /// What a restart would find of a queue: each message's batch and index, in order.
     pub fn messages(&self, queue: QueueId) -> Vec<(Arc<Batch>, u32)> {
         let range = (queue, 0)..=(queue, Seq::MAX);
-        let found = self.live.range(range).filter_map(|(_, (place, i))| Some((Arc::clone(self.runs.get(place)?), *i)));
+        let kept = self.live.range(range).filter(|(_, (place, _))| !self.transient.contains(place));
+        let found = kept.filter_map(|(_, (place, i))| Some((Arc::clone(self.runs.get(place)?), *i)));
         found.collect()
     }
     /// Unsettled messages of all queues.

@@ -29,6 +29,8 @@ pub struct RunMeta {
     pub delivery_count: u32,
     /// `x-acquired-count` to start with.
     pub acquired_count: u32,
+    /// They lie in the log to be out of memory only: a recovery forgets them.
+    pub transient: bool,
 }
 
 /// One logged run: messages that entered the same queues at consecutive seqs. Logged once for any fan-out.

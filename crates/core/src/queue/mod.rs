@@ -249,6 +249,11 @@ impl Queue {
     pub(crate) fn logs(&self, persistent: bool) -> bool {
         self.is_logged() && (persistent || self.args.kind == QueueKind::Quorum)
     }
+    /// Whether transient messages may go to the log when memory is short. It knows durable queues only, and what an exchange
+    /// holds back is wanted whole when its time comes.
+    pub(crate) fn may_spill(&self) -> bool {
+        self.is_logged() && self.delayed.is_none()
+    }
     fn is_quorum(&self) -> bool {
         self.args.kind == QueueKind::Quorum
     }

@@ -413,6 +413,7 @@ impl<'a> Writer<'a> {
             redelivered: m.redelivered,
             delivery_count: m.delivery_count,
             acquired_count: m.acquired_count,
+            transient: false,
         };
         let body = STANDARD.decode(&m.body).map_err(|e| wrong(format!("the body is no base64: {e}")))?;
         let payload = Properties::from(m.properties).encode(body.len() as u64);

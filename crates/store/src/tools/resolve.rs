@@ -86,6 +86,8 @@ impl Resolved {
     pub(crate) fn add(&mut self, item: Recovered) {
         match item {
             Recovered::Definition(d) => self.definitions.push(d),
+            // no start of a broker would find them
+            Recovered::Run { meta: RunMeta { transient: true, .. }, .. } => {}
             Recovered::Run { targets, meta, count, place, .. } => {
                 for t in targets {
                     let run = Run { count, index: 0, place, meta };
