@@ -183,13 +183,16 @@ bench: build ## the cases of docs/performance.md and the generator's own ceiling
 	$(BENCH)
 	$(RUN_BENCH) ceiling
 
+TABLE ?= $(CACHE)/bench-peers.md
+
 .PHONY: rabbitmq
 rabbitmq:
 	tests/run/install_rabbitmq.sh
 
 .PHONY: bench-peers
-bench-peers: build rabbitmq ## the same beside a RabbitMQ on this machine, in turns, with ratios
-	$(BENCH) --start rabbitmq=tests/run/rabbitmq.sh
+bench-peers: build rabbitmq ## the same beside a RabbitMQ on this machine, in turns, with ratios: TABLE=FILE
+	mkdir -p $(dir $(TABLE))
+	$(BENCH) --start rabbitmq=tests/run/rabbitmq.sh --table $(TABLE)
 
 .PHONY: bench-clients
 bench-clients: build test-deps rabbitmq ## pika and amqplib against both, in turns: BENCH_ROUNDS=3
