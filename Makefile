@@ -33,6 +33,23 @@ help: ## this list
 build: ## release binary, left at target/release/hornpipe
 	$(CARGO) build --release --locked -p hornpipe
 
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+PGO := $(abspath $(CACHE))/pgo
+PROFDATA = $$(rustc --print sysroot)/lib/rustlib/$(HOST)/bin/llvm-profdata
+PGO_CASES ?= a,b,c,d,f,g,h,m,n,o
+# Flags for the host's code alone: with --target, build scripts and macros are left out.
+PGO_BUILD = $(CARGO) build --release --locked -p hornpipe --target $(HOST) --target-dir $(TARGET_DIR)/pgo
+PGO_BIN = $(TARGET_DIR)/pgo/$(HOST)/release/hornpipe
+
+.PHONY: release-pgo
+release-pgo: ## release binary optimised by what the bench's cases do, left at target/pgo/<host>/release/hornpipe
+	@test -x $(PROFDATA) || rustup component add llvm-tools || { echo "needs the toolchain's llvm-tools" >&2; exit 1; }
+	rm -rf $(PGO) && mkdir -p $(PGO)
+	RUSTFLAGS="-Cprofile-generate=$(PGO)" $(PGO_BUILD)
+	$(RUN_BENCH) suite --start hornpipe=$(PGO_BIN) --cases $(PGO_CASES) --rounds 1 --seconds 1.5 >/dev/null
+	$(PROFDATA) merge -o $(PGO)/merged.profdata $(PGO)/*.profraw
+	RUSTFLAGS="-Cprofile-use=$(PGO)/merged.profdata" $(PGO_BUILD)
+
 .PHONY: run
 run: build ## build and start a broker with the default ports and its data in ./data
 	mkdir -p $(DATA)
@@ -183,13 +200,16 @@ bench: build ## the cases of docs/performance.md and the generator's own ceiling
 	$(BENCH)
 	$(RUN_BENCH) ceiling
 
+TABLE ?= $(CACHE)/bench-peers.md
+
 .PHONY: rabbitmq
 rabbitmq:
 	tests/run/install_rabbitmq.sh
 
 .PHONY: bench-peers
-bench-peers: build rabbitmq ## the same beside a RabbitMQ on this machine, in turns, with ratios
-	$(BENCH) --start rabbitmq=tests/run/rabbitmq.sh
+bench-peers: build rabbitmq ## the same beside a RabbitMQ on this machine, in turns, with ratios: TABLE=FILE
+	mkdir -p $(dir $(TABLE))
+	$(BENCH) --start rabbitmq=tests/run/rabbitmq.sh --table $(TABLE)
 
 .PHONY: bench-clients
 bench-clients: build test-deps rabbitmq ## pika and amqplib against both, in turns: BENCH_ROUNDS=3

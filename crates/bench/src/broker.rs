@@ -43,40 +43,40 @@ impl FromStr for Running {
     }
 }
 
-/// `hornpipe=PATH` or `rabbitmq=PATH`: the binary, or `tests/run/rabbitmq.sh`.
+/// `[NAME:]hornpipe=PATH [ARGUMENT …]` or `[NAME:]rabbitmq=PATH`: the binary with further arguments, or
+/// `tests/run/rabbitmq.sh`. A name tells builds and settings of one broker apart.
 #[derive(Debug, Clone)]
 pub(crate) struct Startable {
-    pub(crate) kind: Kind,
-    pub(crate) path: PathBuf,
+    pub(crate) name: String,
+    kind: Kind,
+    path: PathBuf,
+    arguments: Vec<String>,
 }
 
 /// Which broker, as far as starting goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+enum Kind {
     Hornpipe,
     Rabbitmq,
-}
-
-impl Kind {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Hornpipe => "hornpipe",
-            Self::Rabbitmq => "RabbitMQ",
-        }
-    }
 }
 
 impl FromStr for Startable {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (kind, path) = match text.split_once('=') {
-            Some(("hornpipe", path)) => (Kind::Hornpipe, path),
-            Some(("rabbitmq", path)) => (Kind::Rabbitmq, path),
-            _ => bail!("what to start is given as hornpipe=PATH or rabbitmq=SCRIPT"),
+        const HOW: &str = "what to start is given as [NAME:]hornpipe=PATH or [NAME:]rabbitmq=SCRIPT";
+        let (what, command) = text.split_once('=').context(HOW)?;
+        let (name, kind) = what.rsplit_once(':').map_or((None, what), |(name, kind)| (Some(name), kind));
+        let (kind, usual) = match kind {
+            "hornpipe" => (Kind::Hornpipe, "hornpipe"),
+            "rabbitmq" => (Kind::Rabbitmq, "RabbitMQ"),
+            _ => bail!(HOW),
         };
+        let mut words = command.split_whitespace();
+        let path = words.next().context(HOW)?;
         let path = fs::canonicalize(path).with_context(|| format!("finding {path}"))?;
-        Ok(Self { kind, path })
+        let arguments = words.map(str::to_owned).collect();
+        Ok(Self { name: name.unwrap_or(usual).to_owned(), kind, path, arguments })
     }
 }
 
@@ -120,6 +120,7 @@ impl Broker {
             .arg("--data-dir")
             .arg(&data)
             .args(["--amqp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--metrics", "127.0.0.1:0"])
+            .args(&self.what.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -222,5 +223,13 @@ mod tests {
         assert_eq!((broker.name.as_str(), broker.target.pid), ("x", Some(7)));
         assert!("amqp".parse::<Running>().is_err());
         assert!("sled=/bin/true".parse::<Startable>().is_err());
+        assert!("hornpipe=".parse::<Startable>().is_err());
+        let named: Startable = "2 threads:hornpipe=/bin/true --threads 2".parse().expect("sound");
+        assert_eq!(
+            (named.name.as_str(), named.arguments.as_slice()),
+            ("2 threads", &["--threads".to_owned(), "2".to_owned()][..])
+        );
+        let plain: Startable = "rabbitmq=/bin/true".parse().expect("sound");
+        assert_eq!((plain.name.as_str(), plain.kind), ("RabbitMQ", Kind::Rabbitmq));
     }
 }

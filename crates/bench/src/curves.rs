@@ -110,7 +110,7 @@ pub(crate) fn run(
             let (target, _) = broker.start()?;
             let outcome = load::run(&target, &plan).with_context(|| format!("{x} {}", made.x_name))?;
             broker.stop()?;
-            note(&format!("{}: {x} {}\n{}", what.kind.name(), made.x_name, outcome.lines()));
+            note(&format!("{}: {x} {}\n{}", what.name, made.x_name, outcome.lines()));
             points.push((x, outcome));
         }
         if points.is_empty() {

@@ -126,7 +126,8 @@ enum Command {
         /// A running broker: name=URL[,pid=N]
         #[arg(long)]
         broker: Vec<Running>,
-        /// A broker to start on a temporary directory: hornpipe=BINARY or rabbitmq=tests/run/rabbitmq.sh
+        /// A broker to start on a temporary directory: hornpipe=BINARY or rabbitmq=tests/run/rabbitmq.sh, with a name before
+        /// it (`new:hornpipe=…`) where there are several builds, and arguments behind
         #[arg(long)]
         start: Vec<Startable>,
         /// Letters of the cases, separated by commas; all without it
@@ -135,6 +136,9 @@ enum Command {
         /// Rounds; the table holds medians. Cases e, i, j, k and l get a third of them
         #[arg(long, default_value_t = 3)]
         rounds: usize,
+        /// A file for the table, with machine and command
+        #[arg(long)]
+        table: Option<PathBuf>,
         #[command(flatten)]
         flags: Flags,
     },
@@ -162,7 +166,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Run { case, compare, rounds, flags, .. } => {
             let running = compare.iter().zip("ABCDEFGH".chars()).map(|(text, name)| contender(text, name));
             let running = running.collect::<Result<Vec<_>>>()?;
-            Suite { running, startable: Vec::new(), cases: vec![case], rounds, flags }.run()
+            Suite { running, startable: Vec::new(), cases: vec![case], rounds, flags, table: None }.run()
         }
         Command::Curves { start, curves, most, seconds, out } => {
             let curves = if curves.is_empty() { Grows::ALL.to_vec() } else { curves };
@@ -175,10 +179,10 @@ fn run(cli: Cli) -> Result<()> {
         Command::Sink { body } => sink::serve(body),
         Command::Instructions { file, write } => instructions::run(&file, write),
         Command::Drive { case, count } => inside::drive(&Plan::new(Some(case), &Flags::default())?, count),
-        Command::Suite { broker, start, cases, rounds, flags } => {
+        Command::Suite { broker, start, cases, rounds, table, flags } => {
             let cases = if cases.is_empty() { Case::ALL.to_vec() } else { cases };
             let cases = cases.into_iter().map(Some).collect();
-            Suite { running: broker, startable: start, cases, rounds, flags }.run()
+            Suite { running: broker, startable: start, cases, rounds, flags, table }.run()
         }
     }
 }

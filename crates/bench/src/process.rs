@@ -47,6 +47,17 @@ impl Memory {
     }
 }
 
+/// The machine in a few words.
+pub(crate) fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cpus = read("/proc/cpuinfo");
+    let models: Vec<&str> = cpus.lines().filter(|line| line.starts_with("model name")).collect();
+    let model = models.first().and_then(|line| line.split_once(": ")).map_or("unknown processor", |(_, model)| model);
+    let memory = kilobytes("/proc/meminfo", "MemTotal:") >> 30;
+    let kernel = read("/proc/sys/kernel/osrelease");
+    format!("{} × {model}, {memory} GiB, Linux {}", models.len(), kernel.trim())
+}
+
 fn kilobytes(path: &str, key: &str) -> u64 {
     let text = fs::read_to_string(path).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
@@ -126,6 +137,12 @@ pub(crate) fn raise_open_files() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_machine_has_a_processor_and_memory() {
+        let text = machine();
+        assert!(!text.starts_with('0') && text.contains(" GiB, Linux ") && !text.contains(" 0 GiB"), "{text}");
+    }
 
     #[test]
     fn this_process_is_in_its_own_tree_and_uses_memory() {

@@ -63,6 +63,20 @@ impl Rounds {
     }
 }
 
+/// What the first broker's median is in units of another's, and the lowest and highest of the rounds side by side.
+fn ratio(first: &Rounds, other: &Rounds, name: &str) -> Option<String> {
+    let of = |first: Option<f64>, other: Option<f64>| Some(first? / other.filter(|value| *value > 0.0)?);
+    let median = of(first.median(name), other.median(name))?;
+    let pairs = first.outcomes.iter().zip(&other.outcomes);
+    let rounds: Vec<f64> = pairs.filter_map(|(first, other)| of(first.get(name), other.get(name))).collect();
+    let mut text = format!("{} ×", figure(median));
+    if rounds.len() > 1 {
+        let (low, high) = rounds.iter().fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(*v), high.max(*v)));
+        let _ = write!(text, " ({}–{})", figure(low), figure(high));
+    }
+    Some(text)
+}
+
 /// A Markdown table of medians; the ratio columns say what the first broker's figure is in units of another's.
 pub(crate) fn table(brokers: &[String], cases: &[(String, Vec<Rounds>)]) -> String {
     let mut text = String::from("| case | figure |");
@@ -91,12 +105,8 @@ pub(crate) fn table(brokers: &[String], cases: &[(String, Vec<Rounds>)]) -> Stri
             for median in &medians {
                 let _ = write!(text, " {} |", median.map_or_else(|| "–".to_owned(), figure));
             }
-            for other in medians.iter().skip(1) {
-                let ratio = match (medians[0], other) {
-                    (Some(first), Some(other)) if *other > 0.0 => format!("{} ×", figure(first / other)),
-                    _ => "–".to_owned(),
-                };
-                let _ = write!(text, " {ratio} |");
+            for other in rounds.iter().skip(1) {
+                let _ = write!(text, " {} |", ratio(&rounds[0], other, name).unwrap_or_else(|| "–".to_owned()));
             }
             text.push('\n');
         }
@@ -165,6 +175,9 @@ mod tests {
         let rounds = |values: &[f64]| Rounds { outcomes: values.iter().map(|v| outcome(*v)).collect(), failure: None };
         let cases = [("a".to_owned(), vec![rounds(&[1.0, 9.0, 4.0]), rounds(&[2.0, 2.0])])];
         let text = table(&["ours".to_owned(), "theirs".to_owned()], &cases);
-        assert!(text.contains("| a | x | 4.00 | 2.00 | 2.00 × |"), "{text}");
+        // The third round has no partner: it counts in the median alone.
+        assert!(text.contains("| a | x | 4.00 | 2.00 | 2.00 × (0.500–4.50) |"), "{text}");
+        let single = [("a".to_owned(), vec![rounds(&[4.0]), rounds(&[2.0])])];
+        assert!(table(&["ours".to_owned(), "theirs".to_owned()], &single).contains("| 4.00 | 2.00 | 2.00 × |"));
     }
 }

@@ -1,9 +1,13 @@
 //! Cases × brokers × rounds, brokers taking turns so that what else the machine does hits all alike.
 
-use anyhow::{Result, bail};
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
 
 use crate::broker::{Broker, Running, Startable, Target};
 use crate::plan::{Case, Flags, Plan};
+use crate::process::machine;
 use crate::report::{Outcome, Rounds, note, say, table};
 use crate::{alone, beside, load, scale, start};
 
@@ -25,6 +29,8 @@ pub(crate) struct Suite {
     pub(crate) cases: Vec<Option<Case>>,
     pub(crate) rounds: usize,
     pub(crate) flags: Flags,
+    /// Where the table goes beside standard output, with the machine and the command.
+    pub(crate) table: Option<PathBuf>,
 }
 
 impl Suite {
@@ -70,16 +76,27 @@ impl Suite {
             results.push((title.to_owned(), of_case));
         }
         let names: Vec<String> = contenders.iter().map(|contender| contender.name().to_owned()).collect();
-        say(&table(&names, &results));
+        let text = table(&names, &results);
+        say(&text);
+        if let Some(path) = &self.table {
+            fs::write(path, format!("{}\n\n{text}", circumstances()))
+                .with_context(|| format!("writing {}", path.display()))?;
+        }
         if failures.is_empty() { Ok(()) } else { bail!("failed: {}", failures.join("; ")) }
     }
+}
+
+/// Where and how the figures of a table came about.
+fn circumstances() -> String {
+    let command: Vec<String> = std::env::args().skip(1).collect();
+    format!("{}.\n\n```\nhornpipe-bench {}\n```", machine(), command.join(" "))
 }
 
 impl Contender {
     fn name(&self) -> &str {
         match self {
             Self::Running(running) => &running.name,
-            Self::Startable(what) => what.kind.name(),
+            Self::Startable(what) => &what.name,
         }
     }
 

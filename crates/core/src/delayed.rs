@@ -116,6 +116,7 @@ impl Shard {
     pub(crate) fn drop_delayed(&mut self, vhost: usize, exchange: &str) {
         let Some(id) = self.hidden.remove(&(vhost, ShortStr::new(exchange))) else { return };
         let Some(queue) = self.queues.remove(&id) else { return };
+        self.queue_order.tidy(&self.queues);
         if let Some(at) = queue.delayed.as_ref().and_then(|d| d.timer) {
             self.timers.disarm(at, TimerKey::Delayed(id));
         }

@@ -10,7 +10,7 @@ use hornpipe_types::ids::{ConnectionId, QueueId};
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::stats::{
     ActivityStatus, Answer, BrokerStats, ChannelStats, ConnectionStats, ConsumerStats, ExchangeStats, QueueStats,
-    Request,
+    QueueSums, Request,
 };
 use hornpipe_types::time::Now;
 
@@ -29,17 +29,11 @@ impl Shard {
         match request {
             Request::Totals => Answer::Totals(Box::new(self.broker_stats())),
             Request::Queues { vhost, after, limit } => {
-                let mut ids: Vec<QueueId> = self
-                    .queues
-                    .values()
-                    .filter(|q| q.id > after && q.delayed.is_none())
-                    .filter(|q| vhost.as_ref().is_none_or(|v| q.definition.vhost == *v))
-                    .map(|q| q.id)
-                    .collect();
-                keep_lowest(&mut ids, limit as usize);
+                let ids = self.page(vhost.as_ref(), after, limit as usize);
                 let list = ids.iter().filter_map(|id| self.queues.get(id)).map(|q| self.queue_stats(now, q));
                 Answer::Queues(list.collect())
             }
+            Request::Sums { after, limit } => Answer::Sums(self.sums(after, limit as usize)),
             Request::Queue { vhost, name } => {
                 let id = self.vhost_names.get(&vhost).and_then(|i| self.vhosts.get(*i)?.queues.get(&name));
                 let queue = id.and_then(|id| self.queues.get(id));
@@ -87,17 +81,47 @@ impl Shard {
         }
     }
 
+    /// The lowest ids above `after` of queues that a list shows.
+    fn page(&mut self, vhost: Option<&ShortStr>, after: QueueId, limit: usize) -> Vec<QueueId> {
+        let of_vhost = vhost.map(|name| self.vhost_names.get(name).and_then(|index| self.vhosts.get(*index)));
+        match of_vhost {
+            Some(None) => Vec::new(),
+            // few among many: looked for among its own
+            Some(Some(v)) if v.queues.len() < self.queues.len() / 4 => {
+                let mut ids: Vec<QueueId> = v.queues.values().copied().filter(|id| *id > after).collect();
+                keep_lowest(&mut ids, limit);
+                ids
+            }
+            _ => {
+                let shown = |q: &Queue| q.delayed.is_none() && vhost.is_none_or(|v| q.definition.vhost == *v);
+                let known = self.queue_order.after(after).iter().copied();
+                known.filter(|id| self.queues.get(id).is_some_and(|q| shown(q))).take(limit).collect()
+            }
+        }
+    }
+
+    /// What the next queues hold, hidden ones left out.
+    fn sums(&mut self, after: QueueId, limit: usize) -> QueueSums {
+        let ids = self.queue_order.after(after);
+        let page = &ids[..limit.min(ids.len())];
+        let mut sums =
+            QueueSums { next: page.last().copied().filter(|_| page.len() < ids.len()), ..Default::default() };
+        for queue in page.iter().filter_map(|id| self.queues.get(id)).filter(|q| q.delayed.is_none()) {
+            sums.queues += 1;
+            sums.messages_ready += queue.ready;
+            sums.messages_unacknowledged += queue.unacked;
+        }
+        sums
+    }
+
+    /// All totals but those of [`Self::sums`].
     fn broker_stats(&self) -> BrokerStats {
-        let visible = || self.queues.values().filter(|q| q.delayed.is_none());
         BrokerStats {
             connections: self.connections.len() as u64,
             channels: self.connections.values().map(|c| c.channels.len() as u64).sum(),
             consumers: self.consumers.len() as u64,
-            queues: visible().count() as u64,
             exchanges: self.vhosts.iter().filter(|v| !v.gone).map(|v| v.topology.exchange_count() as u64).sum(),
             bindings: self.vhosts.iter().filter(|v| !v.gone).map(|v| v.topology.binding_count() as u64).sum(),
-            messages_ready: visible().map(|q| q.ready).sum(),
-            messages_unacknowledged: visible().map(|q| q.unacked).sum(),
             message_stats: self.totals,
             resident_bytes: self.resident,
             pending_ops: self.log.pending_ops(),

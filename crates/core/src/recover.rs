@@ -306,7 +306,7 @@ impl Shard {
         self.log.tidy_soon(now, self.limits.settle_delay_ms);
         let vhosts: Vec<usize> = (0..self.vhosts.len()).collect();
         for index in vhosts {
-            self.apply_policies(now, index);
+            self.apply_policies_whole(now, index);
         }
         self.reserved_queue = self.reserved_queue.max(self.next_queue);
         self.logins_changed = true;

@@ -4,6 +4,7 @@ use crate::access::Access;
 use crate::connection::{Channel, Connection, Consumer, Held};
 use crate::log::{EarlyConfirm, Log};
 use crate::policy::{Policies, QueueSettings};
+use crate::queue::order::Order;
 use crate::queue::{Alike, Queues};
 use crate::rng::Rng;
 use crate::timer::Timers;
@@ -72,6 +73,7 @@ pub struct Shard {
     pub(crate) vhosts: Vec<Vhost>,
     pub(crate) vhost_names: Map<ShortStr, usize>,
     pub(crate) queues: Queues,
+    pub(crate) queue_order: Order,
     pub(crate) alike_args: Alike<QueueArgs>,
     pub(crate) alike_settings: Alike<QueueSettings>,
     pub(crate) connections: Map<ConnectionId, Connection>,
@@ -155,6 +157,7 @@ impl Shard {
             vhosts: Vec::new(),
             vhost_names: Map::default(),
             queues: Queues::default(),
+            queue_order: Order::default(),
             alike_args: Alike::default(),
             alike_settings: Alike::default(),
             connections: Map::default(),

@@ -1,5 +1,6 @@
 //! Work that grows with the length of a queue: purging or deleting millions of messages, letting them expire or fall out
-//! by a lowered limit, settling or returning a million outstanding deliveries.
+//! by a lowered limit, settling or returning a million outstanding deliveries. And what grows with the number of queues:
+//! policies that change.
 //!
 //! Such work is begun at once and, when it is more than a command may do ([`Limits::slice_units`]), goes on in slices, one
 //! at the end of each turn, so that nobody else waits for it. What a client is told and what reaches the disk does not
@@ -59,6 +60,8 @@ pub(crate) enum Work {
     Dropped { queue: Box<Queue>, mark: EnqueueId },
     /// Deliveries end.
     Settle(Box<Settling>),
+    /// Policies of a vhost changed, which queues up to `after` know.
+    Policies { vhost: usize, after: QueueId },
 }
 
 /// Deliveries that left their channel and are being settled.
@@ -89,7 +92,7 @@ impl Shard {
     }
 
     /// Begins a work: what the allowance permits is done now, the rest is listed.
-    fn begin_work(&mut self, now: Now, mut work: Work) {
+    pub(crate) fn begin_work(&mut self, now: Now, mut work: Work) {
         if self.step(now, &mut work) {
             return;
         }
@@ -165,7 +168,7 @@ impl Shard {
                     }
                 }
             }
-            Work::Purged { .. } | Work::Dropped { .. } => {}
+            Work::Purged { .. } | Work::Dropped { .. } | Work::Policies { .. } => {}
         }
     }
 
@@ -176,6 +179,7 @@ impl Shard {
             Work::Purged { queue, mark, segments } => self.bury_purged(now, *queue, *mark, segments),
             Work::Dropped { queue, mark } => self.bury_dropped(now, queue, *mark),
             Work::Settle(settling) => self.settle_some(now, settling),
+            Work::Policies { vhost, after } => self.apply_to_some(now, *vhost, after),
         }
     }
 

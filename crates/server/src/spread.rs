@@ -17,6 +17,8 @@ use std::sync::Arc;
 /// next shard. Those of shard 0 are told as they are.
 const SHARD_SHIFT: u32 = 48;
 
+const MISUNDERSTOOD: &str = "a shard answered another question than was asked";
+
 /// Whom a change concerns.
 enum Concern<'a> {
     /// The shard of this vhost.
@@ -140,6 +142,9 @@ async fn all<T>(asked: impl Iterator<Item = impl Future<Output = Result<T, Strin
 /// Asks whomever a question concerns.
 pub(crate) async fn ask(homes: &Homes, request: Request) -> Result<Answer, String> {
     use Request as R;
+    if matches!(request, R::Totals) {
+        return join(all(homes.all().map(|home| totals(home))).await?);
+    }
     if homes.is_single() {
         return homes.first().ask(request).await;
     }
@@ -180,8 +185,9 @@ pub(crate) async fn ask(homes: &Homes, request: Request) -> Result<Answer, Strin
             }
             Ok(answer)
         }
-        R::Totals
-        | R::Exchanges { vhost: None }
+        // What the totals are made of is nobody's question.
+        R::Totals | R::Sums { .. } => Err("sums of queues are part of the totals".to_owned()),
+        R::Exchanges { vhost: None }
         | R::Bindings { vhost: None }
         | R::Vhosts
         | R::Permissions
@@ -189,6 +195,22 @@ pub(crate) async fn ask(homes: &Homes, request: Request) -> Result<Answer, Strin
         | R::Policies
         | R::Parameters => join(all(homes.all().map(|home| home.ask(request.clone()))).await?),
     }
+}
+
+/// Totals of one shard with what its queues hold, which takes several of its turns when they are many.
+async fn totals(home: &Home) -> Result<Answer, String> {
+    /// Queues of one turn.
+    const SLICE: u32 = 4000;
+    let mut answer = home.ask(Request::Totals).await?;
+    let mut next = Some(QueueId(0));
+    while let (Answer::Totals(totals), Some(after)) = (&mut answer, next) {
+        let Answer::Sums(sums) = home.ask(Request::Sums { after, limit: SLICE }).await? else {
+            return Err(MISUNDERSTOOD.to_owned());
+        };
+        totals.add_queues(&sums);
+        next = sums.next;
+    }
+    Ok(answer)
 }
 
 /// A queue's id as it is told.
@@ -261,7 +283,7 @@ pub(crate) async fn reconcile(homes: &Homes) -> Result<(), String> {
 async fn users(home: &Home) -> Result<Vec<UserDefinition>, String> {
     match home.ask(Request::Users).await? {
         Answer::Users(users) => Ok(users),
-        _ => Err("a shard answered another question than was asked".to_owned()),
+        _ => Err(MISUNDERSTOOD.to_owned()),
     }
 }
 

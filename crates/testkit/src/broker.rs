@@ -5,7 +5,7 @@ use hornpipe_core::{Bootstrap, CoreConfig, Shard};
 use hornpipe_types::command::{ChannelCommand, Command, OpenConnection};
 use hornpipe_types::definition::UserDefinition;
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Outbox, span_cost};
-use hornpipe_types::ids::{ConnectionId, RequestId};
+use hornpipe_types::ids::{ConnectionId, QueueId, RequestId};
 use hornpipe_types::limits::Limits;
 use hornpipe_types::op::Recovered;
 use hornpipe_types::stats::{Answer, BrokerStats, ConnectionStats, QueueStats, Request};
@@ -175,10 +175,21 @@ impl Broker {
     }
     /// All counts.
     pub fn totals(&mut self) -> BrokerStats {
-        match self.ask(Request::Totals) {
+        let mut totals = match self.ask(Request::Totals) {
             Answer::Totals(totals) => *totals,
             other => panic!("{other:?}"),
+        };
+        let mut next = Some(QueueId(0));
+        while let Some(after) = next {
+            match self.ask(Request::Sums { after, limit: 2 }) {
+                Answer::Sums(sums) => {
+                    totals.add_queues(&sums);
+                    next = sums.next;
+                }
+                other => panic!("{other:?}"),
+            }
         }
+        totals
     }
     /// One queue.
     pub fn queue(&mut self, name: &str) -> Option<Box<QueueStats>> {

@@ -16,8 +16,15 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// A question. Lists are sliced: at most `limit` items with an id above `after`, in id order, so that no answer stalls traffic.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Request {
-    /// Broker-wide totals.
+    /// Broker-wide totals. A shard leaves out what takes a look at every queue: that is asked for as [`Request::Sums`].
     Totals,
+    /// What some queues hold together, for the totals.
+    Sums {
+        /// Ids above this one.
+        after: QueueId,
+        /// At most so many queues.
+        limit: u32,
+    },
     /// Queues, of all vhosts or one.
     Queues {
         /// Only this vhost.
@@ -70,6 +77,7 @@ pub enum Request {
 #[allow(missing_docs)]
 pub enum Answer {
     Totals(Box<BrokerStats>),
+    Sums(QueueSums),
     Queues(Vec<QueueStats>),
     Queue(Option<Box<QueueStats>>),
     Connections(Vec<ConnectionStats>),
@@ -170,7 +178,25 @@ pub struct BrokerStats {
     pub disk_alarm: bool,
 }
 
+/// What queues hold together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(missing_docs)]
+pub struct QueueSums {
+    pub queues: u64,
+    pub messages_ready: u64,
+    pub messages_unacknowledged: u64,
+    /// Where to go on; `None` when these were the last.
+    pub next: Option<QueueId>,
+}
+
 impl BrokerStats {
+    /// Counts what some queues hold in.
+    pub fn add_queues(&mut self, more: &QueueSums) {
+        self.queues += more.queues;
+        self.messages_ready += more.messages_ready;
+        self.messages_unacknowledged += more.messages_unacknowledged;
+    }
+
     /// Counts those of another shard in.
     pub fn add(&mut self, more: &Self) {
         // Named in a pattern first, so that none that is added to the struct is forgotten here.

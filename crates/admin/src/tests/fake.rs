@@ -219,6 +219,7 @@ impl Inspect for Fake {
         let answer = match request {
             _ if state.health != Health::Ready => Err("recovering".to_owned()),
             Request::Totals => Ok(Answer::Totals(Box::new(state.totals))),
+            Request::Sums { .. } => Err("sums are part of the totals".to_owned()),
             Request::Queues { vhost, after, limit } => Ok(Answer::Queues(
                 state
                     .queues

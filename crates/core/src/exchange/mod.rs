@@ -166,37 +166,61 @@ pub(crate) struct Target {
     pub(crate) binding: u32,
 }
 
-/// Bindings that are selected together. A binding remembers its position, so removal never searches.
+/// Bindings that are selected together. A binding remembers its position, so removal never searches. Most leaves hold one,
+/// which then lies in the leaf itself.
 #[derive(Debug, Default)]
-pub(crate) struct Leaf(Vec<Target>);
+pub(crate) enum Leaf {
+    #[default]
+    Empty,
+    One(Target),
+    Several(Vec<Target>),
+}
 
 impl Leaf {
+    fn targets(&self) -> &[Target] {
+        match self {
+            Self::Empty => &[],
+            Self::One(target) => std::slice::from_ref(target),
+            Self::Several(targets) => targets,
+        }
+    }
     pub(crate) fn push(&mut self, target: Target) -> u32 {
-        self.0.push(target);
-        self.0.len() as u32 - 1
+        match self {
+            Self::Empty => *self = Self::One(target),
+            Self::One(first) => *self = Self::Several(vec![*first, target]),
+            Self::Several(targets) => targets.push(target),
+        }
+        self.len() as u32 - 1
     }
     /// Removes what is at `pos`; returns the binding that moved there from the end, if one did.
     pub(crate) fn remove(&mut self, pos: u32) -> Option<u32> {
         let pos = pos as usize;
-        if pos < self.0.len() {
-            self.0.swap_remove(pos);
+        match self {
+            Self::One(_) if pos == 0 => *self = Self::Empty,
+            Self::Several(targets) if pos < targets.len() => {
+                targets.swap_remove(pos);
+                if let [last] = targets[..] {
+                    *self = Self::One(last);
+                }
+            }
+            _ => {}
         }
-        self.0.get(pos).map(|t| t.binding)
+        self.get(pos).map(|t| t.binding)
     }
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.targets().len()
     }
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.targets().is_empty()
     }
     pub(crate) fn get(&self, pos: usize) -> Option<Target> {
-        self.0.get(pos).copied()
+        self.targets().get(pos).copied()
     }
     pub(crate) fn last(&self) -> Option<Target> {
-        self.0.last().copied()
+        self.targets().last().copied()
     }
     pub(crate) fn iter(&self) -> impl Iterator<Item = Target> {
-        self.0.iter().copied()
+        self.targets().iter().copied()
     }
 }
 

@@ -255,6 +255,7 @@ impl Shard {
         queue.last_used = now.mono;
         queue.idle_since = now.wall;
         self.queues.insert(id, queue);
+        self.queue_order.insert(id);
         self.arm_expiry(now, id);
     }
 
@@ -467,6 +468,7 @@ impl Shard {
             commit = self.log_changes(index, changes);
         }
         if let Some(queue) = self.queues.remove(&id) {
+            self.queue_order.tidy(&self.queues);
             self.resident -= queue.resident.min(self.resident);
             self.stats.queues_deleted += 1;
             // gets that wait for the disk are answered all the same

@@ -5,6 +5,7 @@ use crate::{Bootstrap, CoreConfig};
 use hornpipe_types::command::{Command, QueueDeclare};
 use hornpipe_types::definition::{PermissionDefinition, PolicyDefinition, UserDefinition};
 use hornpipe_types::effect::Outbox;
+use hornpipe_types::ids::QueueId;
 use hornpipe_types::limits::Limits;
 use hornpipe_types::op::{Committed, Group, Recovered, StoreOp};
 use hornpipe_types::operate::{Password, VhostSettings};
@@ -25,7 +26,11 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let mut shard = Shard::new(CoreConfig { limits: Limits::default(), seed: 7, number: 0 });
+        Self::with(Limits::default())
+    }
+
+    fn with(limits: Limits) -> Self {
+        let mut shard = Shard::new(CoreConfig { limits, seed: 7, number: 0 });
         shard.handle_recovered(Recovered::End { clean: true, orphan_files: Vec::new() });
         let now = Now::default();
         let user = UserDefinition { name: "guest".into(), ..UserDefinition::default() };
@@ -393,4 +398,92 @@ fn a_connection_is_closed_with_the_reason() {
     assert_eq!(bench.run(close()), "Done");
     assert_eq!(bench.closes(1), ["CONNECTION_FORCED - enough"]);
     assert_eq!(bench.run(close()), "NotFound");
+}
+
+/// Names of all queues with the policy each has, asked for in pages.
+fn policies_of(bench: &mut Bench) -> Vec<(String, Option<String>)> {
+    let (mut all, mut after) = (Vec::new(), QueueId(0));
+    loop {
+        let answer = bench.shard.answer(bench.now, Request::Queues { vhost: Some("/".into()), after, limit: 3 });
+        let Answer::Queues(page) = answer else { panic!("{answer:?}") };
+        let Some(last) = page.last() else { return all };
+        after = last.id;
+        all.extend(page.iter().map(|q| (q.name.to_string(), q.policy.as_ref().map(ToString::to_string))));
+    }
+}
+
+#[test]
+fn policies_reach_many_queues_in_slices_and_the_last_one_wins() {
+    let mut bench = Bench::with(Limits { slice_units: 20, ..Limits::default() });
+    let count = 50;
+    for n in 0..count {
+        bench.run(queue("/", &format!("q{n}"), n % 2 == 0));
+    }
+    assert_eq!(bench.run(vhost("v")), "Created");
+    bench.run(queue("v", "q", true));
+    let have = |bench: &mut Bench, name: &str| {
+        policies_of(bench).iter().filter(|(_, policy)| policy.as_deref() == Some(name)).count()
+    };
+    bench.begin("guest", policy("one", "max-length", Value::I64(5)));
+    let first = have(&mut bench, "one");
+    assert!((1..10).contains(&first), "{first}");
+    bench.turn();
+    let second = have(&mut bench, "one");
+    assert!(second > first && second < count, "{second}");
+    // declared meanwhile: they know at once
+    bench.begin("guest", queue("/", "q-late", false));
+    let Operation::PutPolicy(mut d) = policy("two", "max-length", Value::I64(6)) else { panic!() };
+    d.priority = 7;
+    bench.begin("guest", Operation::PutPolicy(d));
+    assert!((1..10).contains(&have(&mut bench, "two")));
+    bench.settle();
+    while bench.shard.can_work() {
+        bench.turn();
+    }
+    assert_eq!(have(&mut bench, "two"), count + 1);
+    let answer = bench.shard.answer(bench.now, Request::Queue { vhost: "v".into(), name: "q".into() });
+    assert!(matches!(answer, Answer::Queue(Some(q)) if q.policy.is_none()));
+}
+
+#[test]
+fn a_page_holds_the_next_queues_in_order_and_sums_add_up_over_pages() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.run(vhost("v")), "Created");
+    for n in 0..40 {
+        bench.run(queue("/", &format!("q{n}"), false));
+    }
+    for n in 0..4 {
+        bench.run(queue("v", &format!("v{n}"), false));
+    }
+    bench.run(publish("q7", "m"));
+    for n in 10..20 {
+        bench.run(Operation::DeleteQueue {
+            vhost: "/".into(),
+            queue: format!("q{n}").as_str().into(),
+            if_unused: false,
+            if_empty: false,
+        });
+    }
+    let names: Vec<String> = policies_of(&mut bench).into_iter().map(|(name, _)| name).collect();
+    let expected: Vec<String> = (0..40).filter(|n| !(10..20).contains(n)).map(|n| format!("q{n}")).collect();
+    assert_eq!(names, expected);
+    for (vhost, expected) in [(Some("v".into()), 4), (None, 34), (Some("none".into()), 0)] {
+        let (mut after, mut found) = (QueueId(0), 0);
+        while let Answer::Queues(page) =
+            bench.shard.answer(bench.now, Request::Queues { vhost: vhost.clone(), after, limit: 3 })
+            && let Some(last) = page.last()
+        {
+            assert!(page.windows(2).all(|w| w[0].id < w[1].id) && page[0].id > after);
+            after = last.id;
+            found += page.len();
+        }
+        assert_eq!(found, expected, "{vhost:?}");
+    }
+    let (mut next, mut total) = (Some(QueueId(0)), hornpipe_types::stats::BrokerStats::default());
+    while let Some(after) = next {
+        let Answer::Sums(sums) = bench.shard.answer(bench.now, Request::Sums { after, limit: 5 }) else { panic!() };
+        total.add_queues(&sums);
+        next = sums.next;
+    }
+    assert_eq!((total.queues, total.messages_ready), (34, 1));
 }

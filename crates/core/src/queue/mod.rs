@@ -1,6 +1,7 @@
 //! A queue: its messages, its consumers, its counters. What it does to others (deliveries, dead letters, disk) is done by
 //! the shard, which owns all of them.
 
+pub(crate) mod order;
 pub(crate) mod ready;
 
 use crate::dead_letter::Reason;
