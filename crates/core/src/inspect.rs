@@ -89,6 +89,7 @@ impl Shard {
 
     fn broker_stats(&self) -> BrokerStats {
         let visible = || self.queues.values().filter(|q| q.delayed.is_none());
+        let (damaged_queues, unreadable_messages) = self.damage();
         BrokerStats {
             connections: self.connections.len() as u64,
             channels: self.connections.values().map(|c| c.channels.len() as u64).sum(),
@@ -104,6 +105,8 @@ impl Shard {
             work_items: self.work.len() as u64,
             pending_bytes: self.log.pending_bytes(),
             groups_committed: self.log.groups_committed,
+            damaged_queues,
+            unreadable_messages,
             memory_alarm: self.memory_alarm,
             disk_alarm: self.disk_alarm,
             ..self.stats
@@ -147,6 +150,7 @@ impl Shard {
             message_bytes_persistent: tally.logged_bytes,
             messages_ram: tally.resident,
             message_bytes_ram: queue.resident,
+            damage: self.damage_of(queue),
             head_message_timestamp,
             consumers: queue.consumers.len() as u32,
             // no history is kept: whether it could deliver at this moment
