@@ -122,10 +122,29 @@ def volume(tmp_path):
         it.unmount()
 
 
-def metric(broker, name):
-    with urllib.request.urlopen(f"http://127.0.0.1:{broker.metrics_port}/metrics") as answer:
-        text = answer.read().decode()
-    return float(re.search(rf"^{name} (\S+)$", text, re.M).group(1))
+def metrics(broker, page="/metrics"):
+    with urllib.request.urlopen(f"http://127.0.0.1:{broker.metrics_port}{page}") as answer:
+        return answer.read().decode()
+
+
+def metric(broker, name, page="/metrics"):
+    return float(re.search(rf"^{re.escape(name)} (\S+)$", metrics(broker, page), re.M).group(1))
+
+
+def queue(broker, name):
+    """What the management API says of a queue."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{broker.http_port}/api/queues/%2F/{name}",
+        headers={"Authorization": "Basic " + base64.b64encode(b"guest:guest").decode()},
+    )
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
+
+
+def damage(broker):
+    """Damaged queues and unreadable messages, as the metrics have them, and the per-object lines."""
+    lines = [it for it in metrics(broker, "/metrics/per-object").splitlines() if it.startswith("hornpipe_queue_unreadable")]
+    return metric(broker, "hornpipe_damaged_queues"), metric(broker, "hornpipe_unreadable_messages"), lines
 
 
 def test_store_tools(own_broker, tmp_path):
@@ -237,16 +256,21 @@ def test_a_damaged_body_stops_its_queue_and_no_other(own_broker):
     said = hornpipe("store", "verify", broker.data, code=3)
     assert "queue 'hurt' in vhost '/'" in said and file.name in said and "queue 'sound'" not in said
     broker.start()
+    assert damage(broker) == (0, 0, []), "nobody has looked yet"
     connection = pika.BlockingConnection(parameters(broker))
     channel = connection.channel()
     channel.basic_consume("hurt", lambda *_: pytest.fail("damaged octets were delivered"))
     names = lambda: [line for line in broker.log_tail(200).splitlines() if "queue 'hurt' in vhost '/'" in line]
     brokers.until(lambda: connection.process_data_events(0) or names(), "a line in the log that names the queue")
     assert file.name in names()[0] and "purge or delete" in names()[0]
+    assert damage(broker) == (1, 1, ['hornpipe_queue_unreadable_messages{vhost="/",queue="hurt"} 1'])
+    told = queue(broker, "hurt")["hornpipe_damage"]
+    assert told["messages"] == 1 and file.name in told["reason"] and "hornpipe_damage" not in queue(broker, "sound")
     assert take(broker, "sound") == bodies(3, 300_000, salt=1)
     # Publishers go on, and after a purge the queue works again.
     channel.queue_purge("hurt")
     connection.close()
+    assert damage(broker) == (0, 0, []) and "hornpipe_damage" not in queue(broker, "hurt")
     publish(broker, "hurt", [b"next"])
     assert take(broker, "hurt") == [b"next"]
     assert broker.stop() == 0
@@ -294,13 +318,18 @@ def test_a_lost_body_file_stops_its_queues_and_no_other(own_broker, harm):
     hurt = {queue for queue in ["small", "hurt", "purged", "sound"] if any(f"queue '{queue}' in" in line for line in named)}
     # At the start only the header of the last message in a file is looked at.
     assert hurt == ({"purged"} if harm == "another" else {"hurt", "purged"}), named
+    assert damage(broker)[:2] == ((1, 1) if harm == "another" else (2, 3))
+    assert file.name in queue(broker, "purged")["hornpipe_damage"]["reason"]
     assert take(broker, "small") == bodies(5, 100) and take(broker, "sound") == bodies(3, 300_000, salt=1)
     connection = pika.BlockingConnection(parameters(broker))
     channel = connection.channel()
     channel.basic_consume("hurt", lambda *_: pytest.fail("a message that is not there was delivered"))
     stopped = lambda: connection.process_data_events(0) or "queue 'hurt' in vhost '/' stops at" in broker.log_tail(200)
     brokers.until(stopped, "the queue to stop at what is hurt")
-    channel.queue_purge("purged")
+    assert damage(broker)[0] == 2
+    channel.queue_delete("purged")
+    channel.queue_declare("purged", durable=True)
+    assert damage(broker)[0] == 1
     connection.close()
     publish(broker, "purged", [b"next"])
     assert take(broker, "purged") == [b"next"]
@@ -362,6 +391,75 @@ def test_damage_of_the_log_is_refused_by_name_until_it_is_accepted(own_broker):
     broker.start()
     assert take(broker, "q") == bodies(40, 1000)
     assert broker.stop() == 0
+
+
+def test_a_store_that_is_gone_is_not_taken_for_a_new_one(own_broker):
+    broker = own_broker()
+    publish(broker, "q", bodies(3, 100))
+    assert broker.stop() == 0
+    shutil.rmtree(broker.data / "shard-0")
+    for _ in range(2):
+        with pytest.raises(brokers.BrokerFailed, match="there is one shard, and there is nothing in .*shard-0"):
+            broker.start()
+    assert "DAMAGED: " in hornpipe("store", "verify", broker.data, code=3)
+    said = accept_loss(broker)
+    assert "there is nothing in" in said
+    broker.start()
+    publish(broker, "q", bodies(3, 100))
+    # Without its mark, and started with the flag, it says what that leaves open.
+    assert broker.stop() == 0
+    (broker.data / "shard-0/mark").unlink()
+    with pytest.raises(brokers.BrokerFailed, match="shard-0/mark is damaged"):
+        broker.start()
+    assert "shard-0/mark is damaged" in hornpipe("store", "verify", broker.data, code=3)
+    said = accept_loss(broker)
+    assert "not checked: without" in said and "groups at its end may be missing unseen" in said
+    broker.start()
+    assert take(broker, "q") == bodies(3, 100)
+    # Somebody tidies the locks away: a second broker is refused all the same.
+    for name in ["lock", "shard-0/lock"]:
+        (broker.data / name).unlink()
+    second = brokers.Hornpipe(broker.data.with_name("second"), data=broker.data)
+    ports = (broker.data / "ports.json").read_text()
+    with pytest.raises(brokers.BrokerFailed, match="in use by another process"):
+        second.start()
+    (broker.data / "ports.json").write_text(ports)
+    publish(broker, "q", bodies(3, 100))
+    assert take(broker, "q") == bodies(3, 100)
+    assert broker.stop() == 0
+
+
+def test_a_failed_import_leaves_nothing(own_broker, tmp_path):
+    broker = own_broker()
+    publish(broker, "q", bodies(300, 1000))
+    assert broker.stop() == 0
+    export = tmp_path / "export"
+    hornpipe("store", "export", broker.data, export)
+    half = tmp_path / "half"
+    half.write_bytes(export.read_bytes()[: export.stat().st_size // 2])
+    target = tmp_path / "imported"
+    hornpipe("store", "import", half, target, code=1)
+    assert not target.exists()
+    # A kill in the middle of one leaves a folder that no broker starts on, and that the next import clears.
+    reading, writing = os.pipe()
+    run = subprocess.Popen(
+        [brokers.Hornpipe.binary(), "store", "import", "-", str(target)], env=brokers.Hornpipe.environment(), stdin=reading
+    )
+    os.write(writing, half.read_bytes()[:60_000])
+    brokers.until(lambda: (target / "importing/shard-0/mark").exists(), "the import to be under way")
+    run.kill()
+    run.wait(brokers.DEADLINE)
+    os.close(reading), os.close(writing)
+    other = brokers.Hornpipe(tmp_path / "other", data=target)
+    with pytest.raises(brokers.BrokerFailed, match="an import was not finished"):
+        other.start()
+    hornpipe("store", "import", export, target)
+    try:
+        other.start()
+        assert take(other, "q") == bodies(300, 1000)
+        assert other.stop() == 0
+    finally:
+        other.cleanup()
 
 
 def test_files_that_hold_nothing_may_be_damaged(own_broker):

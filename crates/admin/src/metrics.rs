@@ -109,6 +109,7 @@ async fn per_object(app: &App, f: &mut Families, node: &NodeStats) -> Result<(),
     queue_info(f, &queues);
     queue_coarse(f, &queues);
     queue_metrics(f, &queues);
+    queue_damage(f, &queues);
     queue_delivery(f, &queues);
     channel_metrics(f, &connections);
     connection_metrics(f, &connections);
@@ -307,6 +308,8 @@ fn broker_metrics(f: &mut Families, node: &NodeStats, t: &BrokerStats) {
     f.gauge("pending_bytes", "Octets waiting for the store.", bare(t.pending_bytes));
     f.gauge("work_items", "Works on long queues that go on in slices.", bare(t.work_items));
     f.counter("groups_committed_total", "Groups of operations made durable.", bare(t.groups_committed));
+    f.gauge("damaged_queues", "Queues with messages that can't be read back.", bare(t.damaged_queues));
+    f.gauge("unreadable_messages", "Messages that can't be read back.", bare(t.unreadable_messages));
     f.prefix("rabbitmq_");
 }
 
@@ -448,6 +451,14 @@ fn queue_metrics(f: &mut Families, queues: &[QueueStats]) {
     }
     let heads = queues.iter().filter_map(|q| Some((queue_labels(q), number(q.head_message_timestamp?))));
     f.gauge("queue_head_message_timestamp", "Publisher's timestamp of the first message.", heads);
+}
+
+/// Of damaged queues alone.
+fn queue_damage(f: &mut Families, queues: &[QueueStats]) {
+    let hurt = queues.iter().filter_map(|q| Some((queue_labels(q), number(q.damage.as_ref()?.messages))));
+    f.prefix("hornpipe_");
+    f.gauge("queue_unreadable_messages", "Messages of a queue that can't be read back.", hurt);
+    f.prefix("rabbitmq_");
 }
 
 fn queue_delivery(f: &mut Families, queues: &[QueueStats]) {

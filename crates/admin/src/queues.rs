@@ -113,6 +113,10 @@ fn object(q: &QueueStats, span: Span<QueueSample>, node: &str, detail: Detail) -
     if q.messages_delayed > 0 {
         item["messages_delayed"] = q.messages_delayed.into();
     }
+    // RabbitMQ's clients know its states only: ours goes beside.
+    if let Some(damage) = &q.damage {
+        item["hornpipe_damage"] = json!({"messages": damage.messages, "reason": damage.reason});
+    }
     if let Some(owner) = &q.owner {
         item["owner_pid_details"] = json::connection_details(owner);
     }

@@ -115,6 +115,7 @@ impl Shard {
     /// The exchange is gone, and what it held with it.
     pub(crate) fn drop_delayed(&mut self, vhost: usize, exchange: &str) {
         let Some(id) = self.hidden.remove(&(vhost, ShortStr::new(exchange))) else { return };
+        self.forget_damage(id);
         let Some(queue) = self.queues.remove(&id) else { return };
         self.queue_order.tidy(&self.queues);
         if let Some(at) = queue.delayed.as_ref().and_then(|d| d.timer) {

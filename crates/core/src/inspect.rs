@@ -116,6 +116,7 @@ impl Shard {
 
     /// All totals but those of [`Self::sums`].
     fn broker_stats(&self) -> BrokerStats {
+        let (damaged_queues, unreadable_messages) = self.damage();
         BrokerStats {
             connections: self.connections.len() as u64,
             channels: self.connections.values().map(|c| c.channels.len() as u64).sum(),
@@ -128,6 +129,8 @@ impl Shard {
             work_items: self.work.len() as u64,
             pending_bytes: self.log.pending_bytes(),
             groups_committed: self.log.groups_committed,
+            damaged_queues,
+            unreadable_messages,
             memory_alarm: self.memory_alarm,
             disk_alarm: self.disk_alarm,
             ..self.stats
@@ -171,6 +174,7 @@ impl Shard {
             message_bytes_persistent: tally.logged_bytes,
             messages_ram: tally.resident,
             message_bytes_ram: queue.resident,
+            damage: self.damage_of(queue),
             head_message_timestamp,
             consumers: queue.consumers.len() as u32,
             // no history is kept: whether it could deliver at this moment

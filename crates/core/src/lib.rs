@@ -13,6 +13,7 @@ mod channel;
 mod chunked;
 mod connection;
 mod consumer_timeout;
+mod damaged;
 mod dead_letter;
 mod delayed;
 pub mod exchange;

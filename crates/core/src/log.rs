@@ -403,6 +403,10 @@ impl Log {
         };
         self.runs.iter().filter_map(|(id, run)| of(run).map(|k| (*id, k))).collect()
     }
+    /// Whether a run is known to be damaged.
+    pub(crate) fn is_unreadable(&self, id: EnqueueId) -> bool {
+        self.unreadable.contains(&id)
+    }
     /// A run on disk turned out to be damaged.
     pub(crate) fn note_unreadable(&mut self, id: EnqueueId) {
         if self.runs.contains_key(&id) {

@@ -411,6 +411,10 @@ impl Shard {
         }
         self.log.note_crowd(self.limits.short_runs, queue);
         let remark = hurt.remark(&queue.definition, &unreadable);
+        let reason = unreadable.keys().next().and_then(|body| hurt.reasons.get(*body));
+        if let Some(reason) = reason.filter(|_| !hurt.dropped) {
+            self.damaged.insert(id, reason.clone());
+        }
         if queue.delayed.is_some() {
             self.arm_delayed(now, id);
         } else {

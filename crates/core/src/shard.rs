@@ -23,7 +23,7 @@ use hornpipe_types::op::{Committed, Group, Place, StoreOp};
 use hornpipe_types::range::{SeqRange, push_range};
 use hornpipe_types::stats::{Answer, BrokerStats, MessageStats, Request};
 use hornpipe_types::time::{Instant, Now};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// What a shard is configured with.
@@ -140,6 +140,8 @@ pub struct Shard {
     pub(crate) stopping: bool,
     /// See [`Self::set_spare_room`].
     no_spare_room: bool,
+    /// Why queues have messages that can't be read back.
+    pub(crate) damaged: BTreeMap<QueueId, String>,
     pub(crate) operations: crate::operate::Operations,
     pub(crate) recovery: Option<Box<crate::recover::Recovery>>,
 }
@@ -200,6 +202,7 @@ impl Shard {
             tx_rejected: false,
             stopping: false,
             no_spare_room: false,
+            damaged: BTreeMap::new(),
             operations: crate::operate::Operations::default(),
             recovery: Some(Box::default()),
         }
@@ -885,6 +888,7 @@ impl Shard {
                 ));
                 queue.unreadable_from = queue.unreadable_from.min(first);
                 self.log.note_unreadable(enqueue);
+                self.note_damage(id, error);
             }
         }
     }

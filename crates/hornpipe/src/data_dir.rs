@@ -1,7 +1,7 @@
 //! The data folder: one process at a time, and `ports.json`, by which others find the listeners.
 
 use anyhow::Context;
-use rustix::fs::{FlockOperation, flock};
+use hornpipe_store::{FolderLock, StoreError};
 use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -14,17 +14,19 @@ pub(crate) const PORTS: &str = "ports.json";
 #[derive(Debug)]
 pub(crate) struct DataDir {
     path: PathBuf,
-    _lock: File,
+    _lock: FolderLock,
 }
 
 impl DataDir {
     /// Creates the folder when missing and locks it. A `ports.json` of an earlier run goes, so that nobody takes it for ours.
     pub(crate) fn lock(path: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(path).with_context(|| format!("can't create the data folder {}", path.display()))?;
-        let name = path.join("lock");
-        let lock = File::create(&name).with_context(|| format!("can't create {}", name.display()))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .with_context(|| format!("the data folder {} is in use by another process", path.display()))?;
+        let lock = FolderLock::take(path).map_err(|error| match error {
+            StoreError::Locked { .. } => {
+                anyhow::anyhow!("the data folder {} is in use by another process", path.display())
+            }
+            error => error.into(),
+        })?;
         let this = Self { path: path.to_owned(), _lock: lock };
         this.forget_ports();
         Ok(this)
@@ -72,8 +74,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b");
         let first = DataDir::lock(&path).unwrap();
-        let second = DataDir::lock(&path).unwrap_err();
-        assert!(second.to_string().contains("in use by another process"), "{second}");
+        for tidied in [false, true] {
+            if tidied {
+                std::fs::remove_file(path.join("lock")).unwrap();
+            }
+            let second = DataDir::lock(&path).unwrap_err();
+            assert!(second.to_string().contains("in use by another process"), "{second}");
+        }
         let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
         first.tell_ports(&[at(1), at(2)], &[at(3)], &[]).unwrap();
         assert_eq!(std::fs::read_to_string(path.join(PORTS)).unwrap(), "{\"amqp\":1,\"http\":3,\"metrics\":0}\n");

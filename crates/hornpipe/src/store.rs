@@ -34,7 +34,7 @@ pub(crate) fn run(command: StoreCommand, config: &Config) -> ExitCode {
 
 /// Keeps brokers and other tools out. Nothing is made where there is nothing.
 fn lock(dir: &Path) -> anyhow::Result<DataDir> {
-    if !dir.join("shard-0").is_dir() {
+    if !["shard-0", "shards", "importing"].iter().any(|name| dir.join(name).exists()) {
         bail!("{} is no data folder: it has no shard-0", dir.display());
     }
     DataDir::lock(dir)
@@ -85,6 +85,9 @@ fn verify(dir: &Path, store: &StoreConfig, all: bool) -> anyhow::Result<ExitCode
     for damage in &report.damage {
         line(format!("DAMAGED: {damage}"));
     }
+    for what in &report.unchecked {
+        line(format!("not checked: {what}"));
+    }
     if let Some(cut) = &report.cut {
         line(format!("{cut}; as after a cut of power, nothing that was confirmed is behind it"));
     }
@@ -130,7 +133,22 @@ fn export(dir: &Path, file: &Path, store: &StoreConfig) -> anyhow::Result<ExitCo
 }
 
 fn import(file: &Path, dir: &Path, store: &StoreConfig, shards: u32) -> anyhow::Result<ExitCode> {
-    let _lock = DataDir::lock(dir)?;
+    let (was_there, had_lock) = (dir.exists(), dir.join("lock").exists());
+    let lock = DataDir::lock(dir)?;
+    let imported = import_locked(file, dir, store, shards).inspect_err(|_| {
+        // What the lock needed.
+        if !had_lock {
+            let _ = std::fs::remove_file(dir.join("lock"));
+        }
+        if !was_there {
+            let _ = std::fs::remove_dir(dir);
+        }
+    });
+    drop(lock);
+    imported
+}
+
+fn import_locked(file: &Path, dir: &Path, store: &StoreConfig, shards: u32) -> anyhow::Result<ExitCode> {
     let ported = if file == Path::new("-") {
         tools::import(&mut std::io::stdin().lock(), dir, store, shards)?
     } else {

@@ -82,15 +82,21 @@ impl Operate for Handle {
             self.check_serving().map_err(SnapshotRefused::Broker)?;
             let path = snapshot_folder(&folder, &self.shared.config.data_dir).map_err(SnapshotRefused::Folder)?;
             let asked = self.shared.homes.ask_snapshot(&path).map_err(SnapshotRefused::Broker)?;
-            let mut sum = SnapshotMade { folder, db_bytes: 0, body_bytes: 0 };
+            let mut sum = SnapshotMade { folder: path.display().to_string(), db_bytes: 0, body_bytes: 0 };
+            let mut failed = None;
             for made in asked {
-                let made = made.await.unwrap_or_else(|_| Err("the broker has stopped".to_owned()));
-                let made = made.map_err(SnapshotRefused::Broker)?;
-                sum.folder = path.display().to_string();
-                sum.db_bytes += made.db_bytes;
-                sum.body_bytes += made.body_bytes;
+                match made.await.unwrap_or_else(|_| Err("the broker has stopped".to_owned())) {
+                    Ok(made) => {
+                        sum.db_bytes += made.db_bytes;
+                        sum.body_bytes += made.body_bytes;
+                    }
+                    Err(reason) => failed = failed.or(Some(reason)),
+                }
             }
-            Ok(sum)
+            let Some(reason) = failed else { return Ok(sum) };
+            // It was empty, and nobody writes to it any more. What can't be removed is no snapshot, for it lacks a mark.
+            let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(path)).await;
+            Err(SnapshotRefused::Broker(reason))
         })
     }
 }

@@ -163,10 +163,8 @@ impl Homes {
         if slots.iter().any(|slot| slot.is_some()) {
             return Err("a snapshot is being made already".to_owned());
         }
-        if !self.is_single() {
-            // First, so that a snapshot that lacks a shard is refused.
-            set_shard_count(to, slots.len() as u32).map_err(|error| error.to_string())?;
-        }
+        // First, so that a snapshot that lacks a shard is refused.
+        set_shard_count(to, slots.len() as u32).map_err(|error| error.to_string())?;
         let ask = |slot: &mut MutexGuard<'_, Option<SnapshotAsked>>| {
             let (asker, made) = oneshot::channel();
             **slot = Some((to.to_owned(), asker));

@@ -42,8 +42,8 @@ impl Broker {
         std::fs::create_dir_all(&config.data_dir)
             .map_err(|error| StartError::Io("can't create the data folder", error))?;
         let looking = shared.clone();
-        let found = tokio::task::spawn_blocking(move || look(&looking.config)).await;
-        let found = found.map_err(|_| StartError::Panicked)??;
+        let looked = tokio::task::spawn_blocking(move || look(&looking.config)).await;
+        looked.map_err(|_| StartError::Panicked)??;
         let recovering: Vec<_> = shared
             .homes
             .all()
@@ -57,7 +57,7 @@ impl Broker {
             recovered.push(shard.await.map_err(|_| StartError::Panicked)??);
         }
         // Only now that there are all of them; what is counted must be there at the next start.
-        if matches!(config.storage, Storage::Disk) && (config.shards > 1 || found > 1) {
+        if matches!(config.storage, Storage::Disk) {
             set_shard_count(&config.data_dir, config.shards)?;
         }
         for (home, shard) in shared.homes.all().zip(recovered) {
@@ -103,15 +103,19 @@ fn run(shared: &Arc<Shared>, home: &Arc<Home>, (store, shard, outbox): Opened) -
     Ok(())
 }
 
-/// How many shards the data folder has. One that has vhosts in more than are configured is refused. Blocking.
-fn look(config: &ServerConfig) -> Result<u32, StartError> {
+/// Whether all shards of the data folder are there. One that has vhosts in more than are configured is refused. Blocking.
+fn look(config: &ServerConfig) -> Result<(), StartError> {
     if !matches!(config.storage, Storage::Disk) {
-        return Ok(0);
+        return Ok(());
     }
     if Ballast::new(&config.data_dir, config.ballast_bytes).release_last() {
         tracing::warn!("the disk is full: the ballast was given up to open the data folder");
     }
-    let found = shard_count(&config.data_dir, config.store.accept_data_loss)?;
+    let mut accepted = Vec::new();
+    let found = shard_count(&config.data_dir, config.store.accept_data_loss.then_some(&mut accepted))?;
+    for loss in accepted {
+        tracing::warn!("recovery: {loss}");
+    }
     // One that is missing all the same was given up by `accept_data_loss`.
     for shard in (config.shards..found).filter(|shard| has_shard(&config.data_dir, *shard)) {
         let store = StoreConfig { shard, ..config.store.clone() };
@@ -123,7 +127,7 @@ fn look(config: &ServerConfig) -> Result<u32, StartError> {
             )));
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// What one of several shards may have of the budgets of all.
@@ -198,6 +202,9 @@ fn recover(shared: &Shared, home: &Home) -> Result<Opened, StartError> {
     let remarks = shard.finish_recovery(shared.clock.now(), &bootstrap);
     for remark in store.losses().iter().chain(&remarks) {
         tracing::warn!("recovery: {remark}");
+    }
+    for what in store.unchecked() {
+        tracing::warn!("recovery: not checked: {what}");
     }
     let ms = shared.clock.mono().ms_since(started);
     match shared.homes.is_single() {

@@ -35,19 +35,36 @@ pub(crate) fn create_dir(dir: &Path) -> Result<(), StoreError> {
     sync_dir(parent.unwrap_or(Path::new(".")))
 }
 
-/// Holds the folder as long as the file lives.
-pub(crate) fn lock(dir: &Path) -> Result<File, StoreError> {
-    let path = dir.join("lock");
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(io_error("cannot open", &path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Locked { dir: dir.display().to_string() }),
-        Err(e) => Err(io_error("cannot lock", &path)(e.into())),
+/// A folder that no other process may open.
+#[derive(Debug)]
+pub struct FolderLock {
+    _folder: Option<File>,
+    _file: File,
+}
+
+impl FolderLock {
+    /// Holds the folder `dir`, which must be there, as long as this lives: the folder itself, since the file `lock` in it may be
+    /// removed by anybody who tidies up, and that file too, by which earlier versions know each other.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another process has it.
+    pub fn take(dir: &Path) -> Result<Self, StoreError> {
+        let path = dir.join("lock");
+        let refused = |e| match e {
+            rustix::io::Errno::WOULDBLOCK => StoreError::Locked { dir: dir.display().to_string() },
+            e => io_error("cannot lock", &path)(e.into()),
+        };
+        let folder = File::open(dir).map_err(io_error("cannot open", dir))?;
+        let folder = match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Some(folder),
+            Err(e @ rustix::io::Errno::WOULDBLOCK) => return Err(refused(e)),
+            // Some file systems lock files only.
+            Err(_) => None,
+        };
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(io_error("cannot open", &path))?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(refused)?;
+        Ok(Self { _folder: folder, _file: file })
     }
 }
 
@@ -82,7 +99,8 @@ pub(crate) fn remove_dir(dir: &Path) -> Result<(), StoreError> {
 /// nor a torn write takes more than what was written since the last sync.
 #[derive(Debug)]
 pub(crate) struct Mark {
-    file: File,
+    /// Not there until it is written: a look at a folder leaves nothing behind.
+    file: Option<File>,
     pub(crate) path: PathBuf,
     seq: u64,
     /// The slot that was synced last.
@@ -93,16 +111,16 @@ pub(crate) struct Mark {
 
 impl Mark {
     pub(crate) fn open(path: PathBuf) -> Result<Self, StoreError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(io_error("cannot open", &path))?;
-        let mut mark = Self { file, path, seq: 0, safe: 0, bytes: None };
+        let file = match OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self { file: None, path, seq: 0, safe: 0, bytes: None });
+            }
+            Err(e) => return Err(io_error("cannot open", &path)(e)),
+        };
+        let mut mark = Self { file: None, path, seq: 0, safe: 0, bytes: None };
         for slot in 0..2 {
-            let raw = read_at(&mark.file, slot * SLOT, SLOT as usize).map_err(io_error("cannot read", &mark.path))?;
+            let raw = read_at(&file, slot * SLOT, SLOT as usize).map_err(io_error("cannot read", &mark.path))?;
             let mut r = crate::wire::Input(&raw);
             let (Some(crc), Some(seq), Some(len)) = (r.u32(), r.u64(), r.u16()) else { continue };
             let Some(bytes) = r.bytes(len.into()) else { continue };
@@ -112,6 +130,7 @@ impl Mark {
                 mark.bytes = Some(bytes.to_vec());
             }
         }
+        mark.file = Some(file);
         // The newest one may be a note of an earlier process, not yet on the disk: only then may the other one be overwritten.
         mark.sync()?;
         Ok(mark)
@@ -120,7 +139,7 @@ impl Mark {
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         if self.bytes.is_none() {
             // Room for both slots, so that renewing them needs none on a full disk.
-            self.file.write_all_at(&[0; 2 * SLOT as usize], 0).map_err(io_error("cannot write", &self.path))?;
+            self.put(&[0; 2 * SLOT as usize], 0)?;
         }
         self.note(bytes)?;
         self.sync()?;
@@ -137,13 +156,26 @@ impl Mark {
         raw.extend_from_slice(bytes);
         let crc = crc32c::crc32c(&raw[4..]).to_be_bytes();
         raw[..4].copy_from_slice(&crc);
-        self.file.write_all_at(&raw, (1 - self.safe) * SLOT).map_err(io_error("cannot write", &self.path))?;
+        self.put(&raw, (1 - self.safe) * SLOT)?;
         self.seq = seq;
         self.bytes = Some(bytes.to_vec());
         Ok(())
     }
+    fn put(&mut self, bytes: &[u8], at: u64) -> Result<(), StoreError> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => {
+                let file = OpenOptions::new().write(true).create(true).truncate(false).open(&self.path);
+                sync_dir(self.path.parent().unwrap_or(Path::new(".")))?;
+                file.map_err(io_error("cannot open", &self.path))?
+            }
+        };
+        file.write_all_at(bytes, at).map_err(io_error("cannot write", &self.path))?;
+        self.file = Some(file);
+        Ok(())
+    }
     fn sync(&self) -> Result<(), StoreError> {
-        self.file.sync_data().map_err(io_error("cannot sync", &self.path))
+        self.file.as_ref().map_or(Ok(()), File::sync_data).map_err(io_error("cannot sync", &self.path))
     }
 }
 

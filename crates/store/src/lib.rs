@@ -37,6 +37,7 @@ pub mod tools;
 mod wire;
 
 pub use ballast::Ballast;
+pub use disk::FolderLock;
 pub use error::StoreError;
 pub use faulty::{Call, Fault, Faults, Faulty};
 pub use medium::Medium;

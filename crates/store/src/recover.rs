@@ -8,7 +8,7 @@ use crate::body;
 use crate::error::StoreError;
 use crate::key;
 use crate::medium::{Batch, Medium, View};
-use crate::record::{self, At, BadPart, Live, LogOp, SLICED};
+use crate::record::{self, At, BadPart, Live, LogOp, Run, SLICED};
 use crate::space::Contents;
 use crate::wire::Input;
 use hornpipe_types::op::{BodyPlace, Place, Recovered};
@@ -62,6 +62,8 @@ pub(crate) struct Found {
     pub(crate) cut: bool,
     /// Damage that was accepted, in words.
     pub(crate) losses: Vec<String>,
+    /// What could not be checked, in words.
+    pub(crate) unchecked: Vec<String>,
     pub(crate) clean: bool,
 }
 
@@ -87,6 +89,13 @@ struct Recovery<'a> {
     expected: Live,
     /// And what of definitions; earlier versions said nothing.
     expected_definitions: Option<Live>,
+    /// What the last record of all counts of them, if that can be read of it, whole or not: a group and its definitions are one
+    /// batch, so that is what there is.
+    last_definitions: Option<Live>,
+    /// The last record that is whole.
+    last_whole: u64,
+    /// Parts of definitions that can't be read.
+    bad_definitions: u64,
     remove: Vec<Vec<u8>>,
     /// Body files removed on purpose, and whether a record still names them.
     removed: BTreeMap<u64, bool>,
@@ -149,6 +158,8 @@ pub(crate) fn recover(
 pub(crate) struct Inspected {
     /// Damage in words: of records, of body files, of the log as a whole.
     pub(crate) losses: Vec<String>,
+    /// What could not be checked, in words.
+    pub(crate) unchecked: Vec<String>,
     /// Where the log breaks off above the watermark, as after a cut of power, and why.
     pub(crate) cut: Option<String>,
     pub(crate) records: u64,
@@ -168,6 +179,7 @@ pub(crate) fn inspect(medium: &dyn Medium, visit: &mut dyn FnMut(Recovered)) -> 
     r.end(orphan_files);
     Ok(Inspected {
         losses: r.found.losses,
+        unchecked: r.found.unchecked,
         cut: r.cut.map(|(lsn, error)| format!("the log ends before record {lsn}: {error}")),
         records: r.found.live.count,
         map_live_bytes: r.found.contents.bytes(),
@@ -201,6 +213,9 @@ impl<'a> Recovery<'a> {
             cut: None,
             expected: Live::default(),
             expected_definitions: None,
+            last_definitions: None,
+            last_whole: 0,
+            bad_definitions: 0,
             remove: Vec::new(),
             removed: BTreeMap::new(),
             hurt: BTreeMap::new(),
@@ -256,6 +271,7 @@ impl<'a> Recovery<'a> {
 
     fn definitions(&mut self) -> Result<(), StoreError> {
         let (accept, losses, remove) = (self.accept, &mut self.found.losses, &mut self.remove);
+        let bad = &mut self.bad_definitions;
         let visit = &mut self.visit;
         let tell = &mut |d| visit(Recovered::Definition(d));
         let map = self.view.map_name();
@@ -270,6 +286,7 @@ impl<'a> Recovery<'a> {
                 return Err(error);
             }
             losses.push(error.to_string());
+            *bad += keys.len() as u64;
             remove.extend(keys);
             Ok(())
         })?;
@@ -305,7 +322,7 @@ impl<'a> Recovery<'a> {
         }
         let lsn = entry.lsn;
         self.found.last_lsn = self.found.last_lsn.max(lsn);
-        self.note_files(entry);
+        self.note_parts(entry);
         let opened = self.open(entry);
         if let Ok((watermark, ..)) = opened {
             self.watermark = self.watermark.max(watermark);
@@ -325,10 +342,8 @@ impl<'a> Recovery<'a> {
         match checked {
             Ok((live, ops)) => {
                 self.expected = live;
-                self.expected_definitions = ops.iter().flat_map(|p| &p.1).find_map(|op| match op {
-                    LogOp::Definitions(all) => Some(*all),
-                    _ => None,
-                });
+                self.expected_definitions = self.last_definitions;
+                self.last_whole = lsn;
                 self.found.live.add(lsn);
                 let bytes: usize = entry.parts.iter().map(|p| p.1.len()).sum();
                 self.found.contents.add(lsn, entry.parts.len() as u16, bytes as u64);
@@ -348,16 +363,19 @@ impl<'a> Recovery<'a> {
         }
     }
 
-    /// Notes the numbers of body files that an entry names, also when it is not whole.
-    fn note_files(&mut self, entry: &Entry) {
+    /// Notes the numbers of body files that an entry names, and what it counts of definitions, also when it is not whole.
+    fn note_parts(&mut self, entry: &Entry) {
+        self.last_definitions = None;
         for (part, value) in &entry.parts {
             let Ok((_, ops)) = record::open(&key::log(entry.lsn, *part), value) else { continue };
             let mut r = Input(ops);
             while let Some(op) = record::decode(&mut r) {
-                if let LogOp::Run(run) = op
-                    && let At::Body(b) | At::Slice(b, _) = run.at
-                {
-                    self.found.last_file = self.found.last_file.max(b.file);
+                match op {
+                    LogOp::Run(Run { at: At::Body(b) | At::Slice(b, _), .. }) => {
+                        self.found.last_file = self.found.last_file.max(b.file);
+                    }
+                    LogOp::Definitions(all) => self.last_definitions = Some(all),
+                    _ => {}
                 }
             }
         }
@@ -500,19 +518,51 @@ impl<'a> Recovery<'a> {
             let reason = format!("it has {} records, but {} must be there", self.found.live.count, self.expected.count);
             self.lost(StoreError::damaged(self.log_name(), reason))?;
         }
-        self.check_definitions()
+        if last_seen < mark.watermark {
+            let map = self.view.map_name();
+            self.unchecked(format!(
+                "definitions in {map} are as of record {last_seen}; what changed in them later is not known"
+            ));
+        }
+        self.check_definitions(last_seen)
     }
 
-    /// A database that skips a damaged part of its file without a word may have lost or brought back definitions.
-    fn check_definitions(&mut self) -> Result<(), StoreError> {
-        let found = self.found.definitions;
-        let expected = self.expected_definitions.unwrap_or(found);
-        // What a cut or an accepted loss changed of them is not known.
-        if self.cut.is_some() || !self.found.losses.is_empty() || expected == found {
+    fn unchecked(&mut self, what: String) {
+        self.found.unchecked.push(what);
+    }
+
+    /// A database that skips a damaged part of its file without a word may have lost or brought back definitions. The last record
+    /// counts them even if it is not whole, or is of a group that was under way.
+    fn check_definitions(&mut self, last_seen: u64) -> Result<(), StoreError> {
+        let (found, bad) = (self.found.definitions, self.bad_definitions);
+        let is_whole = self.last_whole == last_seen;
+        let counted = if is_whole { self.expected_definitions } else { self.last_definitions };
+        let Some(expected) = counted else {
+            if !is_whole && self.expected_definitions != Some(found) {
+                let map = self.view.map_name();
+                let count = found.count;
+                self.unchecked(format!(
+                    "record {last_seen}, which counts the definitions, can't be read: whether the {count} parts of definitions \
+                     in {map} are all there must be, and as they must be, was not checked"
+                ));
+            }
+            return Ok(());
+        };
+        if expected == found {
             return Ok(());
         }
-        let counts = format!("{} parts of definitions are there, {} must be", found.count, expected.count);
-        let reason = match found.count.cmp(&expected.count) {
+        if bad > 0 && found.count + bad == expected.count {
+            let map = self.view.map_name();
+            self.unchecked(format!(
+                "beside definitions that can't be read, whether the others in {map} are the newest was not checked"
+            ));
+            return Ok(());
+        }
+        let mut counts = format!("{} parts of definitions are there, {} must be", found.count, expected.count);
+        if bad > 0 {
+            counts += &format!(" ({bad} more can't be read)");
+        }
+        let reason = match (found.count + bad).cmp(&expected.count) {
             Ordering::Less => format!("definitions are missing: {counts}"),
             Ordering::Equal => format!("definitions are older than they must be: {counts}"),
             Ordering::Greater => format!("definitions that were deleted are back: {counts}"),

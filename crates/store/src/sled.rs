@@ -9,7 +9,7 @@
 //! - its file never shrinks: now and then all that is live is copied to a fresh database, a *generation*, and the old one
 //!   is removed when its last reader has let go.
 
-use crate::disk::{Mark, Pointer, create_dir, io_error, lock, read_at, remove_dir, sync_dir};
+use crate::disk::{FolderLock, Mark, Pointer, create_dir, io_error, read_at, remove_dir, sync_dir};
 use crate::error::StoreError;
 use crate::medium::{Batch, Entry, Medium, Rest, View, Visit};
 use ::sled::{Config, Db, Mode};
@@ -32,11 +32,30 @@ const HANDLES_MAX: usize = 128;
 
 /// Calls sled; a panic becomes an error.
 fn caught<T>(file: &Path, call: impl FnOnce() -> ::sled::Result<T>) -> Result<T, StoreError> {
+    caught_as(file, |e| matches!(e, ::sled::Error::Corruption { .. }), call)
+}
+
+/// What sled says when its own threads are gone. That is so in the whole process, whatever database they met it in.
+const SLED_BROKEN: &str = "IO thread unexpectedly panicked";
+
+/// Whether an error of opening means damage. sled tells of most of what it finds in its files by other errors than that of
+/// damage; what the system tells, and its lock, are other things.
+fn is_damage_when_opening(e: &::sled::Error) -> bool {
+    match e {
+        ::sled::Error::Io(e) => e.raw_os_error().is_none() && !e.to_string().contains(SLED_LOCKED),
+        ::sled::Error::ReportableBug(text) => !text.contains(SLED_BROKEN),
+        _ => true,
+    }
+}
+
+fn caught_as<T>(
+    file: &Path,
+    is_damage: impl Fn(&::sled::Error) -> bool,
+    call: impl FnOnce() -> ::sled::Result<T>,
+) -> Result<T, StoreError> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(v)) => Ok(v),
-        Ok(Err(e @ ::sled::Error::Corruption { .. })) => {
-            Err(StoreError::damaged(file.display().to_string(), e.to_string()))
-        }
+        Ok(Err(e)) if is_damage(&e) => Err(StoreError::damaged(file.display().to_string(), e.to_string())),
         Ok(Err(e)) => Err(StoreError::Fatal(format!("{}: {e}", file.display()))),
         Err(panic) => {
             let text = crate::panic_text(&*panic);
@@ -132,7 +151,7 @@ struct Shared {
     current: RwLock<Arc<Generation>>,
     bodies: PathBuf,
     handles: Mutex<HashMap<u64, Arc<File>>>,
-    _lock: File,
+    _lock: FolderLock,
 }
 
 /// The medium.
@@ -146,20 +165,31 @@ pub(crate) struct SledMedium {
     next: Option<(Generation, Option<PathBuf>)>,
     active: Option<(u64, File)>,
     mark: Mark,
+    /// What was met and accepted.
+    accepted: Accepted,
+}
+
+/// What opening a folder met that is accepted only where loss is.
+#[derive(Debug, Default)]
+pub(crate) struct Accepted {
+    /// Damage, in words.
+    pub(crate) losses: Vec<String>,
+    /// What could not be checked for that reason.
+    pub(crate) unchecked: Vec<String>,
 }
 
 impl SledMedium {
-    /// Opens or creates `dir`; a new one starts with `first_mark`.
+    /// Opens or creates `dir`; a new one starts with `first_mark`, and without that none is made.
     pub(crate) fn open(
         dir: &Path,
         cache_bytes: u64,
         accept_data_loss: bool,
-        first_mark: &[u8],
+        first_mark: Option<&[u8]>,
     ) -> Result<Self, StoreError> {
         create_dir(dir)?;
-        let lock = lock(dir)?;
+        let lock = FolderLock::take(dir)?;
         match Self::open_locked(dir, cache_bytes, accept_data_loss, first_mark, lock) {
-            Err(StoreError::Damaged { .. }) if accept_data_loss => {
+            Err(error @ StoreError::Damaged { .. }) if accept_data_loss => {
                 // Moved aside, never deleted: someone may still get something out of it.
                 let aside = (1..)
                     .map(|n| dir.with_extension(format!("damaged-{n}")))
@@ -167,8 +197,11 @@ impl SledMedium {
                     .unwrap_or_else(|| dir.with_extension("damaged"));
                 fs::rename(dir, &aside).map_err(io_error("cannot move aside", dir))?;
                 create_dir(dir)?;
-                let lock = crate::disk::lock(dir)?;
-                Self::open_locked(dir, cache_bytes, accept_data_loss, first_mark, lock)
+                let lock = FolderLock::take(dir)?;
+                let mut new = Self::open_locked(dir, cache_bytes, accept_data_loss, first_mark, lock)?;
+                let (dir, aside) = (dir.display(), aside.display());
+                new.accepted.losses.push(format!("{error}; all of {dir} was moved to {aside}, an empty one begun"));
+                Ok(new)
             }
             other => other,
         }
@@ -178,21 +211,44 @@ impl SledMedium {
         dir: &Path,
         cache_bytes: u64,
         accept_data_loss: bool,
-        first_mark: &[u8],
-        lock: File,
+        first_mark: Option<&[u8]>,
+        lock: FolderLock,
     ) -> Result<Self, StoreError> {
         let bodies = dir.join("bodies");
+        let mut accepted = Accepted::default();
         let mut mark = Mark::open(dir.join("mark"))?;
-        let generation = Pointer::read(dir, accept_data_loss)?;
-        if mark.bytes.is_none() {
-            let is_new = !Pointer::folder(dir, generation).join("db").exists() && is_empty(&bodies)?;
-            if is_new {
-                mark.write(first_mark)?;
-                sync_dir(dir)?;
-            } else if !accept_data_loss {
-                let reason = "it is missing or unreadable, though there is data beside it";
-                return Err(StoreError::damaged(mark.path.display().to_string(), reason));
+        let generation = match Pointer::read(dir, false) {
+            Err(error @ StoreError::Damaged { .. }) if accept_data_loss => {
+                accepted.losses.push(error.to_string());
+                Pointer::read(dir, true)?
             }
+            told => told?,
+        };
+        let map = Pointer::folder(dir, generation).join("db");
+        let has_map = map.exists();
+        if mark.bytes.is_none() {
+            let is_new = !has_map && is_empty(&bodies)?;
+            if let (true, Some(first)) = (is_new, first_mark) {
+                mark.write(first)?;
+            } else {
+                let reason = "it is missing or unreadable, though there is data beside it";
+                let error = StoreError::damaged(mark.path.display().to_string(), reason);
+                if !accept_data_loss {
+                    return Err(error);
+                }
+                accepted.losses.push(error.to_string());
+                accepted.unchecked.push(format!(
+                    "without {} nothing but the bodies of large messages says how far the log in {} reached: \
+                     groups at its end may be missing unseen",
+                    mark.path.display(),
+                    map.display(),
+                ));
+            }
+        }
+        // The first mark is written before the database is made, every later one after.
+        if !has_map && mark.bytes.as_deref() != first_mark {
+            let reason = "it is missing, though there was data in it";
+            return Err(StoreError::damaged(map.display().to_string(), reason));
         }
         create_dir(&bodies)?;
         let current = Generation::open(dir, generation, cache_bytes, accept_data_loss)?;
@@ -205,7 +261,12 @@ impl SledMedium {
         let current = Arc::new(current);
         let handles = Mutex::default();
         let shared = Arc::new(Shared { current: RwLock::new(current.clone()), bodies, handles, _lock: lock });
-        Ok(Self { shared, dir: dir.to_owned(), cache_bytes, current, next: None, active: None, mark })
+        Ok(Self { shared, dir: dir.to_owned(), cache_bytes, current, next: None, active: None, mark, accepted })
+    }
+
+    /// What opening met and accepted; once.
+    pub(crate) fn take_accepted(&mut self) -> Accepted {
+        std::mem::take(&mut self.accepted)
     }
 
     fn active(&self, file: u64) -> Result<&File, StoreError> {
@@ -224,7 +285,7 @@ const SLED_LOCKED: &str = "could not acquire lock";
 fn open_db(dir: &Path, file: &Path, cache_bytes: u64) -> Result<Db, StoreError> {
     let mut tries = 500;
     loop {
-        let opened = caught(file, || {
+        let opened = caught_as(file, is_damage_when_opening, || {
             Config::new()
                 .path(dir)
                 .mode(Mode::HighThroughput)

@@ -8,7 +8,7 @@ use crate::medium::{Batch as Changes, Medium, View};
 use crate::record::{self, At, Live, LogOp, PART_MAX, Parts, SLICED, TARGETS_MAX};
 use crate::recover::{self, Mark};
 use crate::run;
-use crate::sled::SledMedium;
+use crate::sled::{Accepted, SledMedium};
 use crate::space::{Contents, Copies, Side, Tended};
 use crate::{StoreConfig, definition};
 use hornpipe_types::Map;
@@ -50,6 +50,7 @@ pub struct Store {
     marked: Instant,
     marked_lsn: u64,
     losses: Vec<String>,
+    unchecked: Vec<String>,
     spare_room: u64,
     tables: Vec<u8>,
     op: Vec<u8>,
@@ -91,19 +92,24 @@ impl Store {
     /// Opens or creates `dir/shard-N`. A second process is refused. Damage that shows only in the log is found by
     /// [`Self::recover`].
     pub fn open(dir: &Path, config: StoreConfig) -> Result<Self, StoreError> {
-        Ok(Self::with_medium(Box::new(Self::medium(dir, &config)?), config))
+        let (medium, accepted) = Self::medium(dir, &config)?;
+        let mut store = Self::with_medium(Box::new(medium), config);
+        (store.losses, store.unchecked) = (accepted.losses, accepted.unchecked);
+        Ok(store)
     }
 
     /// The same on a disk that fails on command.
     pub fn open_faulty(dir: &Path, config: StoreConfig) -> Result<(Self, Faults), StoreError> {
-        let (medium, faults) = Faulty::new(Self::medium(dir, &config)?);
+        let (medium, faults) = Faulty::new(Self::medium(dir, &config)?.0);
         Ok((Self::with_medium(Box::new(medium), config), faults))
     }
 
-    fn medium(dir: &Path, config: &StoreConfig) -> Result<SledMedium, StoreError> {
+    fn medium(dir: &Path, config: &StoreConfig) -> Result<(SledMedium, Accepted), StoreError> {
         let dir = crate::shards::folder(dir, config.shard);
         let first_mark = Mark { watermark: 0, clean: true }.encode();
-        SledMedium::open(&dir, config.cache_bytes, config.accept_data_loss, &first_mark)
+        let mut medium = SledMedium::open(&dir, config.cache_bytes, config.accept_data_loss, Some(&first_mark))?;
+        let accepted = medium.take_accepted();
+        Ok((medium, accepted))
     }
 
     /// A store on any medium.
@@ -128,6 +134,7 @@ impl Store {
             marked: Instant::now(),
             marked_lsn: 0,
             losses: Vec::new(),
+            unchecked: Vec::new(),
             spare_room: u64::MAX,
             tables: Vec::new(),
             op: Vec::new(),
@@ -172,9 +179,11 @@ impl Store {
             s.defined = found.definitions;
             s.contents = found.contents;
             s.empty = found.empty;
-            s.losses = found.losses;
+            let is_less = !found.losses.is_empty() || found.cut;
+            s.losses.extend(found.losses);
+            s.unchecked.extend(found.unchecked);
             s.bodies.start_at(found.last_file + 1);
-            if !s.losses.is_empty() || found.cut {
+            if is_less {
                 // So that what is left passes the checks of the next start: a new end of the log that says what is there.
                 s.write_group(&Group::default(), true)?;
                 s.pending.clear();
@@ -192,6 +201,11 @@ impl Store {
     /// What was lost and accepted while recovering, in words; empty unless [`StoreConfig::accept_data_loss`] was needed.
     pub fn losses(&self) -> &[String] {
         &self.losses
+    }
+
+    /// What recovery could not check, in words.
+    pub fn unchecked(&self) -> &[String] {
+        &self.unchecked
     }
 
     /// Writes a group: bodies, their fdatasync, then everything else as one atomic batch. Returns the lsn, 0 when the group

@@ -568,6 +568,93 @@ fn a_database_that_does_not_open_is_moved_aside_only_when_loss_is_accepted() {
     assert!(bed.0.path().join("shard-0.damaged-1/bodies").exists());
 }
 
+/// What is there of a store without its database or its mark is no new store.
+#[test]
+fn a_store_without_its_database_or_mark_is_not_taken_for_a_new_one() {
+    let accepting = || StoreConfig { accept_data_loss: true, ..config() };
+    let bed = on_disk();
+    let (mut store, _) = open(&bed);
+    put(&mut store, &group(1, vec![enqueue(1, vec![target(1, 1)], &batch(1, &[10; 3000]))]));
+    store.close().unwrap();
+    let shard = bed.0.path().join("shard-0");
+    for gone in ["db/db", "db", "bodies and db"] {
+        let bed = OnDisk(tempfile::tempdir().unwrap());
+        copy(&shard, &bed.0.path().join("shard-0"));
+        let shard = bed.0.path().join("shard-0");
+        match gone {
+            "db/db" => fs::remove_file(shard.join(gone)).unwrap(),
+            _ => fs::remove_dir_all(shard.join("db")).unwrap(),
+        }
+        if gone.starts_with("bodies") {
+            fs::remove_dir_all(shard.join("bodies")).unwrap();
+        }
+        let error = bed.open(config()).unwrap_err().to_string();
+        assert!(error.contains("db/db is damaged: it is missing"), "{gone}: {error}");
+        assert!(!shard.join("db/db").exists(), "nothing was made");
+        let mut store = bed.open(accepting()).unwrap();
+        assert!(recover(&mut store).unwrap().items.is_empty());
+        assert!(store.losses()[0].contains("shard-0.damaged-1"), "{:?}", store.losses());
+    }
+    fs::remove_file(shard.join("mark")).unwrap();
+    let error = bed.open(config()).unwrap_err().to_string();
+    assert!(error.contains("mark is damaged: it is missing"), "{error}");
+    assert!(!shard.join("mark").exists(), "nothing was made");
+    let mut store = bed.open(accepting()).unwrap();
+    assert_eq!(recover(&mut store).unwrap().runs().len(), 1);
+    assert!(store.losses()[0].contains("mark is damaged"), "{:?}", store.losses());
+    assert!(store.unchecked()[0].contains("groups at its end may be missing unseen"), "{:?}", store.unchecked());
+    store.close().unwrap();
+    let (store, told) = open(&bed);
+    assert!(told.clean && store.losses().is_empty() && store.unchecked().is_empty(), "accepted is accepted");
+}
+
+/// The last record counts definitions even if it is of a group that was under way, and when other damage is accepted.
+#[test]
+fn definitions_are_checked_behind_a_cut_and_beside_accepted_damage() {
+    let memory = Memory::new();
+    let (mut store, _) = reopen(&memory, config());
+    let set = |name: &str, value: &str| StoreOp::Put(parameter(name, value));
+    put(&mut store, &group(1, vec![set("a", "1"), set("b", "1")]));
+    put(&mut store, &group(2, vec![enqueue(1, vec![target(1, 1)], &batch(1, &[10]))]));
+    put(&mut store, &group(3, vec![enqueue(2, vec![target(1, 2)], &batch(1, &[10]))]));
+    let drops = (0..9000).map(|q| StoreOp::DropQueue(QueueId(1000 + q * 999_999_999)));
+    store.commit(&group(4, drops.chain([set("a", "2"), set("c", "2")]).collect())).unwrap();
+    // The batch is there by chance, and its record has lost a part: a cut.
+    let cut = memory.after_crash(1);
+    let records = |m: &Memory| m.keys().into_iter().filter(|k| k[0] == 1).collect::<Vec<_>>();
+    let last: Vec<_> = records(&cut).into_iter().filter(|k| k[1..9] == 4u64.to_be_bytes()).collect();
+    assert!(last.len() > 1, "several parts");
+    cut.tamper(&last[0], |_| None);
+    let (store, told) = reopen(&fork(&cut), config());
+    assert_eq!(told.unwrap().definitions.len(), 3);
+    assert!(store.unchecked().is_empty() && store.losses().is_empty());
+    let definition = |m: &Memory| m.keys().into_iter().find(|k| k[0] == 0).unwrap();
+    let less = fork(&cut);
+    less.tamper(&definition(&less), |_| None);
+    let error = reopen(&less, config()).1.unwrap_err().to_string();
+    assert!(error.contains("definitions are missing: 2 parts of definitions are there, 3 must be"), "{error}");
+    let (store, told) = reopen(&less, StoreConfig { accept_data_loss: true, ..config() });
+    assert_eq!((told.unwrap().definitions.len(), store.losses().len()), (2, 1));
+    assert!(reopen(&less, config()).1.is_ok(), "accepted is accepted");
+    // Without the part that counts it is said that nothing was compared.
+    let blind = fork(&cut);
+    blind.tamper(last.last().unwrap(), |mut v| {
+        v[20] ^= 1;
+        Some(v)
+    });
+    blind.tamper(&definition(&blind), |_| None);
+    let (store, told) = reopen(&blind, config());
+    assert_eq!(told.unwrap().definitions.len(), 2);
+    assert!(store.unchecked()[0].contains("whether the 2 parts of definitions"), "{:?}", store.unchecked());
+    // Beside a record that is lost below the watermark.
+    let hurt = memory.after_crash(0);
+    hurt.tamper(&records(&hurt)[1], |_| None);
+    hurt.tamper(&definition(&hurt), |_| None);
+    let (store, told) = reopen(&hurt, StoreConfig { accept_data_loss: true, ..config() });
+    assert_eq!(told.unwrap().definitions.len(), 1);
+    assert!(store.losses().iter().any(|l| l.contains("definitions are missing")), "{:?}", store.losses());
+}
+
 /// sled writes its parameters in two steps; a kill may leave any beginning of them.
 #[test]
 fn parameters_that_were_only_begun_are_made_anew() {

@@ -372,3 +372,102 @@ fn a_snapshot_that_fails_harms_nobody() {
     fs::remove_file(to.join("shard-0")).unwrap();
     snapshot(&mut store, &to, |_| {}).unwrap();
 }
+
+/// What can't be opened is damage with words, not a reason to say nothing about the rest.
+#[test]
+fn stores_that_do_not_open_are_damage_and_the_others_are_checked() {
+    let harms: [(&str, &[u8], &str); 6] = [
+        ("shard-0/db/conf", b"no such thing at all", "shard-0/db/conf is damaged"),
+        ("shard-0/db/db", b"", "shard-0/db/db is damaged"),
+        ("shard-0/db/db", b"remove", "shard-0/db/db is damaged: it is missing"),
+        ("shard-0/mark", b"none", "shard-0/mark is damaged"),
+        ("shard-0/mark", b"remove", "shard-0/mark is damaged"),
+        ("shard-0/generation", b"generation 7", "shard-0/generation is damaged"),
+    ];
+    for (file, content, told) in harms {
+        let bed = filled();
+        let (second, _) = Store::open(bed.0.path(), hornpipe_store::StoreConfig { shard: 1, ..config() })
+            .and_then(|mut s| recover(&mut s).map(|t| (s, t)))
+            .unwrap();
+        second.close().unwrap();
+        hornpipe_store::set_shard_count(bed.0.path(), 2).unwrap();
+        let path = bed.0.path().join(file);
+        if content == b"remove" { fs::remove_file(&path) } else { fs::write(&path, content) }.unwrap();
+        let before = names(&bed.0.path().join("shard-0"));
+        let report = tools::verify(bed.0.path(), &config()).unwrap_or_else(|e| panic!("{file}: {e}"));
+        assert!(!report.is_whole() && !report.clean, "{file}: {report:?}");
+        assert!(report.damage[0].contains(told), "{file}: {:?}", report.damage);
+        if path.file_name().is_some_and(|n| n != "db") {
+            assert_eq!(names(&bed.0.path().join("shard-0")), before, "{file}: nothing of ours is made");
+        }
+        for (tool, refused) in [
+            ("export", tools::export(bed.0.path(), &config(), &mut Vec::new()).err()),
+            ("compact", tools::compact(bed.0.path(), &config()).err()),
+        ] {
+            assert!(matches!(refused, Some(StoreError::Damaged { .. })), "{tool} {file}: {refused:?}");
+        }
+    }
+    let bed = filled();
+    hornpipe_store::set_shard_count(bed.0.path(), 2).unwrap();
+    let report = tools::verify(bed.0.path(), &config()).unwrap();
+    assert!(report.damage[0].contains("shard-1") && report.queues.len() == 2, "{report:?}");
+}
+
+/// Names of all files.
+fn names(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(names(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A kill at any moment of an import leaves a folder that is refused until the import is made again.
+#[test]
+fn an_import_that_was_interrupted_is_told_from_a_store() {
+    let bed = filled();
+    let (ported, text) = exported(bed.0.path());
+    let to = tempfile::tempdir().unwrap();
+    let dir = to.path();
+    // What is there when its input is read: nothing yet that counts as a store.
+    struct Watched<'a>(&'a [u8], &'a Path, u32);
+    impl std::io::Read for Watched<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            self.2 += 1;
+            let error = hornpipe_store::shard_count(self.1, None).unwrap_err().to_string();
+            assert!(error.contains("an import was not finished"), "{error}");
+            let some = buffer.len().min(1000);
+            self.0.read(&mut buffer[..some])
+        }
+    }
+    let mut input = std::io::BufReader::new(Watched(text.as_bytes(), dir, 0));
+    tools::import(&mut input, dir, &config(), 2).unwrap();
+    assert!(input.get_ref().2 > 3);
+    assert_eq!(names_of(dir), ["shard-0", "shard-1", "shards"]);
+    // As a kill leaves it between two shards.
+    fs::create_dir(dir.join("importing")).unwrap();
+    fs::rename(dir.join("shard-1"), dir.join("importing/shard-1")).unwrap();
+    fs::remove_file(dir.join("shards")).unwrap();
+    assert!(hornpipe_store::shard_count(dir, None).is_err());
+    assert!(!tools::verify(dir, &config()).unwrap().is_whole());
+    assert!(tools::import(&mut &text.as_bytes()[..text.len() / 2], dir, &config(), 2).is_err());
+    assert_eq!(names_of(dir), [""; 0], "a failed one leaves nothing");
+    assert_eq!(tools::import(&mut text.as_bytes(), dir, &config(), 2).unwrap(), ported);
+    assert!(tools::verify(dir, &config()).unwrap().is_whole());
+    let error = tools::import(&mut text.as_bytes(), dir, &config(), 2).unwrap_err().to_string();
+    assert!(error.contains("is there already"), "{error}");
+    assert_eq!(names_of(dir), ["shard-0", "shard-1", "shards"]);
+}
+
+fn names_of(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}

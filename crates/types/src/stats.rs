@@ -174,6 +174,10 @@ pub struct BrokerStats {
     pub work_items: u64,
     /// Groups written since start.
     pub groups_committed: u64,
+    /// Queues with messages that can't be read back, so far as it is known.
+    pub damaged_queues: u64,
+    /// Those messages.
+    pub unreadable_messages: u64,
     pub memory_alarm: bool,
     pub disk_alarm: bool,
 }
@@ -225,13 +229,15 @@ impl BrokerStats {
             pending_bytes: _,
             work_items: _,
             groups_committed: _,
+            damaged_queues: _,
+            unreadable_messages: _,
             memory_alarm,
             disk_alarm,
         } = more;
         add_fields!(self, more: connections channels consumers queues exchanges bindings messages_ready
             messages_unacknowledged publishers connections_opened connections_closed channels_opened channels_closed
             queues_declared queues_created queues_deleted size_sum resident_bytes pending_ops pending_bytes
-            work_items groups_committed);
+            work_items groups_committed damaged_queues unreadable_messages);
         self.message_stats.add(message_stats);
         self.size_buckets.iter_mut().zip(size_buckets).for_each(|(sum, count)| *sum += count);
         self.memory_alarm |= memory_alarm;
@@ -331,6 +337,8 @@ pub struct QueueStats {
     /// Messages whose bodies are in memory.
     pub messages_ram: u64,
     pub message_bytes_ram: u64,
+    /// Messages of it that can't be read back, so far as it is known.
+    pub damage: Option<QueueDamage>,
     /// The publisher's `timestamp` of the head, seconds, when it is in memory and has one.
     pub head_message_timestamp: Option<u64>,
     pub consumers: u32,
@@ -344,6 +352,15 @@ pub struct QueueStats {
     pub consumer_details: Vec<ConsumerStats>,
     /// Octets of index and chunks in memory, roughly.
     pub memory: u64,
+}
+
+/// Messages of a queue that can't be read back. It goes on up to the first of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueDamage {
+    /// How many.
+    pub messages: u64,
+    /// The file, and what is wrong with it, of the first that was met.
+    pub reason: String,
 }
 
 /// A channel.

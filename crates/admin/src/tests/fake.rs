@@ -107,6 +107,7 @@ pub(crate) fn queue(id: u64, vhost: &str, name: &str) -> QueueStats {
         message_bytes_persistent: 0,
         messages_ram: 0,
         message_bytes_ram: 0,
+        damage: None,
         head_message_timestamp: None,
         consumers: 0,
         consumer_capacity: 0.0,

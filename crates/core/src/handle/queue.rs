@@ -386,6 +386,7 @@ impl Shard {
         let Some(queue) = self.queues.get_mut(&id) else { return 0 };
         let messages = u32::try_from(queue.ready).unwrap_or(u32::MAX);
         queue.unreadable_from = u64::MAX;
+        self.forget_damage(id);
         self.purge_ready(now, id);
         // gets that wait for a body have nothing to wait for
         self.mark_dirty(id);
@@ -467,6 +468,7 @@ impl Shard {
             let changes = v.topology.remove_queue(id);
             commit = self.log_changes(index, changes);
         }
+        self.forget_damage(id);
         if let Some(queue) = self.queues.remove(&id) {
             self.queue_order.tidy(&self.queues);
             self.resident -= queue.resident.min(self.resident);

@@ -4,7 +4,8 @@
 use super::Stopped;
 use super::resolve::Stretch;
 use crate::error::StoreError;
-use crate::{Store, StoreConfig};
+use crate::shards::{IMPORTING, folder};
+use crate::{Store, StoreConfig, disk};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hornpipe_types::Map;
@@ -223,14 +224,33 @@ fn line_of(batch: &Batch, i: u32, s: &Stretch, vhost: &ShortStr, queue: &ShortSt
 /// ends early. What was made is removed then.
 pub fn import(input: &mut dyn BufRead, dir: &Path, config: &StoreConfig, shards: u32) -> Result<Ported, StoreError> {
     let shards = shards.max(1);
-    let folders = || (0..shards).map(|shard| crate::shards::folder(dir, shard));
-    if let Some(shard) = folders().find(|folder| folder.exists()) {
+    let importing = dir.join(IMPORTING);
+    let there = || (0..).map(|shard| folder(dir, shard)).take_while(|folder| folder.exists());
+    // Beside one that was not finished there is nothing but what it made itself.
+    if !importing.exists()
+        && let Some(shard) = there().next()
+    {
         let text = format!("{} is there already: an import makes a new store", shard.display());
         return Err(StoreError::Fatal(text));
     }
-    let imported = import_new(input, dir, config, shards);
+    let tidy = || {
+        there().collect::<Vec<_>>().iter().rev().try_for_each(|folder| disk::remove_dir(folder))?;
+        disk::remove_dir(&importing)
+    };
+    tidy()?;
+    disk::create_dir(&importing)?;
+    let imported = import_new(input, &importing, config, shards).and_then(|ported| {
+        // Until the last of them is in its place the folder is no data folder.
+        for shard in 0..shards {
+            let (made, place) = (folder(&importing, shard), folder(dir, shard));
+            std::fs::rename(&made, &place).map_err(disk::io_error("cannot put in its place", &made))?;
+        }
+        disk::sync_dir(dir)?;
+        crate::set_shard_count(dir, shards)?;
+        Ok(ported)
+    });
     if imported.is_err() {
-        folders().try_for_each(|folder| crate::disk::remove_dir(&folder))?;
+        tidy()?;
     }
     imported
 }
@@ -294,9 +314,6 @@ fn import_new(input: &mut dyn BufRead, dir: &Path, config: &StoreConfig, shards:
     }
     writers.finish()?;
     stores.into_iter().try_for_each(Store::close)?;
-    if shards > 1 {
-        crate::set_shard_count(dir, shards)?;
-    }
     Ok(ported)
 }
 

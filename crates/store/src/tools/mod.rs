@@ -23,10 +23,13 @@ use std::path::Path;
 
 /// How the store of each shard of a data folder is opened.
 fn shards(dir: &Path, config: &StoreConfig) -> Result<impl Iterator<Item = StoreConfig>, StoreError> {
-    // Of a folder that has none, opening the first one says so.
-    let count = crate::shard_count(dir, false)?.max(1);
+    Ok(numbered(crate::shard_count(dir, None)?, config))
+}
+
+/// The same for so many of them, at least one: of a folder that has none, opening the first one says so.
+fn numbered(count: u32, config: &StoreConfig) -> impl Iterator<Item = StoreConfig> {
     let config = config.clone();
-    Ok((0..count).map(move |shard| StoreConfig { shard, ..config.clone() }))
+    (0..count.max(1)).map(move |shard| StoreConfig { shard, ..config.clone() })
 }
 
 /// Vhosts in the store in `dir/shard-N`, by their names.
@@ -54,14 +57,11 @@ impl Stopped {
     /// Opens `dir/shard-N`, which must be there. The database may write files of its own, nothing of ours is changed.
     pub(crate) fn open(dir: &Path, config: &StoreConfig) -> Result<Self, StoreError> {
         let shard = crate::shards::folder(dir, config.shard);
-        if !shard.join("mark").exists() {
-            return Err(StoreError::Fatal(format!(
-                "{} is no data folder: it has no shard-{}/mark",
-                dir.display(),
-                config.shard
-            )));
+        if !crate::has_shard(dir, config.shard) {
+            let text = format!("{} is no data folder: there is no store in shard-{}", dir.display(), config.shard);
+            return Err(StoreError::Fatal(text));
         }
-        let medium = SledMedium::open(&shard, config.cache_bytes, false, &[])?;
+        let medium = SledMedium::open(&shard, config.cache_bytes, false, None)?;
         Self::on(Box::new(medium))
     }
     /// On any medium.

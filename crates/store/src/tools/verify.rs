@@ -43,8 +43,10 @@ pub struct Report {
     pub definitions: u64,
     /// Log records that were read.
     pub records: u64,
-    /// Damage of the log, of definitions and of body files as such.
+    /// Damage of the log, of definitions and of body files as such, and why a store can't be opened at all.
     pub damage: Vec<String>,
+    /// What could not be checked.
+    pub unchecked: Vec<String>,
     /// Where the log breaks off as after a cut of power; no damage, the next start removes it.
     pub cut: Option<String>,
     /// Whether the last stop was clean.
@@ -66,6 +68,7 @@ impl Report {
         self.definitions += more.definitions;
         self.records += more.records;
         self.damage.extend(more.damage);
+        self.unchecked.extend(more.unchecked);
         self.cut = self.cut.take().or(more.cut);
         self.clean &= more.clean;
         self.map_bytes = (self.map_bytes.0 + more.map_bytes.0, self.map_bytes.1 + more.map_bytes.1);
@@ -79,15 +82,27 @@ impl Report {
     }
 }
 
-/// Checks all stores of the data folder `dir`. Reads everything, changes nothing.
+/// Checks all stores of the data folder `dir`. Reads everything, changes nothing. A store that is too damaged to be opened is
+/// damage like any other; the rest is checked all the same.
 ///
 /// # Errors
-/// When a store can't be looked at: it is in use, of a newer format, its database does not open, or it isn't there.
+/// When a store can't be looked at: it is in use, of a newer format, the system refuses, or there is none.
 pub fn verify(dir: &Path, config: &StoreConfig) -> Result<Report, StoreError> {
-    let mut shards = super::shards(dir, config)?;
-    let mut sum = shards.next().map_or(Ok(Report::default()), |config| verify_shard(dir, &config))?;
-    for config in shards {
-        sum.add(verify_shard(dir, &config)?);
+    let mut sum = Report { clean: true, ..Report::default() };
+    let count = crate::shard_count(dir, Some(&mut sum.damage))?;
+    for config in super::numbered(count, config) {
+        // One that is missing was told.
+        if !crate::has_shard(dir, config.shard) && !sum.damage.is_empty() {
+            continue;
+        }
+        match verify_shard(dir, &config) {
+            Ok(report) => sum.add(report),
+            Err(error @ StoreError::Damaged { .. }) => {
+                sum.clean = false;
+                sum.damage.push(format!("{error}; nothing else in shard-{} could be checked", config.shard));
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(sum)
 }
@@ -146,6 +161,7 @@ fn report(stopped: &Stopped) -> Report {
         definitions: definitions.count() as u64,
         records: inspected.records,
         damage: inspected.losses.clone(),
+        unchecked: inspected.unchecked.clone(),
         cut: inspected.cut.clone(),
         clean: stopped.resolved.clean,
         map_bytes: (stopped.medium.map_bytes(), inspected.map_live_bytes),
