@@ -16,6 +16,7 @@ mod consumer_timeout;
 mod dead_letter;
 mod delayed;
 pub mod exchange;
+mod gather;
 mod handle;
 mod held_back;
 mod inspect;
