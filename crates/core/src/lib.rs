@@ -17,6 +17,7 @@ mod damaged;
 mod dead_letter;
 mod delayed;
 pub mod exchange;
+mod gather;
 mod handle;
 mod held_back;
 mod inspect;

@@ -15,8 +15,8 @@ use hornpipe_types::error::{AmqpError, ReplyCode};
 use hornpipe_types::header::Properties;
 use hornpipe_types::ids::{CommitSeq, ConnectionId, QueueId};
 use hornpipe_types::message::{
-    BatchBuilder, DEAD_LETTERED, HAS_EXPIRATION, HAS_HEADERS, HAS_PRIORITY, HAS_REPLY_TO, HAS_USER_ID, MessageMeta,
-    PERSISTENT, Span,
+    Batch, BatchBuilder, DEAD_LETTERED, HAS_EXPIRATION, HAS_HEADERS, HAS_PRIORITY, HAS_REPLY_TO, HAS_USER_ID,
+    MessageMeta, PERSISTENT, Span,
 };
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::op::{RunMeta, Target};
@@ -28,7 +28,7 @@ use std::sync::Arc;
 /// Most routes a channel remembers.
 const ROUTES_MAX: usize = 1024;
 /// Properties that make a message worth a look of its own.
-const SPECIAL: u8 = HAS_EXPIRATION | HAS_USER_ID | HAS_HEADERS | HAS_REPLY_TO;
+pub(crate) const SPECIAL: u8 = HAS_EXPIRATION | HAS_USER_ID | HAS_HEADERS | HAS_REPLY_TO;
 
 /// How a run is to be put into queues.
 #[derive(Debug, Clone, Copy, Default)]
@@ -71,7 +71,7 @@ impl Shard {
 
     /// The checks of a publish, without doing it (in a transaction they are made at publish time).
     fn check_publish(&mut self, from: ConnectionId, number: u16, run: &PublishRun) -> Result<(), AmqpError> {
-        self.resolve(from, number, run)?;
+        self.resolve(from, number, &run.batch, run.from)?;
         for i in run.from..run.from + run.count {
             if run.batch.meta(i).flags & SPECIAL != 0 {
                 self.inspect(from, number, run, i)?;
@@ -89,7 +89,7 @@ impl Shard {
         run: &PublishRun,
     ) -> Result<(), AmqpError> {
         self.count_published(from, number, run);
-        let resolved = self.resolve(from, number, run)?;
+        let resolved = self.resolve(from, number, &run.batch, run.from)?;
         let topology_needs_headers = resolved.queues.is_none();
         let end = run.from + run.count;
         let mut i = run.from;
@@ -134,7 +134,11 @@ impl Shard {
                 self.totals.publish_confirm_mode += n;
             }
         }
-        let metas = run.batch.metas().iter().skip(run.from as usize).take(run.count as usize);
+        self.count_sizes(&run.batch, run.from, run.count);
+    }
+
+    pub(crate) fn count_sizes(&mut self, batch: &Batch, from: u32, count: u32) {
+        let metas = batch.metas().iter().skip(from as usize).take(count as usize);
         let (mut size, mut bucket, mut in_bucket) = (u32::MAX, 0, 0u64);
         for meta in metas {
             self.stats.size_sum += u64::from(meta.body);
@@ -149,7 +153,13 @@ impl Shard {
     }
 
     /// Write permission, exchange, and (where it depends on the key alone) the queues of a run.
-    fn resolve(&mut self, from: ConnectionId, number: u16, run: &PublishRun) -> Result<Resolved, AmqpError> {
+    pub(crate) fn resolve(
+        &mut self,
+        from: ConnectionId,
+        number: u16,
+        batch: &Batch,
+        i: u32,
+    ) -> Result<Resolved, AmqpError> {
         let Some(connection) = self.connections.get_mut(&from) else { return Ok(Resolved::default()) };
         let vhost_index = connection.vhost;
         let Some(vhost) = self.vhosts.get_mut(vhost_index) else { return Ok(Resolved::default()) };
@@ -163,10 +173,10 @@ impl Shard {
             channel.routes.clear();
             channel.routes_generation = generation;
         }
-        if let Some(route) = channel.routes.get(run.batch.route_bytes(run.from)) {
+        if let Some(route) = channel.routes.get(batch.route_bytes(i)) {
             return Ok(Resolved { exchange: route.exchange, queues: Some(Arc::clone(&route.queues)) });
         }
-        let (exchange, key) = (run.batch.exchange(run.from), run.batch.routing_key(run.from));
+        let (exchange, key) = (batch.exchange(i), batch.routing_key(i));
         let (user, vhost_name) = (connection.open.user.clone(), connection.open.vhost.clone());
         self.access.check(&user, &vhost_name, Permission::Write, Resource::Exchange, exchange)?;
         let id = vhost.topology.find(exchange).ok_or_else(|| AmqpError::no_exchange(exchange, &vhost_name))?;
@@ -199,7 +209,7 @@ impl Shard {
             channel.routes.clear();
         }
         let route = CachedRoute { exchange: id, queues: Arc::clone(&queues) };
-        channel.routes.insert(run.batch.route_bytes(run.from).into(), route);
+        channel.routes.insert(batch.route_bytes(i).into(), route);
         Ok(Resolved { exchange: id, queues: Some(queues) })
     }
 
@@ -647,10 +657,10 @@ pub(crate) struct RouteOutcome {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Resolved {
-    exchange: ExchangeId,
+pub(crate) struct Resolved {
+    pub(crate) exchange: ExchangeId,
     /// `None` = depends on more than the key.
-    queues: Option<Arc<[QueueId]>>,
+    pub(crate) queues: Option<Arc<[QueueId]>>,
 }
 
 #[derive(Debug, Default)]
@@ -669,7 +679,7 @@ fn span_count(n: u64) -> u32 {
 }
 
 /// Whether a content header may name CC or BCC keys: a quick look that never misses one.
-fn names_copies(header: &[u8]) -> bool {
+pub(crate) fn names_copies(header: &[u8]) -> bool {
     header.windows(3).any(|w| w == b"\x02CC" || w == b"BCC")
 }
 

@@ -124,6 +124,8 @@ pub struct Shard {
     pub(crate) paging: crate::paging::Paging,
     /// Room for the consumers of a dispatch.
     pub(crate) takers: Vec<u64>,
+    /// Room for sorting publishes.
+    pub(crate) gathering: crate::gather::Gathering,
     /// See [`Self::poll_outrun`].
     pub(crate) outrun: Option<QueueId>,
     pub(crate) memory_alarm: bool,
@@ -192,6 +194,7 @@ impl Shard {
             resident: 0,
             paging: crate::paging::Paging::default(),
             takers: Vec::new(),
+            gathering: crate::gather::Gathering::default(),
             outrun: None,
             memory_alarm: false,
             disk_alarm: false,
@@ -216,7 +219,9 @@ impl Shard {
 
     /// Everything one read of a connection brought. `commands` is drained.
     pub fn handle_commands(&mut self, now: Now, from: ConnectionId, commands: &mut Vec<Command>) {
-        commands.drain(..).for_each(|command| self.on_command(now, from, command));
+        for command in commands.drain(..) {
+            self.on_command(now, from, command, u32::MAX);
+        }
     }
 
     /// The same, but no more than one slice of work: what is left stays in `commands` and is to be handed in again, in
@@ -226,7 +231,9 @@ impl Shard {
         while self.spent <= most
             && let Some(command) = commands.pop_front()
         {
-            self.on_command(now, from, command);
+            if let Some(rest) = self.on_command(now, from, command, most) {
+                commands.push_front(rest);
+            }
         }
     }
 
@@ -235,18 +242,23 @@ impl Shard {
         self.spent >= self.limits.slice_units.saturating_mul(2)
     }
 
-    fn on_command(&mut self, now: Now, from: ConnectionId, command: Command) {
+    /// Handles a command until so much work is done in this turn; gives back what is left of it.
+    fn on_command(&mut self, now: Now, from: ConnectionId, command: Command, most: u32) -> Option<Command> {
         self.log.begin_command();
         self.allow();
         match command {
             Command::Channel(number, command) => self.on_channel_command(now, from, number, command),
             Command::Written(n) => self.on_written(from, n),
             Command::Blocked => self.on_blocked(from),
+            Command::Publishes(publishes) => {
+                return self.on_publishes(now, from, publishes, most).map(Command::Publishes);
+            }
             other => {
                 self.flush(now);
                 self.on_connection_command(now, from, other);
             }
         }
+        None
     }
 
     fn on_connection_command(&mut self, now: Now, from: ConnectionId, command: Command) {
@@ -261,7 +273,7 @@ impl Shard {
                 self.elsewhere.remove(&from);
                 self.release_connection(now, from);
             }
-            Command::Written(_) | Command::Blocked | Command::Channel(..) => {}
+            Command::Written(_) | Command::Blocked | Command::Channel(..) | Command::Publishes(_) => {}
         }
     }
 

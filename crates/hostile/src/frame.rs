@@ -62,6 +62,7 @@ fn said(octets: &[u8], piece: usize) -> (u64, Vec<String>) {
             use hornpipe_types::command::ChannelCommand as C;
             match command {
                 Command::Channel(_, C::Publish(run)) => messages += u64::from(run.count),
+                Command::Publishes(all) => messages += all.runs.iter().map(|run| u64::from(run.count)).sum::<u64>(),
                 Command::Channel(_, C::Settle { count, .. }) => messages += u64::from(count),
                 Command::Written(_) => {}
                 other => others.push(format!("{other:?}")),

@@ -286,11 +286,13 @@ impl Owner {
     fn begin(&mut self, now: Now, id: ConnectionId, commands: Vec<Command>, later: VecDeque<Item>) {
         // Publishers that are faster than the disk are read no more for a while. Nothing a client does is needed for the
         // disk to catch up, so this can't last.
-        let publishes = commands.iter().filter_map(|c| match c {
-            Command::Channel(_, ChannelCommand::Publish(run)) => {
-                Some(run.batch.resident_bytes() * run.count as usize / run.batch.len().max(1) as usize)
-            }
-            _ => None,
+        let publishes = commands.iter().filter_map(|c| {
+            let (batch, count) = match c {
+                Command::Channel(_, ChannelCommand::Publish(run)) => (&run.batch, run.count),
+                Command::Publishes(many) => (&many.batch, many.runs.iter().map(|run| run.count).sum()),
+                _ => return None,
+            };
+            Some(batch.resident_bytes() * count as usize / batch.len().max(1) as usize)
         });
         let (any, octets) = publishes.fold((false, 0), |(_, sum), octets| (true, sum + octets));
         let (withhold, hasty) = (any && self.shard.is_full(), octets >= PACED_READ);

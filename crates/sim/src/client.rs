@@ -4,14 +4,14 @@ use crate::oracle::{Consumer, Oracle, Publish, make_tag};
 use crate::workload::{Choose, ConsumerPlan, DEAD, FANOUT, KEYS, Mode, Plan, Role, TOPIC, USER, VHOST};
 use hornpipe_core::rng::Rng;
 use hornpipe_types::command::{
-    Bind, ChannelCommand, Command, Consume, ExchangeDeclare, OpenConnection, PublishRun, QueueDeclare, Settle,
+    Bind, ChannelCommand, Command, Consume, ExchangeDeclare, OpenConnection, PublishRun, Publishes, QueueDeclare,
+    RunHead, Settle,
 };
 use hornpipe_types::header::{Properties, scan};
 use hornpipe_types::ids::ConnectionId;
 use hornpipe_types::message::BatchBuilder;
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::table::{FieldTable, Value};
-use std::sync::Arc;
 
 /// The channel all peers use.
 const CHANNEL: u16 = 1;
@@ -336,9 +336,14 @@ fn publish(at: (ConnectionId, u16), rng: &mut Rng, plan: &Plan, oracle: &mut Ora
         runs.push((from, count, mandatory));
     }
     let batch = builder.finish();
-    for (from, count, mandatory) in runs {
-        let run = PublishRun { batch: Arc::clone(&batch), from, count, mandatory };
-        commands.push(on(ChannelCommand::Publish(run)));
+    match runs[..] {
+        [(from, count, mandatory)] => {
+            commands.push(on(ChannelCommand::Publish(PublishRun { batch, from, count, mandatory })));
+        }
+        _ => {
+            let head = |&(from, count, mandatory): &_| RunHead { channel: CHANNEL, mandatory, from, count };
+            commands.push(Command::Publishes(Publishes { batch, runs: runs.iter().map(head).collect() }));
+        }
     }
 }
 

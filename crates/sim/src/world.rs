@@ -564,6 +564,12 @@ fn numbers(span: &Span) -> Vec<u64> {
 fn brief_command(command: &Command) -> String {
     match command {
         Command::Open(_) => "Open".to_owned(),
+        Command::Publishes(all) => {
+            let each = all.runs.iter().map(|head| all.run(*head));
+            each.map(|(channel, publish)| brief_command(&Command::Channel(channel, publish)))
+                .collect::<Vec<_>>()
+                .join("; ")
+        }
         Command::Channel(_, ChannelCommand::Publish(r)) => {
             let span = Span { batch: Arc::clone(&r.batch), from: r.from, count: r.count, step: 1 };
             let to = (r.batch.exchange(r.from), r.batch.routing_key(r.from));

@@ -26,6 +26,8 @@ pub enum Command {
     Blocked,
     /// A method on a channel.
     Channel(u16, ChannelCommand),
+    /// Several runs of publishes in a row.
+    Publishes(Publishes),
 }
 
 /// Who opens a connection and what it said of itself.
@@ -87,6 +89,37 @@ pub struct PublishRun {
     pub count: u32,
     /// basic.publish `mandatory`.
     pub mandatory: bool,
+}
+
+/// Publishes that one read brought in a row, with nothing else between them. They mean the same as a
+/// [`ChannelCommand::Publish`] for each run, in this order.
+#[derive(Debug)]
+pub struct Publishes {
+    /// The buffer. Whoever owns it alone may put its messages in another order, see [`Batch::gather`].
+    pub batch: Arc<Batch>,
+    /// The runs; each begins in the batch where the one before ends.
+    pub runs: Vec<RunHead>,
+}
+
+/// A run of [`Publishes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunHead {
+    /// The channel it was published on.
+    pub channel: u16,
+    /// See [`PublishRun`].
+    pub mandatory: bool,
+    /// First message of the run.
+    pub from: u32,
+    /// Number of messages, ≥ 1; all have the route of the first.
+    pub count: u32,
+}
+
+impl Publishes {
+    /// One of the runs as a command of its own.
+    pub fn run(&self, head: RunHead) -> (u16, ChannelCommand) {
+        let RunHead { channel, mandatory, from, count } = head;
+        (channel, ChannelCommand::Publish(PublishRun { batch: Arc::clone(&self.batch), from, count, mandatory }))
+    }
 }
 
 /// queue.declare [spec §1.7.2.1].

@@ -86,7 +86,7 @@ pub fn is_full_route(route: &[u8]) -> bool {
     told == keys.len() && short_strings(shown).chain(short_strings(keys)).all(|s| std::str::from_utf8(s).is_ok())
 }
 
-/// Consecutive messages in one buffer. Immutable, shared by reference count.
+/// Consecutive messages in one buffer. Immutable once it is shared, by reference count.
 #[derive(Debug, Default)]
 pub struct Batch {
     bytes: Bytes,
@@ -102,6 +102,25 @@ impl Batch {
     /// Whether there is no message.
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty()
+    }
+    /// Puts the messages from `from` on in the order of their groups, each group in the order it had: `groups` says which
+    /// one each message belongs to, `sizes` how many messages each has. Indexes change, octets stay where they are.
+    pub fn gather(&mut self, from: u32, groups: &[u16], sizes: &[u32]) {
+        let mut end = 0;
+        let begin = |size: &u32| {
+            end += size;
+            end - size
+        };
+        let mut places: Vec<u32> = sizes.iter().map(begin).collect();
+        let Some(messages) = self.messages.get_mut(from as usize..from as usize + groups.len()) else { return };
+        let before = messages.to_vec();
+        for (meta, group) in before.into_iter().zip(groups) {
+            let Some(place) = places.get_mut(usize::from(*group)) else { return };
+            if let Some(slot) = messages.get_mut(*place as usize) {
+                *slot = meta;
+            }
+            *place += 1;
+        }
     }
     /// Octets this batch keeps in memory, roughly.
     pub fn resident_bytes(&self) -> usize {
@@ -152,6 +171,10 @@ impl Batch {
             rest = &rest[FRAME_OVERHEAD + size..];
             Some(piece)
         })
+    }
+    /// Number of routes; [`MessageMeta::route`] is below it.
+    pub fn routes(&self) -> usize {
+        self.routes.len()
     }
     /// Exchange and routing key of message `i` as two length-prefixed short strings.
     pub fn route_bytes(&self, i: u32) -> &[u8] {
@@ -410,6 +433,22 @@ mod tests {
         assert_eq!(batch.header(0)[4..12], 11u64.to_be_bytes());
         assert_eq!(batch.body(1).count(), 0);
         assert_eq!(batch.body_bytes(0, 2, 1), 11);
+    }
+
+    #[test]
+    fn gathered_messages_keep_their_octets_and_the_order_within_their_group() {
+        let mut b = BatchBuilder::default();
+        for (at, key) in ["x", "a", "b", "a", "c", "b", "a", "y"].into_iter().enumerate() {
+            let route = b.push_route("", key);
+            let header = [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            b.push_message(&header, [&[at as u8][..]], MessageMeta { route, ..MessageMeta::default() }, 0);
+        }
+        let mut batch = Arc::into_inner(b.finish()).expect("not shared");
+        batch.gather(1, &[0, 1, 0, 2, 1, 0], &[3, 2, 1]);
+        let shown: Vec<(String, Vec<u8>)> =
+            (0..8).map(|i| (batch.routing_key(i).to_owned(), batch.body(i).flatten().copied().collect())).collect();
+        let wanted = [("x", 0), ("a", 1), ("a", 3), ("a", 6), ("b", 2), ("b", 5), ("c", 4), ("y", 7)];
+        assert_eq!(shown, wanted.map(|(key, at)| (key.to_owned(), vec![at])));
     }
 
     #[test]

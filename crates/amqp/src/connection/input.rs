@@ -8,7 +8,7 @@ use crate::codec::method::{self, ChannelMethod, ConnectionMethod, put_method};
 use crate::codec::{fields::not_utf8, frame::unexpected_frame};
 use amq_protocol::protocol::{AMQPClass, access, channel as amqp, connection};
 use bytes::Buf;
-use hornpipe_types::command::{ChannelCommand, Command, PublishRun};
+use hornpipe_types::command::{ChannelCommand, Command, PublishRun, Publishes, RunHead};
 use hornpipe_types::error::{AmqpError, ReplyCode};
 use hornpipe_types::header;
 use hornpipe_types::message::{BatchBuilder, CONTENT_HEADER_FIXED, MULTI_FRAME};
@@ -36,8 +36,6 @@ struct Repeat<'a> {
 /// Where the batch of this read ends so far: the last run can grow when the same publish goes on.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
-    /// Index of the last run's command.
-    command: usize,
     /// The last run's route.
     index: u16,
     /// Route octets of the message that came frame by frame last …
@@ -209,22 +207,24 @@ impl Connection {
     }
 
     fn push_batched(&mut self, channel: u16, index: u16, from: u32, count: u32, mandatory: bool) {
-        if self.runs.last() == Some(&self.tail.command)
-            && self.tail.command + 1 == self.commands.len()
-            && self.tail.index == index
-            && let Some(Command::Channel(number, ChannelCommand::Publish(run))) = self.commands.last_mut()
-            && *number == channel
-            && run.mandatory == mandatory
-            && run.from + run.count == from
-        {
-            run.count += count;
-            return;
+        // nothing came since the last run of this batch
+        let goes_on = self.runs.last().is_some_and(|last| last + 1 == self.commands.len());
+        let head = RunHead { channel, mandatory, from, count };
+        if goes_on && let Some(Command::Publishes(publishes)) = self.commands.last_mut() {
+            match publishes.runs.last_mut() {
+                Some(last)
+                    if (last.channel, last.mandatory, last.from + last.count) == (channel, mandatory, from)
+                        && self.tail.index == index =>
+                {
+                    last.count += count;
+                }
+                _ => publishes.runs.push(head),
+            }
+        } else {
+            self.runs.push(self.commands.len());
+            self.commands.push(Command::Publishes(Publishes { batch: self.no_batch.clone(), runs: vec![head] }));
         }
-        self.tail.command = self.commands.len();
         self.tail.index = index;
-        self.runs.push(self.commands.len());
-        let run = PublishRun { batch: self.no_batch.clone(), from, count, mandatory };
-        self.commands.push(Command::Channel(channel, ChannelCommand::Publish(run)));
     }
 
     /// Ends the batch of this read and gives it to the runs made of it.
@@ -237,8 +237,12 @@ impl Connection {
         self.tail = Tail::default();
         let batch = builder.finish();
         for i in self.runs.drain(..) {
-            if let Some(Command::Channel(_, ChannelCommand::Publish(run))) = self.commands.get_mut(i) {
-                run.batch = Arc::clone(&batch);
+            let Some(command) = self.commands.get_mut(i) else { continue };
+            let Command::Publishes(publishes) = command else { continue };
+            publishes.batch = Arc::clone(&batch);
+            if let [head] = publishes.runs[..] {
+                let (channel, publish) = publishes.run(head);
+                *command = Command::Channel(channel, publish);
             }
         }
     }

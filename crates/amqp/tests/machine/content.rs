@@ -23,6 +23,11 @@ fn flatten(commands: &[Command]) -> Vec<Seen> {
     let mut seen = Vec::new();
     for c in commands {
         match c {
+            Command::Publishes(publishes) => {
+                assert!(publishes.runs.len() > 1);
+                let each = publishes.runs.iter().map(|head| publishes.run(*head));
+                seen.extend(flatten(&each.map(|(n, publish)| Command::Channel(n, publish)).collect::<Vec<_>>()));
+            }
             Command::Channel(n, ChannelCommand::Publish(run)) => {
                 let batch = &run.batch;
                 for i in run.from..run.from + run.count {
@@ -417,8 +422,9 @@ fn check_contents(bytes: &[u8], expected: &[(Vec<u8>, Vec<u8>)], frame_max: usiz
 fn runs(commands: &[Command]) -> Vec<u32> {
     commands
         .iter()
-        .map(|c| match c {
-            Command::Channel(_, ChannelCommand::Publish(run)) => run.count,
+        .flat_map(|c| match c {
+            Command::Channel(_, ChannelCommand::Publish(run)) => vec![run.count],
+            Command::Publishes(publishes) => publishes.runs.iter().map(|run| run.count).collect(),
             other => panic!("{other:?}"),
         })
         .collect()
@@ -432,17 +438,36 @@ fn identical_publishes_are_one_run_and_one_read_one_batch() {
     bytes.extend(publish(2, "b", b"x").repeat(2));
     bytes.extend(publish(1, "a", b"y"));
     p.send(&bytes);
-    let commands = p.take();
-    assert_eq!(runs(&commands), [100, 3, 2, 1]);
-    let batches: Vec<_> = commands
-        .iter()
-        .map(|c| match c {
-            Command::Channel(_, ChannelCommand::Publish(run)) => &run.batch,
-            other => panic!("{other:?}"),
-        })
-        .collect();
-    assert!(batches.iter().all(|b| Arc::ptr_eq(b, batches[0])));
-    assert_eq!(batches[0].len(), 106);
+    match &p.take()[..] {
+        [Command::Publishes(all)] => {
+            let heads: Vec<_> = all.runs.iter().map(|run| (run.channel, run.from, run.count)).collect();
+            assert_eq!(heads, [(1, 0, 100), (1, 100, 3), (2, 103, 2), (1, 105, 1)]);
+            assert_eq!((all.batch.len(), Arc::strong_count(&all.batch)), (106, 1));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_comes_between_publishes_parts_them() {
+    let mut p = peer();
+    let mut bytes = publish(1, "a", b"1");
+    bytes.extend(publish(2, "b", b"2"));
+    bytes.extend(method(1, AMQPClass::Basic(basic::AMQPMethod::Recover(basic::Recover { requeue: true }))));
+    bytes.extend(publish(1, "a", b"3"));
+    bytes.extend(publish(1, "a", b"4"));
+    p.send(&bytes);
+    match &p.take()[..] {
+        [
+            Command::Publishes(first),
+            Command::Channel(1, ChannelCommand::Recover { .. }),
+            Command::Channel(1, ChannelCommand::Publish(second)),
+        ] => {
+            assert!(Arc::ptr_eq(&first.batch, &second.batch));
+            assert_eq!((first.runs.len(), second.from, second.count), (2, 2, 2));
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
