@@ -62,10 +62,13 @@ impl<T> Chunked<T> {
         }
     }
     pub(crate) fn pop_front(&mut self) -> Option<T> {
+        let alone = self.chunks.len() == 1;
         let chunk = self.chunks.front_mut()?;
         let value = chunk.pop_front()?;
         self.len -= 1;
-        if chunk.is_empty() && self.chunks.len() > 1 {
+        if alone {
+            give_back(chunk);
+        } else if chunk.is_empty() {
             self.chunks.pop_front();
         }
         Some(value)
@@ -142,6 +145,7 @@ impl<T> Chunked<T> {
     pub(crate) fn remove(&mut self, at: At) -> Option<(T, At)> {
         let chunk = self.chunks.get_mut(at.chunk)?;
         let value = chunk.remove(at.index)?;
+        give_back(chunk);
         self.len -= 1;
         if chunk.is_empty() && self.chunks.len() > 1 {
             self.chunks.remove(at.chunk);
@@ -167,6 +171,14 @@ impl<T> Chunked<T> {
     }
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &T> {
         self.chunks.iter().flatten()
+    }
+}
+
+/// Gives room back that entries left which are gone: a broker may have many short lists.
+fn give_back<T>(chunk: &mut VecDeque<T>) {
+    const KEPT: usize = 8;
+    if chunk.capacity() > KEPT && chunk.len() < chunk.capacity() / 4 {
+        chunk.shrink_to((2 * chunk.len()).max(KEPT));
     }
 }
 

@@ -8,6 +8,9 @@
 //! taken between commands.
 
 mod copy;
+mod join;
+
+pub(crate) use join::Member;
 
 use crate::queue::{Queue, Queues};
 use hornpipe_types::Map;
@@ -17,6 +20,7 @@ use hornpipe_types::op::{BodyPlace, Committed, Enqueue, Group, Place, RunMeta, S
 use hornpipe_types::range::{SeqRange, push_range};
 use hornpipe_types::time::{Instant, Now};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Deref;
 
 /// Most records removed with one group.
 const REMOVE_MAX: usize = 64;
@@ -120,12 +124,13 @@ pub(crate) struct Publisher {
     pub(crate) first_tag: u64,
 }
 
+/// Where a run is. There may be millions: what only some need lies in a box.
 #[derive(Debug)]
 enum At {
     /// In the pending group; the messages are still here.
     Pending(Box<Pending>),
-    /// In a group the store works on.
-    Writing,
+    /// In a group the store works on. Who published it is known until the watermark covers it.
+    Writing(Option<Publisher>),
     /// On disk.
     Stored(Place),
 }
@@ -135,6 +140,51 @@ struct Pending {
     span: Span,
     /// What was settled of it while it waited here.
     settled: Vec<(QueueId, SeqRange)>,
+    publisher: Option<Publisher>,
+    /// A copy of what the log has already: settling it must reach the disk even while it waits here.
+    copy: bool,
+}
+
+/// The queues of a run, mostly one.
+#[derive(Debug, Clone)]
+enum Targets {
+    One(Target),
+    More(Box<[Target]>),
+}
+
+impl From<Vec<Target>> for Targets {
+    fn from(targets: Vec<Target>) -> Self {
+        match targets[..] {
+            [one] => Self::One(one),
+            _ => Self::More(targets.into()),
+        }
+    }
+}
+
+impl Deref for Targets {
+    type Target = [Target];
+    fn deref(&self) -> &[Target] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::More(targets) => targets,
+        }
+    }
+}
+
+/// What there is to know of the messages of a run, mostly nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Meta(Option<Box<RunMeta>>);
+
+impl From<RunMeta> for Meta {
+    fn from(meta: RunMeta) -> Self {
+        Self((meta != RunMeta::default()).then(|| Box::new(meta)))
+    }
+}
+
+impl Meta {
+    fn get(&self) -> RunMeta {
+        self.0.as_deref().copied().unwrap_or_default()
+    }
 }
 
 /// A run of messages that is, or will be, in the log.
@@ -146,15 +196,23 @@ struct LoggedRun {
     /// Encoded octets.
     bytes: u64,
     at: At,
-    meta: RunMeta,
-    targets: Vec<Target>,
-    /// Set until the watermark covers it.
-    publisher: Option<Publisher>,
-    /// A copy of what the log has already: settling it must reach the disk even while it waits here.
-    copy: bool,
+    meta: Meta,
+    targets: Targets,
 }
 
 impl LoggedRun {
+    /// Copies it began with.
+    fn copies(&self) -> u32 {
+        self.count.saturating_mul(self.targets.len() as u32)
+    }
+    /// Who is to be told when its messages are taken, before the watermark tells it.
+    fn publisher(&mut self) -> Option<&mut Option<Publisher>> {
+        match &mut self.at {
+            At::Pending(pending) => Some(&mut pending.publisher),
+            At::Writing(publisher) => Some(publisher),
+            At::Stored(_) => None,
+        }
+    }
     /// Octets of its unsettled messages. Of a run with several targets it is told how many copies live, not of how many
     /// messages: then this is the most it can be.
     fn live_bytes(&self) -> u64 {
@@ -222,6 +280,8 @@ pub(crate) struct Log {
     groups_out: u32,
     records: BTreeMap<u64, RecordState>,
     live_records: usize,
+    /// Runs in records that live, dead ones among them: a start reads them all.
+    entries: u64,
     files: BTreeMap<u64, FileState>,
     /// Octets of live runs inside records.
     inline_live: u64,
@@ -234,6 +294,8 @@ pub(crate) struct Log {
     dead_files: Vec<u64>,
     /// Highest number of a body file seen; the store still writes to this one or to newer ones.
     newest_file: u64,
+    /// The last step of copying was one from the head for the sake of `entries`: next is another's turn.
+    head_was_last: bool,
     /// Queues with many short runs on disk.
     crowded: VecDeque<QueueId>,
     /// Channels whose confirms wait, in commit order.
@@ -304,11 +366,9 @@ impl Log {
             live: span.count.saturating_mul(targets.len() as u32),
             count: span.count,
             bytes,
-            at: At::Pending(Box::new(Pending { span, settled: Vec::new() })),
-            meta,
-            targets,
-            publisher,
-            copy: false,
+            at: At::Pending(Box::new(Pending { span, settled: Vec::new(), publisher, copy: false })),
+            meta: meta.into(),
+            targets: targets.into(),
         };
         self.runs.insert(id, run);
         self.pending.push(PendingOp::Run(id));
@@ -330,10 +390,8 @@ impl Log {
         // of a longer run in a body file it may be only a part
         let most = body_bytes + u64::from(count) * 64;
         let bytes = place.body.map_or(most, |b| most.min(b.len.into()));
-        self.runs.insert(
-            id,
-            LoggedRun { live: 0, count, bytes, at: At::Stored(place), meta, targets, publisher: None, copy: false },
-        );
+        let (meta, targets) = (meta.into(), targets.into());
+        self.runs.insert(id, LoggedRun { live: 0, count, bytes, at: At::Stored(place), meta, targets });
         self.settle_down(id, place, bytes, bytes);
         id
     }
@@ -346,6 +404,7 @@ impl Log {
         }
         record.live += 1;
         record.runs.push(id);
+        self.entries += 1;
         match place.body {
             Some(body) => {
                 self.newest_file = self.newest_file.max(body.file);
@@ -524,22 +583,25 @@ impl Log {
         run.live -= n.min(run.live);
         let gone = run.live == 0;
         // a copy that moved on is still somewhere: its publisher waits for the disk, whoever takes the other copies
-        if left != Left::Taken && run.targets.len() > 1 {
-            run.publisher = None;
-        }
-        if left == Left::Taken
-            && let Some(p) = run.publisher
-        {
-            if run.targets.len() == 1 {
-                let tags = SeqRange { first: p.first_tag + u64::from(index), count: n, step };
-                early.push((p.connection, p.channel, tags));
-            } else if gone {
-                early.push((p.connection, p.channel, SeqRange::dense(p.first_tag, run.count)));
+        let (shared, count) = (run.targets.len() > 1, run.count);
+        if let Some(publisher) = run.publisher() {
+            if left != Left::Taken && shared {
+                *publisher = None;
+            }
+            if left == Left::Taken
+                && let Some(p) = publisher
+            {
+                if !shared {
+                    let tags = SeqRange { first: p.first_tag + u64::from(index), count: n, step };
+                    early.push((p.connection, p.channel, tags));
+                } else if gone {
+                    early.push((p.connection, p.channel, SeqRange::dense(p.first_tag, count)));
+                }
             }
         }
         match &mut run.at {
             At::Pending(p) => {
-                let copy = run.copy;
+                let copy = p.copy;
                 if gone {
                     self.pending_bytes -= run.bytes.min(self.pending_bytes);
                     self.pending_live -= 1;
@@ -549,7 +611,7 @@ impl Log {
                 }
                 copy
             }
-            At::Writing => true,
+            At::Writing(_) => true,
             At::Stored(place) => {
                 let (place, died) = (*place, before - run.live_bytes());
                 if gone {
@@ -584,6 +646,7 @@ impl Log {
             record.live -= 1;
             if record.live == 0 {
                 self.live_records -= 1;
+                self.entries -= (record.runs.len() as u64).min(self.entries);
                 record.runs = Vec::new();
             }
         }
@@ -629,11 +692,11 @@ impl Log {
                 PendingOp::Run(id) => {
                     // a run that is gone was cancelled by its own acknowledgements
                     let Some(run) = self.runs.get_mut(&id) else { continue };
-                    let At::Pending(p) = std::mem::replace(&mut run.at, At::Writing) else { continue };
-                    let Pending { mut span, settled } = *p;
-                    let meta = run.meta;
-                    if !settled.is_empty() && !run.copy {
-                        if let [target] = &mut run.targets[..] {
+                    let At::Pending(p) = std::mem::replace(&mut run.at, At::Writing(None)) else { continue };
+                    let Pending { mut span, settled, mut publisher, copy } = *p;
+                    let meta = run.meta.get();
+                    if !settled.is_empty() && !copy {
+                        if let Targets::One(target) = &mut run.targets {
                             let front = trim_settled(
                                 id,
                                 target,
@@ -643,7 +706,7 @@ impl Log {
                             );
                             run.count = span.count;
                             run.bytes = span_bytes(&span);
-                            if let Some(p) = &mut run.publisher {
+                            if let Some(p) = &mut publisher {
                                 p.first_tag += u64::from(front);
                             }
                         }
@@ -657,7 +720,8 @@ impl Log {
                             }
                         }
                     }
-                    let (targets, more) = (run.targets.clone(), Vec::new());
+                    run.at = At::Writing(publisher);
+                    let (targets, more) = (run.targets.to_vec(), Vec::new());
                     group.ops.push(StoreOp::Enqueue(Enqueue { id, targets, meta, span, more }));
                 }
             }
@@ -724,8 +788,6 @@ impl Log {
                 self.bury(place, 0);
                 continue;
             };
-            run.publisher = None;
-            run.copy = false;
             let (bytes, live, dead) = (run.bytes, run.live_bytes(), run.live == 0);
             run.at = At::Stored(place);
             let count = u64::from(run.count);

@@ -25,8 +25,10 @@ pub(crate) struct Paging {
     pub(crate) crowded: Vec<(ConnectionId, u16)>,
 }
 
-/// Queues looked at at the end of a turn when memory is short.
-const STEP: usize = 64;
+/// Most queues looked at at the end of a turn when memory is short: a turn may bring something to as many.
+const STEP: usize = 4096;
+/// So many that give up nothing, one behind the other, say that the others hardly have more.
+const IN_VAIN: usize = 64;
 
 impl Shard {
     /// Forgets bodies of a queue that are on disk when memory is short.
@@ -41,16 +43,22 @@ impl Shard {
         if self.resident <= self.limits.resident_bytes && !self.memory_alarm {
             return;
         }
+        // those nobody waits for take turns: messages that came together must leave together, else a batch stays for a few
+        if queue.consumers.is_empty() && !self.memory_alarm {
+            return;
+        }
         let keep = self.share();
         self.page_out_to(id, keep);
     }
 
-    /// When memory is short, queues nobody looks at give up what they hold, some at the end of each turn.
+    /// When memory is short, queues give up what they hold, the one that kept it longest first, some at the end of each turn.
     pub(crate) fn page_out_others(&mut self) {
+        let mut in_vain = 0;
         for _ in 0..STEP.min(self.paging.holders.len()) {
-            if self.resident <= self.limits.resident_bytes {
+            if self.resident <= self.limits.resident_bytes || in_vain >= IN_VAIN {
                 return;
             }
+            let before = self.resident;
             let keep = self.share();
             let Some(id) = self.paging.holders.pop_front() else { return };
             self.page_out_to(id, keep);
@@ -60,6 +68,7 @@ impl Shard {
                     self.paging.holders.push_back(id);
                 }
             }
+            in_vain = if self.resident < before { 0 } else { in_vain + 1 };
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::access::Access;
 use crate::connection::{Channel, Connection, Consumer, Held};
-use crate::log::{EarlyConfirm, Log};
+use crate::log::{EarlyConfirm, Log, Member};
 use crate::policy::{Policies, QueueSettings};
 use crate::queue::order::Order;
 use crate::queue::{Alike, Queues};
@@ -38,12 +38,14 @@ pub struct CoreConfig {
 }
 
 /// Who wants bodies back from disk.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) enum LoadFor {
     /// A queue, to serve its head.
     Queue(QueueId, EnqueueId, Place),
     /// The log, to write a run again.
     Rewrite(EnqueueId, Place),
+    /// The log, to write some runs as one.
+    Join(Vec<Member>),
 }
 
 /// A vhost.
@@ -819,7 +821,7 @@ impl Shard {
             queue.loading.insert(load, first);
         }
         self.loads.insert(load, LoadFor::Queue(id, enqueue, place));
-        self.out.loads.push(Load { id: load, enqueue, place });
+        self.out.loads.push(Load { id: load, enqueue, place, behind: Vec::new() });
     }
 
     /// Writes again what keeps dead space from going.
@@ -836,12 +838,22 @@ impl Shard {
             self.log.copy_forward(id, place, None, &mut self.queues);
         }
         for (id, place) in plan.rewrite {
-            let load = self.next_load;
-            self.next_load = load.next();
-            self.loads.insert(load, LoadFor::Rewrite(id, place));
-            self.rewriting += 1;
-            self.out.loads.push(Load { id: load, enqueue: id, place });
+            self.load_to_rewrite(id, place, Vec::new(), LoadFor::Rewrite(id, place));
         }
+        for members in plan.join {
+            let mut places = members.iter().map(|m| (m.id, m.place));
+            let Some((id, place)) = places.next() else { continue };
+            let behind = places.map(|(_, place)| place).collect();
+            self.load_to_rewrite(id, place, behind, LoadFor::Join(members));
+        }
+    }
+
+    fn load_to_rewrite(&mut self, enqueue: EnqueueId, place: Place, behind: Vec<Place>, what: LoadFor) {
+        let load = self.next_load;
+        self.next_load = load.next();
+        self.loads.insert(load, what);
+        self.rewriting += 1;
+        self.out.loads.push(Load { id: load, enqueue, place, behind });
     }
 
     fn on_loaded(&mut self, now: Now, loaded: Loaded) {
@@ -861,6 +873,14 @@ impl Shard {
                     for (enqueue, place, batch) in rewrites.into_iter().filter(|_| !burying) {
                         self.log.copy_forward(enqueue, place, Some(&batch), &mut self.queues);
                     }
+                }
+                return;
+            }
+            Some(LoadFor::Join(members)) => {
+                self.rewriting -= 1;
+                match loaded.batch {
+                    Ok(batch) => self.log.join_stored(&members, &batch, &mut self.queues),
+                    Err(_) => self.log.leave_apart(&members, &mut self.queues),
                 }
                 return;
             }

@@ -96,6 +96,45 @@ fn runs_of_one_message_are_joined_once_there_are_many() {
 }
 
 #[test]
+fn the_more_queues_fill_message_by_message_the_sooner_their_runs_are_joined() {
+    const QUEUES: u64 = 100;
+    const EACH: u64 = 140;
+    // more than any queue gets
+    let mut broker = broker(Limits { short_runs: 150, ..Limits::default() }, QUEUES as usize);
+    for id in 0..EACH {
+        for n in 0..QUEUES {
+            publish(&mut broker, "", &format!("q{n}"), id);
+        }
+        broker.take_group();
+        broker.commit();
+    }
+    broker.commit_all();
+    let mut runs = 0;
+    for n in 0..QUEUES {
+        let queue = queue_id(&mut broker, n);
+        let (ids, more) = on_disk(&broker, queue);
+        assert_eq!(ids, (0..EACH).collect::<Vec<_>>(), "queue {n}");
+        runs += more;
+    }
+    assert!(runs < 12_000, "{runs} runs hold {} messages", QUEUES * EACH);
+}
+
+#[test]
+fn runs_that_were_joined_are_joined_again_when_there_are_many() {
+    let mut broker = broker(Limits { short_runs: 4, ..Limits::default() }, 1);
+    for id in 0..4000 {
+        publish(&mut broker, "", "q0", id);
+        broker.take_group();
+        broker.commit();
+    }
+    broker.commit_all();
+    let queue = queue_id(&mut broker, 0);
+    let (ids, runs) = on_disk(&broker, queue);
+    assert_eq!(ids, (0..4000).collect::<Vec<_>>());
+    assert!(runs < 40, "{runs} runs");
+}
+
+#[test]
 fn a_fan_out_is_one_run_for_all_queues_also_after_it_was_written_again() {
     const QUEUES: u64 = 40;
     // whatever lies in records is moved at once

@@ -9,6 +9,7 @@ use hornpipe_types::message::Span;
 use hornpipe_types::op::{Group, StoreOp};
 use hornpipe_types::operate::SnapshotMade;
 use hornpipe_types::stats::Health;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -27,6 +28,8 @@ const AT_THE_END: u64 = 1 << 20;
 const STEP: u64 = 4 << 20;
 /// With so much free beside a write nothing else is looked at for it.
 const AMPLE: u64 = 1 << 30;
+/// Runs to be written as one that are read, and handled, at once.
+const JOINED_AT_ONCE: usize = 512;
 /// How often a full disk is looked at.
 const FULL_PAUSE: Duration = Duration::from_millis(50);
 
@@ -345,7 +348,9 @@ impl ReaderThread {
         let slot = Arc::new(Slot::<Vec<Load>>::default());
         let jobs = slot.clone();
         let thread = std::thread::Builder::new().name(home.thread_name("store-reader")).spawn(move || {
-            while let Some(loads) = jobs.take() {
+            let mut joins = VecDeque::new();
+            while let Some(asked) = take_loads(&jobs, joins.is_empty()) {
+                let loads = next_loads(asked, &mut joins);
                 let answers = catch_unwind(AssertUnwindSafe(|| loads.iter().map(|l| read(&reader, l)).collect()));
                 match answers {
                     Ok(answers) => home.inbox.push(Item::Loaded(answers)),
@@ -377,8 +382,26 @@ impl Drop for ReaderThread {
     }
 }
 
+/// What was asked for since; waits for it when there is nothing else to do. `None` once nobody asks any more.
+fn take_loads(jobs: &Slot<Vec<Load>>, idle: bool) -> Option<Vec<Load>> {
+    if idle { jobs.take() } else { jobs.take_within(Duration::ZERO).map(Option::unwrap_or_default) }
+}
+
+/// What to read next: runs that somebody waits for, else a part of those that are to be written as one.
+fn next_loads(asked: Vec<Load>, joins: &mut VecDeque<Load>) -> Vec<Load> {
+    let (mut next, later): (Vec<Load>, Vec<Load>) = asked.into_iter().partition(|l| l.behind.is_empty());
+    joins.extend(later);
+    let mut runs = 0;
+    while next.is_empty() || (runs > 0 && runs < JOINED_AT_ONCE) {
+        let Some(join) = joins.pop_front() else { break };
+        runs += join.behind.len();
+        next.push(join);
+    }
+    next
+}
+
 fn read(reader: &Reader, load: &Load) -> Loaded {
-    let batch = reader.read(&load.place).map_err(|error| {
+    let batch = load.read_with(|place| reader.read(place)).map_err(|error| {
         // The shard knows whose they are; it says so unless they have gone or moved meanwhile.
         tracing::warn!(enqueue = %load.enqueue, place = ?load.place, "a run of messages can't be read back: {error}");
         error.to_string()
@@ -389,6 +412,23 @@ fn read(reader: &Reader, load: &Load) -> Loaded {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hornpipe_types::ids::{EnqueueId, LoadId};
+    use hornpipe_types::op::Place;
+
+    #[test]
+    fn runs_somebody_waits_for_are_read_before_those_to_be_joined() {
+        let place = Place { lsn: 1, part: 0, index: 0, body: None };
+        let load =
+            |id, behind: usize| Load { id: LoadId(id), enqueue: EnqueueId(id), place, behind: vec![place; behind] };
+        let ids = |loads: Vec<Load>| loads.iter().map(|l| l.id.0).collect::<Vec<_>>();
+        let mut joins = VecDeque::new();
+        let asked = vec![load(1, 1), load(2, 0), load(3, JOINED_AT_ONCE), load(4, 1), load(5, 0)];
+        assert_eq!(ids(next_loads(asked, &mut joins)), [2, 5]);
+        assert_eq!(ids(next_loads(vec![load(6, 0)], &mut joins)), [6]);
+        assert_eq!(ids(next_loads(vec![], &mut joins)), [1, 3]);
+        assert_eq!(ids(next_loads(vec![], &mut joins)), [4]);
+        assert!(joins.is_empty() && next_loads(vec![], &mut joins).is_empty());
+    }
 
     #[test]
     fn a_slot_hands_over_what_is_in_it_and_ends_when_closed() {

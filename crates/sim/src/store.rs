@@ -75,7 +75,8 @@ impl Disk {
     /// Reads a run back. An error is for the shard to bear: the run may have died while the read waited. Where it has not,
     /// its messages never come, which other checks see.
     pub(crate) fn read(&self, load: &Load) -> Loaded {
-        Loaded { id: load.id, batch: self.store.reader().read(&load.place).map_err(|e| e.to_string()) }
+        let reader = self.store.reader();
+        Loaded { id: load.id, batch: load.read_with(|place| reader.read(place)).map_err(|e| e.to_string()) }
     }
     /// Whether nothing is under way.
     pub(crate) fn is_idle(&self) -> bool {

@@ -111,8 +111,8 @@ impl Disk {
 
     /// Reads a run.
     pub fn read(&self, load: &Load) -> Loaded {
-        let batch = self.runs.get(&load.place).cloned();
-        Loaded { id: load.id, batch: batch.ok_or_else(|| format!("{:?} is gone", load.place)) }
+        let run = |place: &Place| self.runs.get(place).cloned().ok_or_else(|| format!("{place:?} is gone"));
+        Loaded { id: load.id, batch: load.read_with(run) }
     }
 
     /// Whether a run is there.

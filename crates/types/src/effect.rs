@@ -3,7 +3,7 @@
 
 use crate::error::{AmqpError, ReplyCode};
 use crate::ids::{ConnectionId, EnqueueId, LoadId, RequestId, Tag};
-use crate::message::{Batch, Span};
+use crate::message::{Batch, BatchBuilder, Span};
 use crate::names::ShortStr;
 use crate::op::Place;
 use crate::stats::Answer;
@@ -124,14 +124,32 @@ pub struct Load {
     pub enqueue: EnqueueId,
     /// Where the store put it.
     pub place: Place,
+    /// Runs whose messages are wanted behind these, in the same batch: they are to be written as one. Nobody waits for that.
+    pub behind: Vec<Place>,
 }
 
-/// The answer to a [`Load`]: the whole logged run as one batch, or what is wrong with it.
+impl Load {
+    /// What is wanted, as one batch, by whoever can read a run.
+    pub fn read_with<E>(&self, mut read: impl FnMut(&Place) -> Result<Arc<Batch>, E>) -> Result<Arc<Batch>, E> {
+        let first = read(&self.place)?;
+        if self.behind.is_empty() {
+            return Ok(first);
+        }
+        let mut all = BatchBuilder::default();
+        all.append(&Span::whole(first));
+        for place in &self.behind {
+            all.append(&Span::whole(read(place)?));
+        }
+        Ok(all.finish())
+    }
+}
+
+/// The answer to a [`Load`]: all that was wanted as one batch, or what is wrong with it.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// The request.
     pub id: LoadId,
-    /// All messages of the run, in order.
+    /// All messages of the run, and of those behind it, in order.
     pub batch: Result<Arc<Batch>, String>,
 }
 

@@ -397,9 +397,22 @@ impl BatchBuilder {
             self.push_copy(&from.batch, i, route);
         }
     }
-    /// The batch.
-    pub fn finish(self) -> Arc<Batch> {
-        Arc::new(Batch { bytes: self.bytes.freeze(), routes: self.routes, messages: self.messages })
+    /// The batch. It may live long: what was reserved for more is given back where that is much.
+    pub fn finish(mut self) -> Arc<Batch> {
+        const MUCH: usize = 4096;
+        let spare = self.bytes.capacity() - self.bytes.len();
+        let bytes = if spare > MUCH && spare > self.bytes.len() / 4 {
+            Bytes::copy_from_slice(&self.bytes)
+        } else {
+            self.bytes.freeze()
+        };
+        if (self.messages.capacity() - self.messages.len()) * size_of::<MessageMeta>() > MUCH {
+            self.messages.shrink_to_fit();
+        }
+        if (self.routes.capacity() - self.routes.len()) * size_of::<RouteMeta>() > MUCH {
+            self.routes.shrink_to_fit();
+        }
+        Arc::new(Batch { bytes, routes: self.routes, messages: self.messages })
     }
 }
 

@@ -121,6 +121,8 @@ pub(crate) struct Queue {
     pub(crate) logged: VecDeque<LogRun>,
     /// Short runs below were joined, or left as they are on purpose.
     pub(crate) joined_upto: Seq,
+    /// Runs below can't be read as they were to be joined: they are left as they are.
+    pub(crate) join_from: Seq,
     /// Listed for joining its short runs.
     pub(crate) crowded: bool,
     dead_runs: u32,
@@ -205,6 +207,7 @@ impl Queue {
             resident: 0,
             logged: VecDeque::new(),
             joined_upto: 0,
+            join_from: 0,
             crowded: false,
             dead_runs: 0,
             settled: Vec::new(),
@@ -393,6 +396,9 @@ impl Queue {
         if let Some(slot) = self.logged.get_mut(k) {
             *slot = run;
             self.logged.drain(k + 1..(k + n).min(self.logged.len()));
+            if self.logged.len() < self.logged.capacity() / 4 {
+                self.logged.shrink_to(2 * self.logged.len());
+            }
         }
     }
     /// Log runs from the one that holds `seq` on.
@@ -422,6 +428,10 @@ impl Queue {
         while self.logged.front().is_some_and(|r| r.live == 0) {
             self.logged.pop_front();
             self.dead_runs = self.dead_runs.saturating_sub(1);
+        }
+        if self.logged.is_empty() && self.logged.capacity() > 64 {
+            // it has been long
+            self.logged = VecDeque::new();
         }
         if self.dead_runs > 64 && self.dead_runs as usize > self.logged.len() / 2 {
             self.logged.retain(|r| r.live > 0);

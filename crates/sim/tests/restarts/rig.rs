@@ -176,7 +176,7 @@ impl Rig {
             let store = self.store.as_mut().unwrap();
             self.loads.append(&mut out.loads);
             for load in std::mem::take(&mut self.loads) {
-                let batch = store.reader().read(&load.place).map_err(|e| e.to_string());
+                let batch = load.read_with(|place| store.reader().read(place)).map_err(|e| e.to_string());
                 self.shard.handle_loaded(self.now, Loaded { id: load.id, batch });
                 more = true;
             }

@@ -1,0 +1,389 @@
+//! Short runs become long ones: where a group is made, whoever its runs come from, and in the background what publishers
+//! logged one group at a time.
+//!
+//! In the background a queue's runs are read as one batch and logged again as one run. How many short runs a queue may have
+//! falls with the number of all runs, so that memory holds whether few queues are long or many are. What came of joining is
+//! joined again when enough of about the same size lies side by side: however long a queue gets, a message is written again a
+//! few times only.
+
+use super::{At, Log, LogRun, LoggedRun, Meta, Pending, PendingOp, copy::STEP_BYTES, span_bytes};
+use crate::queue::{Queue, Queues};
+use hornpipe_types::ids::{EnqueueId, QueueId, Seq};
+use hornpipe_types::message::{Batch, Span};
+use hornpipe_types::op::{Enqueue, Place, StoreOp, Target};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A run with fewer messages is short.
+const SHORT: u32 = 16;
+/// Runs are not joined beyond so many octets and messages: a run is what one read brings back.
+const JOINED_BYTES: u64 = 256 << 10;
+const JOINED_MESSAGES: u32 = 16 << 10;
+/// Runs that become one in the background: it is done in one go.
+const JOINED_RUNS: usize = 1024;
+/// A short run with more octets than this is not worth copying.
+const SHORT_BYTES: u64 = 16 << 10;
+/// Most short runs of one step.
+const STEP_SHORT_RUNS: usize = 8192;
+/// With so many runs in all, a queue may have the configured number of short ones; with more, less.
+const FEW_RUNS: u64 = 8192;
+/// So many short ones a queue may always have, unless the configuration says less.
+const ALWAYS: u64 = 4;
+/// So many joined runs side by side are worth being written again with those that are joined now, if each has less than
+/// twice their messages.
+const AGAIN: usize = 7;
+
+/// A run on disk that is to become a part of a longer one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Member {
+    pub(crate) id: EnqueueId,
+    pub(crate) place: Place,
+    count: u32,
+}
+
+/// Runs on disk that lie side by side in all their queues.
+#[derive(Debug, Default)]
+struct Stretch<'a> {
+    /// Meta and queues of the first one.
+    head: Option<(&'a Meta, &'a [Target])>,
+    members: Vec<Member>,
+    count: u32,
+    bytes: u64,
+}
+
+impl<'a> Stretch<'a> {
+    fn of(member: Member, run: &'a LoggedRun) -> Self {
+        let head = Some((&run.meta, &run.targets[..]));
+        Self { head, members: vec![member], count: run.count, bytes: run.bytes }
+    }
+    fn has_room(&self, run: &LoggedRun) -> bool {
+        self.bytes + run.bytes <= JOINED_BYTES
+            && self.count + run.count <= JOINED_MESSAGES
+            && self.members.len() < JOINED_RUNS
+    }
+    fn goes_on_with(&self, run: &LoggedRun) -> bool {
+        let follows =
+            |(meta, targets): (&Meta, &[Target])| *meta == run.meta && in_step(targets, self.count, &run.targets);
+        self.has_room(run) && self.head.is_some_and(follows)
+    }
+    fn begins_behind(&self, run: &LoggedRun) -> bool {
+        let follows =
+            |(meta, targets): (&Meta, &[Target])| *meta == run.meta && in_step(&run.targets, run.count, targets);
+        self.head.is_some_and(follows)
+    }
+}
+
+impl Log {
+    /// How many short runs a queue may have.
+    pub(super) fn crowd(&self, short_runs: u64) -> u64 {
+        let share = short_runs.saturating_mul(FEW_RUNS) / (self.runs.len() as u64).max(1);
+        share.clamp(ALWAYS.min(short_runs), short_runs)
+    }
+
+    /// Notes a queue whose runs on disk are many and short.
+    pub(crate) fn note_crowd(&mut self, short_runs: u64, queue: &mut Queue) {
+        if queue.crowded || (queue.logged.len() as u64) < ALWAYS.min(short_runs) {
+            return;
+        }
+        let crowd = self.crowd(short_runs);
+        if (queue.logged.len() as u64) < crowd {
+            return;
+        }
+        let from = queue.logged.partition_point(|r| r.end() <= queue.joined_upto);
+        let upto = queue.logged.partition_point(|r| r.end() <= queue.stored_upto);
+        let (Some(first), Some(last)) = (queue.logged.get(from), queue.logged.get(upto.wrapping_sub(1))) else {
+            return;
+        };
+        let runs = upto.saturating_sub(from) as u64;
+        if runs >= crowd && last.end() - first.first < runs * u64::from(SHORT) {
+            queue.crowded = true;
+            self.crowded.push_back(queue.id);
+        }
+    }
+
+    /// Runs to be joined, of as many queues as one step takes.
+    pub(super) fn plan_joins(&mut self, queues: &mut Queues) -> Vec<Vec<Member>> {
+        let (mut plan, mut room, mut bytes) = (Vec::new(), STEP_SHORT_RUNS, 0);
+        while room > 0
+            && bytes < STEP_BYTES
+            && let Some(id) = self.crowded.pop_front()
+        {
+            let Some(queue) = queues.get_mut(&id) else { continue };
+            let (stretches, upto, seen) = self.short_stretches(queue, room);
+            bytes += stretches.iter().map(|s| s.bytes).sum::<u64>();
+            plan.extend(stretches.into_iter().map(|s| s.members));
+            queue.joined_upto = upto;
+            // there may be more behind them
+            queue.crowded = seen >= room;
+            room = room.saturating_sub(seen);
+            if queue.crowded {
+                self.crowded.push_back(queue.id);
+            }
+        }
+        plan
+    }
+
+    /// Runs of a queue, short ones among them, that lie side by side, from where joining stopped; up to where it was looked,
+    /// and how many short ones there are: `most` when there may be more.
+    fn short_stretches(&self, queue: &Queue, most: usize) -> (Vec<Stretch<'_>>, Seq, usize) {
+        let from = queue.logged.partition_point(|r| r.end() <= queue.joined_upto);
+        let (mut found, mut upto, mut seen) = (Vec::new(), queue.joined_upto, 0);
+        let mut open = Stretch::default();
+        for log_run in queue.logged.iter().skip(from) {
+            let run = self.runs.get(&log_run.enqueue);
+            // what is still on its way to the disk is looked at when there is a new crowd
+            if seen >= most || run.is_some_and(|r| !matches!(r.at, At::Stored(_))) {
+                break;
+            }
+            upto = log_run.end();
+            let short = |(_, run): &(Member, &LoggedRun)| run.count < SHORT && run.bytes <= SHORT_BYTES;
+            let Some((member, run)) = self.member(queue, log_run).filter(short) else {
+                found.push(std::mem::take(&mut open));
+                continue;
+            };
+            seen += 1;
+            if open.goes_on_with(run) {
+                open.members.push(member);
+                open.count += run.count;
+                open.bytes += run.bytes;
+            } else {
+                found.push(std::mem::replace(&mut open, Stretch::of(member, run)));
+            }
+        }
+        found.push(open);
+        if let Some(first) = found.first_mut() {
+            self.reach_back(queue, from, first);
+        }
+        found.retain(|s| s.members.len() > 1);
+        (found, upto, seen)
+    }
+
+    /// What a queue has in a log run, if that is a whole run on disk that is no other queue's to join.
+    fn member(&self, queue: &Queue, log_run: &LogRun) -> Option<(Member, &LoggedRun)> {
+        let run = self.runs.get(&log_run.enqueue)?;
+        let whole = (log_run.index, log_run.count) == (0, run.count) && run.live == run.copies();
+        let ours = run.targets.first().is_some_and(|t| t.queue == queue.id);
+        let (id, place, _) = self.stored(log_run.enqueue)?;
+        (whole && ours).then_some((Member { id, place, count: run.count }, run))
+    }
+
+    /// Takes in what was joined before and lies in front of a stretch, where that is worth it.
+    fn reach_back<'a>(&'a self, queue: &Queue, mut from: usize, stretch: &mut Stretch<'a>) {
+        loop {
+            let mut longer = Stretch { head: stretch.head, ..Stretch::default() };
+            let mut before = Vec::new();
+            for k in (0..from).rev() {
+                let log_run = queue.logged.get(k).filter(|r| r.first >= queue.join_from);
+                let Some((member, run)) = log_run.and_then(|r| self.member(queue, r)) else { break };
+                if run.count >= stretch.count.saturating_mul(2) || !longer.begins_behind(run) {
+                    break;
+                }
+                let sums = Stretch {
+                    count: stretch.count + longer.count,
+                    bytes: stretch.bytes + longer.bytes,
+                    ..Stretch::default()
+                };
+                if !sums.has_room(run) {
+                    break;
+                }
+                before.push(member);
+                longer.count += run.count;
+                longer.bytes += run.bytes;
+                longer.head = Some((&run.meta, &run.targets));
+            }
+            if before.len() < AGAIN {
+                return;
+            }
+            from -= before.len();
+            before.reverse();
+            before.append(&mut stretch.members);
+            let (count, bytes) = (stretch.count + longer.count, stretch.bytes + longer.bytes);
+            *stretch = Stretch { head: longer.head, members: before, count, bytes };
+        }
+    }
+
+    /// The messages of some runs came back in one batch: what is still as it was is logged again as one run.
+    pub(crate) fn join_stored(&mut self, members: &[Member], batch: &Arc<Batch>, queues: &mut Queues) {
+        let mut from = 0;
+        let mut side: Vec<(u32, Member)> = Vec::new();
+        for member in members {
+            let run = self.runs.get(&member.id);
+            let same = run.is_some_and(|r| {
+                matches!(r.at, At::Stored(place) if place == member.place)
+                    && r.count == member.count
+                    && r.live == r.copies()
+            });
+            if !same {
+                self.write_as_one(&std::mem::take(&mut side), batch, queues);
+            } else {
+                side.push((from, *member));
+            }
+            from += member.count;
+        }
+        self.write_as_one(&side, batch, queues);
+    }
+
+    /// Logs runs, each given with its place in the batch, as one.
+    fn write_as_one(&mut self, members: &[(u32, Member)], batch: &Arc<Batch>, queues: &mut Queues) {
+        let ([(from, head), _, ..], Some(run)) = (members, members.first().and_then(|(_, m)| self.runs.get(&m.id)))
+        else {
+            return;
+        };
+        let (meta, targets) = (run.meta.clone(), run.targets.clone());
+        let counts: Vec<(EnqueueId, u32)> = members.iter().map(|(_, m)| (m.id, m.count)).collect();
+        let count: u32 = counts.iter().map(|(_, count)| count).sum();
+        if !self.stand_side_by_side(&targets, &counts, queues) || from + count > batch.len() {
+            return;
+        }
+        debug_assert_eq!(counts.first().map(|c| c.0), Some(head.id));
+        self.last_enqueue = self.last_enqueue.next();
+        let id = self.last_enqueue;
+        let mut bytes = 0;
+        for (_, member) in members {
+            let Some(run) = self.runs.remove(&member.id) else { continue };
+            bytes += run.bytes;
+            self.copied_next.push((member.place, run.live_bytes()));
+        }
+        for target in targets.iter() {
+            if let Some(queue) = queues.get_mut(&target.queue) {
+                let run = LogRun::new(target.first_seq, count, id, 0);
+                self.repeat_counters(queue, &run);
+                queue.join_log_runs(target.first_seq, counts.len(), run);
+            }
+        }
+        let span = Span { batch: Arc::clone(batch), from: *from, count, step: 1 };
+        let at = At::Pending(Box::new(Pending { span, settled: Vec::new(), publisher: None, copy: true }));
+        let live = count.saturating_mul(targets.len() as u32);
+        self.runs.insert(id, LoggedRun { live, count, bytes, at, meta, targets });
+        self.pending.push(PendingOp::Run(id));
+        self.pending_bytes += bytes;
+        self.pending_live += 1;
+        self.touch();
+    }
+
+    /// Whether each of the queues holds these runs as they were logged, one beside the other.
+    fn stand_side_by_side(&self, targets: &[Target], runs: &[(EnqueueId, u32)], queues: &Queues) -> bool {
+        let intact = |t: &Target| queues.get(&t.queue).is_some_and(|q| q.holds_whole_runs(t.first_seq, runs));
+        targets.iter().all(intact)
+    }
+
+    /// Some runs can't be read as one: they stay as they are.
+    pub(crate) fn leave_apart(&self, members: &[Member], queues: &mut Queues) {
+        let Some(last) = members.iter().rev().find_map(|m| self.runs.get(&m.id)) else { return };
+        for target in last.targets.iter() {
+            if let Some(queue) = queues.get_mut(&target.queue) {
+                queue.join_from = queue.join_from.max(target.first_seq + Seq::from(last.count));
+            }
+        }
+    }
+
+    /// Joins runs of a group that went to the same queues at consecutive seqs, so that a queue filled message by message, or
+    /// read by read, costs what one filled at once does. Enqueues may move ahead of other operations of the group: those on the
+    /// same queue concern older seqs.
+    pub(super) fn join_runs(&mut self, ops: &mut Vec<StoreOp>, queues: &mut Queues) {
+        // by their first queue, the run that may grow
+        let mut open: BTreeMap<QueueId, Joined> = BTreeMap::new();
+        let mut closed: Vec<Joined> = Vec::new();
+        for (at, op) in ops.iter().enumerate() {
+            let StoreOp::Enqueue(e) = op else { continue };
+            let Some(first) = e.targets.first() else { continue };
+            let Some(run) = self.runs.get(&e.id) else { continue };
+            let bytes = span_bytes(&e.span);
+            let whole = run.live == run.copies();
+            if !whole || bytes > JOINED_BYTES / 2 || e.span.step != 1 {
+                closed.extend(open.remove(&first.queue));
+                continue;
+            }
+            if let Some(joined) = open.get_mut(&first.queue)
+                && let Some(StoreOp::Enqueue(head)) = joined.members.first().and_then(|k| ops.get(*k))
+                && joined.bytes + bytes <= JOINED_BYTES
+                && joined.count + e.span.count <= JOINED_MESSAGES
+                && follows(head, joined.count, e)
+            {
+                joined.members.push(at);
+                joined.count += e.span.count;
+                joined.bytes += bytes;
+                continue;
+            }
+            let fresh = Joined { members: vec![at], count: e.span.count, bytes };
+            closed.extend(open.insert(first.queue, fresh));
+        }
+        closed.extend(open.into_values());
+        closed.retain(|j| j.members.len() > 1);
+        if closed.is_empty() {
+            return;
+        }
+        let mut gone = vec![false; ops.len()];
+        for joined in closed {
+            self.join(&joined, ops, &mut gone, queues);
+        }
+        let mut gone = gone.into_iter();
+        ops.retain(|_| !gone.next().unwrap_or(false));
+    }
+
+    fn join(&mut self, joined: &Joined, ops: &mut [StoreOp], gone: &mut [bool], queues: &mut Queues) {
+        let members = joined.members.iter().filter_map(|k| match ops.get(*k) {
+            Some(StoreOp::Enqueue(e)) => Some(e.clone()),
+            _ => None,
+        });
+        let members: Vec<Enqueue> = members.collect();
+        let Some(head) = members.first() else { return };
+        // each queue must still hold the members as they were enqueued, one beside the other
+        let counts: Vec<(EnqueueId, u32)> = members.iter().map(|m| (m.id, m.span.count)).collect();
+        if !self.stand_side_by_side(&head.targets, &counts, queues) {
+            return;
+        }
+        for target in &head.targets {
+            if let Some(queue) = queues.get_mut(&target.queue) {
+                let run = LogRun::new(target.first_seq, joined.count, head.id, 0);
+                queue.join_log_runs(target.first_seq, counts.len(), run);
+            }
+        }
+        // one publisher's tags in a row, or nobody is told early
+        let of = |run: Option<&mut LoggedRun>| run.and_then(|r| r.publisher().and_then(|p| *p));
+        let mut publisher = of(self.runs.get_mut(&head.id));
+        let mut next_tag = publisher.map_or(0, |p| p.first_tag + u64::from(head.span.count));
+        for member in members.iter().skip(1) {
+            let own = of(self.runs.remove(&member.id).as_mut());
+            let same = own.zip(publisher).is_some_and(|(own, p)| {
+                (own.connection, own.channel, own.first_tag) == (p.connection, p.channel, next_tag)
+            });
+            next_tag += u64::from(member.span.count);
+            if !same {
+                publisher = None;
+            }
+        }
+        if let Some(run) = self.runs.get_mut(&head.id) {
+            run.live = joined.count.saturating_mul(head.targets.len() as u32);
+            run.count = joined.count;
+            run.bytes = joined.bytes;
+            run.publisher().into_iter().for_each(|p| *p = publisher);
+        }
+        let mut more: Vec<Span> = members.iter().skip(1).map(|m| m.span.clone()).collect();
+        for (k, at) in joined.members.iter().enumerate() {
+            match ops.get_mut(*at) {
+                Some(StoreOp::Enqueue(e)) if k == 0 => e.more.append(&mut more),
+                _ => gone.get_mut(*at).into_iter().for_each(|g| *g = true),
+            }
+        }
+    }
+}
+
+/// Runs of a group that become one: their indexes among its ops, messages and octets.
+#[derive(Debug)]
+struct Joined {
+    members: Vec<usize>,
+    count: u32,
+    bytes: u64,
+}
+
+/// Whether `next` continues `head`, which has grown to `count` messages, in every queue.
+fn follows(head: &Enqueue, count: u32, next: &Enqueue) -> bool {
+    head.meta == next.meta && in_step(&head.targets, count, &next.targets)
+}
+
+/// Whether the second targets are those of messages that follow `count` others to the first ones.
+fn in_step(head: &[Target], count: u32, next: &[Target]) -> bool {
+    let follows = |(a, b): (&Target, &Target)| a.queue == b.queue && a.first_seq + Seq::from(count) == b.first_seq;
+    head.len() == next.len() && head.iter().zip(next).all(follows)
+}
