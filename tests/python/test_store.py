@@ -1,6 +1,7 @@
 """The store through the built binary: its tools, snapshots, damage, a full disk, and syncs before confirms."""
 
 import base64
+import copy
 import json
 import os
 import re
@@ -570,11 +571,15 @@ class Flood(threading.Thread):
     def run(self):
         connection = pika.BlockingConnection(self.parameters)
         channel = connection.channel()
-        while not self.enough.is_set() and self.sent < 2_000_000_000 // self.size:
-            body = bodies(1, self.size, salt=self.sent)[0]
-            channel.basic_publish("", self.queue, body, pika.BasicProperties(delivery_mode=2))
-            self.sent += 1
-        connection.close()
+        try:
+            while not self.enough.is_set() and self.sent < 2_000_000_000 // self.size:
+                body = bodies(1, self.size, salt=self.sent)[0]
+                channel.basic_publish("", self.queue, body, pika.BasicProperties(delivery_mode=2))
+                self.sent += 1
+            connection.close()
+        except pika.exceptions.AMQPConnectionError:
+            # Killed under it, on purpose or not: who waits for the broker finds out.
+            pass
 
 
 ALARM = "rabbitmq_alarms_free_disk_space_watermark"
@@ -688,6 +693,57 @@ def test_a_small_full_disk(tmp_path, volume, size):
         late.join(brokers.DEADLINE)
         assert take(broker, "q2") == bodies(3, 1000)
         brokers.until(lambda: held(broker) == last, "the ballast to be made again")
+        assert broker.stop() == 0
+        assert "the store is whole" in hornpipe("store", "verify", broker.data)
+    finally:
+        broker.cleanup()
+
+
+def test_two_shards_on_a_small_full_disk(tmp_path, volume):
+    """Room of one volume that two threads write to: neither takes what the other was promised."""
+    disk = volume(256)
+    broker = brokers.Hornpipe(
+        tmp_path / "broker", {"HORNPIPE_SHARDS": "2", "HORNPIPE_LOG_RECORDS_SLACK": "8"}, data=disk.folder / "data"
+    )
+    alive = lambda: broker.process.poll() is None
+    ballast = (256 << 20) // 8
+    try:
+        broker.start()
+        brokers.until(lambda: held(broker) == ballast, "the ballast to be made")
+        login = {"Authorization": "Basic " + base64.b64encode(b"guest:guest").decode(), "Content-Type": "application/json"}
+        url = f"http://127.0.0.1:{broker.http_port}/api/vhosts/b"
+        urllib.request.urlopen(urllib.request.Request(url, b"{}", login, method="PUT")).close()
+        other = copy.copy(broker)
+        other.vhost = "b"
+        assert (broker.data / "shard-1").is_dir()
+        for it in (broker, other):
+            publish(it, "q", [])
+        # Sizes that go to body files in one, to the database in the other.
+        floods = [Flood(broker, "q", 100_000), Flood(other, "q", 700)]
+        for it in floods:
+            it.start()
+        brokers.until(lambda: metric(broker, ALARM) == 1 or not alive(), "the disk alarm")
+        for it in floods:
+            it.enough.set()
+        for it in (broker, other):
+            publish(it, "barrier", [])
+        disk.fill()
+        # Consumers of both go on, though nothing can be written.
+        taken = [take(broker, "q", 100), take(other, "q", 100)]
+        assert alive() and [len(it) for it in taken] == [100, 100], broker.log_tail()
+        # Killed on a full disk it starts again.
+        broker.kill()
+        disk.fill()
+        broker.start()
+        assert alive() and len(take(other, "q", 1)) == 1
+        disk.empty()
+        for it in floods:
+            it.join(brokers.DEADLINE)
+        for it in (broker, other):
+            take(it, "q")
+            publish(it, "q2", bodies(3, 1000))
+            assert take(it, "q2") == bodies(3, 1000)
+        brokers.until(lambda: held(broker) == ballast, "the ballast to be made again")
         assert broker.stop() == 0
         assert "the store is whole" in hornpipe("store", "verify", broker.data)
     finally:

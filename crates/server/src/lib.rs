@@ -20,6 +20,7 @@ mod handle;
 mod homes;
 mod inbox;
 mod listener;
+mod room;
 mod shard_task;
 mod shutdown;
 mod spread;
@@ -206,6 +207,7 @@ pub(crate) struct Shared {
     pub(crate) ballast_bytes: AtomicU64,
     /// The disk has no room for work that can wait.
     pub(crate) no_spare_room: AtomicBool,
+    pub(crate) room: room::Room,
     /// protocol, address, port, tls
     pub(crate) listeners: Mutex<Vec<(String, String, u16, bool)>>,
     pub(crate) config: ServerConfig,
@@ -241,6 +243,7 @@ impl Shared {
             levels: Arc::default(),
             ballast_bytes: AtomicU64::new(0),
             no_spare_room: AtomicBool::new(false),
+            room: room::Room::default(),
             listeners: Mutex::default(),
             config,
             health: RwLock::new(Health::Starting("opening the store".to_owned())),

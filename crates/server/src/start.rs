@@ -108,7 +108,7 @@ fn look(config: &ServerConfig) -> Result<(), StartError> {
     if !matches!(config.storage, Storage::Disk) {
         return Ok(());
     }
-    if Ballast::new(&config.data_dir, config.ballast_bytes).release_last() {
+    if Ballast::new(&config.data_dir, config.ballast_bytes, config.shards).release_last() {
         tracing::warn!("the disk is full: the ballast was given up to open the data folder");
     }
     let mut accepted = Vec::new();

@@ -140,6 +140,8 @@ struct Keeper {
     ballast: Option<Ballast>,
     /// What this thread added to [`crate::alarms::Levels::writing`].
     writing: u64,
+    /// What this thread holds of [`crate::room::Room`].
+    granted: u64,
     noted: Instant,
     /// The store has housekeeping that goes on.
     busy: bool,
@@ -153,7 +155,7 @@ impl Keeper {
     fn new(shared: Arc<Shared>, home: Arc<Home>, store: Store) -> Self {
         let config = &shared.config;
         let on_disk = matches!(config.storage, crate::Storage::Disk);
-        let mut ballast = on_disk.then(|| Ballast::new(&config.data_dir, config.ballast_bytes));
+        let mut ballast = on_disk.then(|| Ballast::new(&config.data_dir, config.ballast_bytes, config.shards));
         let noted = Instant::now();
         // The ballast is made once clients are served: a start shouldn't wait for it. But what this one took the next may need.
         if let Some(error) =
@@ -162,7 +164,7 @@ impl Keeper {
             tracing::warn!("{error}");
         }
         *home.usage.lock().unwrap_or_else(PoisonError::into_inner) = store.usage();
-        Self { shared, home, store, ballast, writing: 0, noted, busy: false, renewals: 0, snapshot: None }
+        Self { shared, home, store, ballast, writing: 0, granted: 0, noted, busy: false, renewals: 0, snapshot: None }
     }
 
     /// Runs a step of the store; `None` when it failed and the process ends.
@@ -184,6 +186,7 @@ impl Keeper {
             store.commit(group)?;
             store.sync()
         });
+        self.shared.room.give_back(std::mem::take(&mut self.granted));
         let Some(committed) = written else { return false };
         self.home.inbox.push(Item::Committed(committed));
         true
@@ -198,7 +201,7 @@ impl Keeper {
 
     /// Gives up the ballast for a write of so many octets, and waits while the disk is too full for it all the same:
     /// publishers are blocked then, consumers go on, and everything does once there is space. What the next start needs is
-    /// left, unless this process is about to end.
+    /// left, unless this process is about to end. All shards share the room: what the group may take is granted to it.
     fn find_room(&mut self, octets: u64) {
         let mut told = false;
         if self.ballast.as_ref().is_none_or(|b| b.free() >= octets.saturating_add(AMPLE)) {
@@ -206,7 +209,7 @@ impl Keeper {
         }
         while let Some(ballast) = &self.ballast {
             let stopping = matches!(self.shared.health(), Health::Stopping);
-            if ballast.release_for(octets) {
+            if ballast.release_for(octets.saturating_add(self.shared.room.granted())) {
                 tracing::warn!(
                     "the disk is nearly full: a part of the ballast was given up; it is made again when there is space"
                 );
@@ -220,7 +223,9 @@ impl Keeper {
                 }
                 break;
             }
-            if ballast.free() >= octets.saturating_add(SEGMENT) {
+            let need = octets.saturating_add(SEGMENT);
+            if self.shared.room.take(need, ballast.free()) {
+                self.granted = need;
                 break;
             }
             if !told {
@@ -232,10 +237,12 @@ impl Keeper {
         self.look_for_spare_room();
     }
 
-    /// Work that can wait is done while there is room beside what is kept back.
+    /// Work that can wait is done while there is room beside what is kept back. All shards may come upon some at the same time,
+    /// so each counts on its share.
     fn look_for_spare_room(&mut self) {
         let Some(ballast) = &self.ballast else { return };
-        let spare = ballast.spare();
+        let others = self.shared.room.granted().saturating_sub(self.granted);
+        let spare = ballast.spare().saturating_sub(others) / u64::from(self.shared.config.shards.max(1));
         self.store.set_spare_room(spare);
         // A step of copying forward may begin a body file and a segment.
         let step = crate::body_file_bytes(&self.shared.config).saturating_add(SEGMENT);

@@ -22,13 +22,14 @@ const LOW: u64 = 12 << 20;
 pub struct Ballast {
     path: PathBuf,
     bytes: u64,
+    shards: u64,
 }
 
 impl Ballast {
-    /// Of so many octets, or an eighth of the volume if that is less; 0 = none. Nothing is written yet.
-    pub fn new(dir: &Path, bytes: u64) -> Self {
+    /// Of so many octets, or an eighth of the volume if that is less; 0 = none; for so many shards. Nothing is written yet.
+    pub fn new(dir: &Path, bytes: u64, shards: u32) -> Self {
         let volume = statvfs(dir).map_or(u64::MAX, |s| s.f_blocks.saturating_mul(s.f_frsize));
-        Self { path: dir.join("ballast"), bytes: bytes.min(volume / 8) }
+        Self { path: dir.join("ballast"), bytes: bytes.min(volume / 8), shards: u64::from(shards.max(1)) }
     }
 
     /// Octets held back now.
@@ -38,7 +39,17 @@ impl Ballast {
 
     /// The part that is kept for the next start.
     fn last(&self) -> u64 {
-        self.bytes.min(OPENING)
+        self.bytes.min(self.opening())
+    }
+
+    /// What opening all shards a few times may take.
+    fn opening(&self) -> u64 {
+        OPENING + (self.shards - 1) * LOW
+    }
+
+    /// What using one more segment in each shard takes.
+    fn low(&self) -> u64 {
+        self.shards * LOW
     }
 
     fn dir(&self) -> &Path {
@@ -53,12 +64,12 @@ impl Ballast {
     /// Octets that may be used for work that can wait: without them there is enough for what can't, and to hold back
     /// everything that should be.
     pub fn spare(&self) -> u64 {
-        self.free().saturating_add(self.held()).saturating_sub(self.bytes.saturating_add(LOW))
+        self.free().saturating_add(self.held()).saturating_sub(self.bytes.saturating_add(self.low()))
     }
 
     /// Lets the first part go when less than `need` octets beside some for the database are free; says whether it did.
     pub fn release_for(&self, need: u64) -> bool {
-        if self.free() >= LOW.saturating_add(need) || self.held() <= self.last() {
+        if self.free() >= self.low().saturating_add(need) || self.held() <= self.last() {
             return false;
         }
         let cut = OpenOptions::new().write(true).open(&self.path).and_then(|f| f.set_len(self.last()));
@@ -67,12 +78,12 @@ impl Ballast {
 
     /// Lets all of it go when a start or a stop may need it; says whether it did.
     pub fn release_last(&self) -> bool {
-        self.free() < OPENING && fs::remove_file(&self.path).is_ok()
+        self.free() < self.opening() && fs::remove_file(&self.path).is_ok()
     }
 
     /// Whether room is so scarce that the last part is wanted at once.
     pub fn is_scarce(&self) -> bool {
-        self.held() < self.last() && self.free() < 2 * OPENING
+        self.held() < self.last() && self.free() < 2 * self.opening()
     }
 
     /// Octets that should be held back and are not.
@@ -94,10 +105,10 @@ impl Ballast {
             return fs::remove_file(&self.path).map_err(io_error("cannot remove", &self.path));
         }
         let room = self.free().saturating_add(held);
-        let wanted = if room >= floor.saturating_add(LOW).saturating_add(2 * self.bytes) {
+        let wanted = if room >= floor.saturating_add(self.low()).saturating_add(2 * self.bytes) {
             self.bytes
         } else {
-            self.last().min(room.saturating_sub(LOW))
+            self.last().min(room.saturating_sub(self.low()))
         };
         if wanted <= held && held <= self.bytes {
             return Ok(());
@@ -132,22 +143,22 @@ mod tests {
     #[test]
     fn room_is_taken_kept_while_there_is_some_and_given_up_when_none_is_wanted() {
         let bed = tempfile::tempdir().unwrap();
-        let mut ballast = Ballast::new(bed.path(), 1 << 20);
+        let mut ballast = Ballast::new(bed.path(), 1 << 20, 1);
         assert_eq!(ballast.held(), 0);
         ballast.restore(0).unwrap();
         assert_eq!(ballast.held(), 1 << 20);
         assert!(!ballast.release_for(0) && !ballast.release_last(), "there is room");
-        Ballast::new(bed.path(), 2 << 20).restore(0).unwrap();
+        Ballast::new(bed.path(), 2 << 20, 1).restore(0).unwrap();
         assert_eq!(ballast.held(), 2 << 20, "as configured now");
-        Ballast::new(bed.path(), 0).restore(0).unwrap();
+        Ballast::new(bed.path(), 0, 1).restore(0).unwrap();
         assert_eq!(ballast.held(), 0);
-        Ballast::new(bed.path(), 0).restore(0).unwrap();
+        Ballast::new(bed.path(), 0, 1).restore(0).unwrap();
     }
 
     #[test]
     fn a_running_broker_leaves_what_a_start_needs() {
         let bed = tempfile::tempdir().unwrap();
-        let mut ballast = Ballast::new(bed.path(), OPENING + (4 << 20));
+        let mut ballast = Ballast::new(bed.path(), OPENING + (4 << 20), 1);
         ballast.restore(0).unwrap();
         assert_eq!((ballast.held(), ballast.missing()), (OPENING + (4 << 20), 0));
         assert!(ballast.release_for(u64::MAX / 2));
@@ -161,5 +172,11 @@ mod tests {
         fs::remove_file(&ballast.path).unwrap();
         ballast.restore(u64::MAX / 2).unwrap();
         assert_eq!(ballast.held(), OPENING);
+        // Each shard that is opened needs some.
+        fs::remove_file(&ballast.path).unwrap();
+        let mut ballast = Ballast::new(bed.path(), OPENING + 2 * LOW, 2);
+        ballast.restore(0).unwrap();
+        assert!(ballast.release_for(u64::MAX / 2));
+        assert_eq!(ballast.held(), OPENING + LOW);
     }
 }
