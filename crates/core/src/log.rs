@@ -24,6 +24,8 @@ use std::ops::Deref;
 
 /// Most records removed with one group.
 const REMOVE_MAX: usize = 64;
+/// Fewer than these stay where a group writes something: one that removes nothing is a single key in sled, and costs half.
+const REMOVE_MIN: usize = 16;
 /// Most records removed with a group that holds nothing else, so that nobody waits for it.
 const REMOVE_MAX_ALONE: usize = 512;
 
@@ -742,7 +744,12 @@ impl Log {
         self.pending_settles = 0;
         self.settle_deadline = None;
         // records go from the head only: what a record settles concerns older ones, which are gone before it
-        let most = if group.ops.is_empty() { REMOVE_MAX_ALONE } else { REMOVE_MAX };
+        let dead = self.records.values().take(REMOVE_MIN).take_while(|record| record.live == 0).count();
+        let most = match group.ops.is_empty() {
+            true => REMOVE_MAX_ALONE,
+            false if dead == REMOVE_MIN => REMOVE_MAX,
+            false => 0,
+        };
         while group.remove_records.len() < most
             && let Some(entry) = self.records.first_entry()
             && entry.get().live == 0

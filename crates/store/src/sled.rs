@@ -107,6 +107,15 @@ impl Generation {
         caught(&self.path, || call(db))
     }
     fn apply(&self, batch: &Batch) -> Result<(), StoreError> {
+        // One key is atomic by itself. sled writes a batch out at once, and what is flushed after it again; each time it wakes
+        // all of its threads.
+        if let [(key, value)] = &batch[..] {
+            let done = self.call(|db| match value {
+                Some(v) => db.insert(&key[..], &v[..]),
+                None => db.remove(&key[..]),
+            });
+            return done.map(drop).map_err(fatal);
+        }
         let mut b = ::sled::Batch::default();
         for (key, value) in batch {
             match value {

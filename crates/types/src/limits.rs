@@ -24,9 +24,7 @@ pub struct Limits {
     /// Pending logged runs, times their queues, above which publishers are no longer read: bounds the turn in which the store
     /// reports them.
     pub pending_copies: u64,
-    /// Octets of one group handed to the store (soft by one command).
-    pub group_bytes: u64,
-    /// Messages of one group handed to the store (soft by one command).
+    /// So many settlements are handed to the store without waiting for company.
     pub group_messages: u64,
     /// A group of settlements alone waits this long for company, milliseconds.
     pub settle_delay_ms: u64,
@@ -75,7 +73,6 @@ impl Default for Limits {
             unsent_bytes: 128 * 1024,
             pending_bytes: 16 * 1024 * 1024,
             pending_copies: 4096,
-            group_bytes: 4 * 1024 * 1024,
             group_messages: 4096,
             settle_delay_ms: 50,
             log_records_slack: 512,

@@ -43,7 +43,6 @@ pub(crate) const KEYS: &[&str] = &[
     "pending_bytes",
     "pending_copies",
     "slice_units",
-    "group_bytes",
     "group_messages",
     "settle_delay_ms",
     "log_records_slack",
@@ -66,6 +65,15 @@ pub(crate) const KEYS: &[&str] = &[
     "per_object_metrics",
     "sample_interval_ms",
 ];
+
+/// Keys of earlier versions, and what is to be done instead.
+const GONE: &[(&str, &str)] =
+    &[("group_bytes", "it never had an effect; `pending_bytes` bounds what is written at once. Leave it out")];
+
+/// What became of a key that was known once.
+pub(crate) fn gone(key: &str) -> Option<&'static str> {
+    GONE.iter().find(|(gone, _)| *gone == key).map(|(_, instead)| *instead)
+}
 
 /// The known key, or the nearest one.
 pub(crate) fn known(key: &str) -> Result<&'static str, &'static str> {

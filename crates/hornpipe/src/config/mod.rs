@@ -56,10 +56,14 @@ impl RawConfig {
     /// Lays a setting over what is there.
     ///
     /// # Errors
-    /// For an unknown key; names the nearest known one.
+    /// For an unknown key; names the nearest known one, or says what became of it.
     pub(crate) fn set(&mut self, key: &str, value: Value, source: Source) -> Result<(), ConfigError> {
-        let known = keys::known(key)
-            .map_err(|nearest| ConfigError(format!("unknown key '{key}' ({source}); did you mean '{nearest}'?")))?;
+        let known = keys::known(key).map_err(|nearest| {
+            ConfigError(match keys::gone(key) {
+                Some(instead) => format!("the key '{key}' ({source}) is no more: {instead}"),
+                None => format!("unknown key '{key}' ({source}); did you mean '{nearest}'?"),
+            })
+        })?;
         self.0.insert(known, (value, source));
         Ok(())
     }

@@ -243,7 +243,6 @@ pub(crate) fn resolve(raw: &RawConfig) -> Result<Resolved, Vec<ConfigError>> {
         pending_bytes: r.size("pending_bytes", d.pending_bytes, 1 << 20..=TIB),
         pending_copies: r.number("pending_copies", d.pending_copies, 256..=1 << 32),
         slice_units: r.number("slice_units", d.slice_units, 1..=1 << 20),
-        group_bytes: r.size("group_bytes", d.group_bytes, 64 << 10..=1 << 30),
         group_messages: r.number("group_messages", d.group_messages, 1..=1 << 24),
         settle_delay_ms: r.number("settle_delay_ms", d.settle_delay_ms, 0..=MINUTE_MS),
         log_records_slack: r.number("log_records_slack", d.log_records_slack, 0..=1 << 32),

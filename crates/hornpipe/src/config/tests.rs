@@ -126,6 +126,13 @@ fn names_of_a_kubernetes_service_are_not_settings() {
 fn every_fault_is_named_with_key_value_and_what_is_allowed() {
     for (args, environment, file, expected) in [
         (&[][..], &[][..], "hearbeat = 1", "unknown key 'hearbeat' (FILE); did you mean 'heartbeat'?"),
+        (
+            &[],
+            &[],
+            "group_bytes = 1",
+            "the key 'group_bytes' (FILE) is no more: it never had an effect; `pending_bytes` bounds what is written at \
+             once. Leave it out",
+        ),
         (&[], &[], "[limits]\nx = 1", "FILE has a section [limits]: keys stand at the top, without sections"),
         (&[], &[], "heartbeat = 70000", "heartbeat = 70000 (FILE) is not allowed: must be an integer from 0 to 65535"),
         (&[], &[], "heartbeat = true", "heartbeat = true (FILE) is not allowed: must be an integer from 0 to 65535"),
