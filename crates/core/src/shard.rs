@@ -879,6 +879,8 @@ impl Shard {
             Some(LoadFor::Join(members)) => {
                 self.rewriting -= 1;
                 match loaded.batch {
+                    // some of them may be purged and not know it yet
+                    Ok(_) if self.is_burying() => {}
                     Ok(batch) => self.log.join_stored(&members, &batch, &mut self.queues),
                     Err(_) => self.log.leave_apart(&members, &mut self.queues),
                 }
