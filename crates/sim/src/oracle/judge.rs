@@ -298,10 +298,12 @@ impl Oracle {
                 dropped: false,
             });
         }
+        // what came back to a quorum queue goes before those that were never out
+        let returned = self.plan.queues[queue].quorum && copy.last.is_some();
         copy.last = Some((queue, deaths));
         copy.flag_unknown = false;
         (copy.seen, copy.ready_since) = (incarnation, turn);
-        if copy.deaths == 0 {
+        if copy.deaths == 0 && !returned {
             let m = &self.messages[copy.message];
             let furthest = self.furthest.entry((queue, m.publisher, m.priority)).or_default();
             *furthest = m.index.max(*furthest);
