@@ -58,6 +58,8 @@ impl Paging {
 
 /// Most queues looked at at the end of a turn when memory is short: a turn may bring something to as many.
 const STEP: usize = 4096;
+/// Visits in a turn where there are fewer queues than this.
+const FEW: usize = 4;
 /// So many that give up nothing, one behind the other, say that the others hardly have more.
 const IN_VAIN: usize = 64;
 
@@ -87,7 +89,8 @@ impl Shard {
     pub(crate) fn page_out_others(&mut self) {
         self.paging.measure(self.limits.resident_bytes);
         let mut in_vain = 0;
-        for _ in 0..STEP.min(self.paging.holders.len()) {
+        // a visit frees one slice only: few queues are visited more than once
+        for _ in 0..STEP.min(self.paging.holders.len().max(FEW)) {
             if !self.is_short() || in_vain >= IN_VAIN {
                 return;
             }
