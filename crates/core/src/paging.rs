@@ -1,6 +1,6 @@
 //! Which bodies stay in memory. What is in the log can leave it and is read again when it is wanted.
 //!
-//! One budget (`resident_bytes`) serves all queues. Above it a queue keeps its head at most, and a smaller one the more queues
+//! One budget (`resident_bytes`) serves all queues, for bodies and what is kept beside them: of small messages less stays. Above it a queue keeps its head at most, and a smaller one the more queues
 //! hold something; queues nobody serves give up what they have, in turn. Deliveries that wait for their acknowledgement keep
 //! their bodies only while there is room: they are needed again only when a message comes back. Where they may be dead-lettered
 //! they stay, so that a rejected message is in the next queue at once.
@@ -17,22 +17,56 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Queues that hold bodies, and channels that may hold too many.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Paging {
+    /// Octets of bodies that may be in memory: what `resident_bytes` leaves when the books of messages of the size that comes
+    /// in are counted.
+    room: u64,
+    /// Messages that came in, and octets of their bodies; halved now and then.
+    came: (u64, u64),
     /// Queues that had bodies in memory when they were last served, the longest unseen first.
     holders: VecDeque<QueueId>,
     /// Channels with many deliveries that keep their bodies.
     pub(crate) crowded: Vec<(ConnectionId, u16)>,
 }
 
+/// What a message takes in memory beside its body, octets, about.
+const BESIDE: u64 = 128;
+/// Messages after which those that came before count half.
+const CAME_MAX: u64 = 1 << 16;
+
+impl Paging {
+    pub(crate) fn new(limit: u64) -> Self {
+        Self { room: limit, came: (0, 0), holders: VecDeque::new(), crowded: Vec::new() }
+    }
+    /// Messages came in.
+    pub(crate) fn note(&mut self, count: u32, bytes: u64) {
+        self.came = (self.came.0 + u64::from(count), self.came.1 + bytes);
+    }
+    /// Works out how many octets of bodies may stay of the messages there are now.
+    fn measure(&mut self, limit: u64) {
+        let (count, bytes) = self.came;
+        if count > 0 {
+            let part = u128::from(limit) * u128::from(bytes) / u128::from((bytes + count * BESIDE).max(1));
+            self.room = (part as u64).max(limit / 16);
+        }
+        if count > CAME_MAX {
+            self.came = (count / 2, bytes / 2);
+        }
+    }
+}
+
 /// Most queues looked at at the end of a turn when memory is short: a turn may bring something to as many.
 const STEP: usize = 4096;
+/// Visits in a turn where there are fewer queues than this.
+const FEW: usize = 4;
 /// So many that give up nothing, one behind the other, say that the others hardly have more.
 const IN_VAIN: usize = 64;
 
 impl Shard {
     /// Forgets bodies of a queue that are on disk when memory is short.
     pub(crate) fn page_out(&mut self, id: QueueId) {
+        let short = self.is_short();
         let Some(queue) = self.queues.get_mut(&id) else { return };
         // what is transient only can't leave memory
         if queue.resident > 0 && !queue.resident_listed && !queue.logged.is_empty() {
@@ -40,7 +74,7 @@ impl Shard {
             self.paging.holders.push_back(id);
         }
         // under an alarm nothing that is on disk stays beyond what the next deliveries need
-        if self.resident <= self.limits.resident_bytes && !self.memory_alarm {
+        if !short && !self.memory_alarm {
             return;
         }
         // those nobody waits for take turns: messages that came together must leave together, else a batch stays for a few
@@ -53,9 +87,11 @@ impl Shard {
 
     /// When memory is short, queues give up what they hold, the one that kept it longest first, some at the end of each turn.
     pub(crate) fn page_out_others(&mut self) {
+        self.paging.measure(self.limits.resident_bytes);
         let mut in_vain = 0;
-        for _ in 0..STEP.min(self.paging.holders.len()) {
-            if self.resident <= self.limits.resident_bytes || in_vain >= IN_VAIN {
+        // a visit frees one slice only: few queues are visited more than once
+        for _ in 0..STEP.min(self.paging.holders.len().max(FEW)) {
+            if !self.is_short() || in_vain >= IN_VAIN {
                 return;
             }
             let before = self.resident;
@@ -72,9 +108,14 @@ impl Shard {
         }
     }
 
+    /// Whether more bodies are in memory than should be.
+    pub(crate) fn is_short(&self) -> bool {
+        self.resident > self.paging.room
+    }
+
     /// Octets a queue with consumers may keep when memory is short.
     pub(crate) fn share(&self) -> u64 {
-        let each = self.limits.resident_bytes / (self.paging.holders.len() as u64).max(1);
+        let each = self.paging.room / (self.paging.holders.len() as u64).max(1);
         self.limits.resident_bytes_per_queue.min(each)
     }
 

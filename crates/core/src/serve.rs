@@ -355,6 +355,7 @@ impl Shard {
         count: u32,
     ) {
         let Some(batch) = segment.batch.clone() else { return };
+        let short = self.is_short();
         let Some(consumer) = self.consumers.get_mut(&key) else { return };
         let Some(connection) = self.connections.get_mut(&consumer.connection) else { return };
         let Some(channel) = connection.channels.get_mut(&consumer.channel) else { return };
@@ -399,7 +400,7 @@ impl Shard {
             run.since = now.mono;
             let bytes = run.bytes;
             // when memory is short, what the log has is not kept for the case that it comes back
-            if self.resident > self.limits.resident_bytes && run.logged && run.range().last() < queue.droppable_upto() {
+            if short && run.logged && run.range().last() < queue.droppable_upto() {
                 run.batch = None;
                 run.from = 0;
             } else {

@@ -153,6 +153,7 @@ pub struct Shard {
 impl Shard {
     /// An empty shard; recovery comes next.
     pub fn new(config: CoreConfig) -> Self {
+        let room = config.limits.resident_bytes;
         Self {
             number: config.number,
             units: config.limits.slice_units,
@@ -194,7 +195,7 @@ impl Shard {
             logins_changed: false,
             out: Outbox::default(),
             resident: 0,
-            paging: crate::paging::Paging::default(),
+            paging: crate::paging::Paging::new(room),
             takers: Vec::new(),
             gathering: crate::gather::Gathering::default(),
             outrun: None,

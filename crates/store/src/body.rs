@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 /// Octets of a frame's header.
 pub(crate) const FRAME: usize = 16;
+/// Octets collected before they are written to the file, about.
+const WRITTEN_AT_ONCE: usize = 1 << 20;
 /// The buffer is given back when a group made it larger than this.
 const BUFFER_KEEP: usize = 8 << 20;
 
@@ -118,6 +120,10 @@ impl BodyWriter {
         self.buffer[start + 8..start + 16].copy_from_slice(&stamp.encode().to_be_bytes());
         let place = BodyPlace { file: active.file, offset: active.end, len: len32, crc };
         active.end += size;
+        // a large group is not held twice
+        if self.buffer.len() >= WRITTEN_AT_ONCE {
+            self.write(medium)?;
+        }
         Ok(place)
     }
     fn write(&mut self, medium: &mut dyn Medium) -> Result<(), StoreError> {
