@@ -430,6 +430,48 @@ def test_a_store_that_is_gone_is_not_taken_for_a_new_one(own_broker):
     assert broker.stop() == 0
 
 
+@pytest.mark.parametrize("waits_at", ["shards", "shard-0/generation"])
+def test_a_long_start_says_how_far_it_is(own_broker, waits_at):
+    broker = own_broker(**brokers.RESTLESS)
+    # Until the database was exchanged, so that there is a file which names it.
+    for salt in range(1000):
+        publish(broker, "q", bodies(40, 20_000, salt=salt))
+        take(broker, "q")
+        if (broker.data / "shard-0/generation").exists():
+            break
+    assert broker.stop() == 0
+    # The start waits for a file that it reads, for as long as we like.
+    file = broker.data / waits_at
+    content = file.read_bytes()
+    file.unlink()
+    os.mkfifo(file)
+    port, broker.keep_http = broker.http_port, True
+    broker.spawn()
+    word = {"shards": "looking at the data folder", "shard-0/generation": "opening the database"}[waits_at]
+
+    def ready():
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready") as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            return json.load(error)
+        except OSError:
+            return None
+
+    brokers.until(lambda: (ready() or {}).get("reason") == word, f"'{word}' on the health page")
+    brokers.until(lambda: re.search(rf"starting for \d+ s: {word}", broker.log_tail(1000)), f"'{word}' in the log")
+    assert ready()["status"] == "starting"
+    # A reader of what is there now, and of nothing else later.
+    whole = file.with_name(file.name + ".whole")
+    whole.write_bytes(content)
+    with open(file, "wb") as it:
+        whole.rename(file)
+        it.write(content)
+    broker.wait_serving()
+    assert ready() == {"status": "ok"}
+    assert broker.stop() == 0
+
+
 def test_a_failed_import_leaves_nothing(own_broker, tmp_path):
     broker = own_broker()
     publish(broker, "q", bodies(300, 1000))
