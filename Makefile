@@ -14,7 +14,9 @@ BIN ?= $(TARGET_DIR)/release/hornpipe
 WITH_BIN := HORNPIPE_BIN=$(abspath $(BIN))
 
 ROUNDS ?= 30
+SHARD_ROUNDS ?= 10
 LONG_ROUNDS ?= 500
+LONG_SHARD_ROUNDS ?= 150
 LONG_SEEDS ?= 10000
 SOAK_MINUTES ?= 30
 CUTS ?= 8
@@ -129,8 +131,9 @@ clients-more: build ## clients in other languages and the tools people use besid
 	$(WITH_BIN) tests/clients/run.sh
 
 .PHONY: crash-loop
-crash-loop: build test-deps ## ROUNDS=30 kills under load
+crash-loop: build test-deps ## ROUNDS=30 kills under load, and SHARD_ROUNDS=10 with two shards
 	$(RUN_PY) tests/run/crash_loop.py --rounds $(ROUNDS)
+	$(RUN_PY) tests/run/crash_loop.py --rounds $(SHARD_ROUNDS) --shards 2
 
 .PHONY: test
 test: test-deps test-rust tidy ## everything but the long ones, on the release binary
@@ -143,7 +146,7 @@ test: test-deps test-rust tidy ## everything but the long ones, on the release b
 test-long: build test-deps ## 500 crash rounds, 10 000 simulation seeds, half an hour of mixed traffic, power cuts where root and loop devices allow, the slow Rust tests
 	$(CARGO) test --workspace --locked -- --ignored
 	$(MAKE) sim SEEDS=$(LONG_SEEDS)
-	$(MAKE) crash-loop ROUNDS=$(LONG_ROUNDS)
+	$(MAKE) crash-loop ROUNDS=$(LONG_ROUNDS) SHARD_ROUNDS=$(LONG_SHARD_ROUNDS)
 	$(MAKE) space SPACE_MIB=400
 	$(MAKE) soak
 	$(RUN_PY) tests/run/power_cut.py --cuts $(CUTS) --skip-if-impossible

@@ -360,37 +360,167 @@ def test_damage_of_the_log_is_refused_by_name_until_it_is_accepted(own_broker):
         shutil.rmtree(broker.data)
         shutil.copytree(whole, broker.data)
 
-    def flip(name, at):
-        with open(broker.data / name, "r+b") as it:
-            it.seek(at)
-            found = it.read(16)
-            it.seek(at)
-            it.write(bytes(255 - octet for octet in found))
-
     # Killed a moment ago, and stopped in order: the end of the database is damaged.
     whole = broker.data.with_name("whole")
     broker.kill()
     shutil.copytree(broker.data, whole)
     end = len((whole / "shard-0/db/db").read_bytes().rstrip(b"\0"))
     for back in (20, 500, 3000):
-        flip("shard-0/db/db", end - back)
+        flip(broker.data / "shard-0/db/db", end - back)
         refused("shard-0/db/db is damaged", "was on disk")
         put_back()
     broker.start()
     assert broker.stop() == 0
     shutil.rmtree(whole)
     shutil.copytree(broker.data, whole)
-    flip("shard-0/db/db", len((whole / "shard-0/db/db").read_bytes().rstrip(b"\0")) - 20)
+    flip(broker.data / "shard-0/db/db", len((whole / "shard-0/db/db").read_bytes().rstrip(b"\0")) - 20)
     refused("shard-0/db/db")
     assert "was on disk" in accept_loss(broker)
     broker.start()
     assert broker.stop() == 0
     put_back()
-    flip("shard-0/db/conf", 3)
+    flip(broker.data / "shard-0/db/conf", 3)
     refused("shard-0/db/conf is damaged")
     (broker.data / "shard-0/db/conf").unlink()
     broker.start()
     assert take(broker, "q") == bodies(40, 1000)
+    assert broker.stop() == 0
+
+
+def flip(path, at):
+    """Sixteen octets that are others now."""
+    with open(path, "r+b") as it:
+        it.seek(at)
+        found = it.read(16)
+        it.seek(at)
+        it.write(bytes(255 - octet for octet in found))
+
+
+def harms(path):
+    """Ways to damage a file, each with its name."""
+    size = path.stat().st_size
+    used = len(path.read_bytes().rstrip(b"\0"))
+    yield "removed", path.unlink
+    yield "emptied", lambda: os.truncate(path, 0)
+    if size:
+        yield "cut", lambda: os.truncate(path, used // 2)
+        yield "begun with others", lambda: flip(path, 0)
+        yield "another in the middle", lambda: flip(path, used // 2)
+        yield "ended with others", lambda: flip(path, max(0, used - 20))
+
+
+@pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "killed"])
+def test_every_file_of_two_shards_cut_flipped_and_removed(own_broker, stopped):
+    """The whole data folder: whatever is done to a file, nothing confirmed is missing without a word, and no word is wrong."""
+    broker = own_broker(HORNPIPE_SHARDS="2", HORNPIPE_STORE_BODY_FILE_BYTES="1MiB", HORNPIPE_STORE_BALLAST_BYTES="1MiB")
+    brokers.add_vhost(broker, "b")
+    other = copy.copy(broker)
+    other.vhost = "b"
+    sent = {"small": bodies(20, 100), "large": bodies(4, 400_000, salt=1)}
+    for it in (broker, other):
+        for name, list_ in sent.items():
+            publish(it, name, list_)
+    brokers.until(lambda: held(broker) == 1 << 20, "the ballast to be made")
+    assert broker.stop() == 0 if stopped else broker.kill() is None
+    whole = broker.data.with_name("whole")
+    broker.data.rename(whole)
+    files = sorted(it.relative_to(whole) for it in whole.rglob("*") if it.is_file())
+    names = {it.name for it in files}
+    assert {"shards", "ballast", "lock", "mark", "conf", "db", "0000000000000001.body"} <= names, names
+    if stopped:
+        # What differs from a kill is what the log and its mark say.
+        files = [file for file in files if file.parts[0] == "shard-0" and file.name in ("db", "mark")]
+    seen = {"refused": 0, "told": 0, "whole": 0}
+    for file in files:
+        for what, _ in harms(whole / file):
+            if file.parts[0] == "shard-1" and what not in ("removed", "another in the middle"):
+                continue
+            shutil.rmtree(broker.data, ignore_errors=True)
+            shutil.copytree(whole, broker.data)
+            dict(harms(broker.data / file))[what]()
+            broker.log.unlink(missing_ok=True)
+            case = f"{file} {what}"
+            said = hornpipe("store", "verify", broker.data, code=lambda code: code in (0, 3))
+            is_whole = said.rstrip().endswith("the store is whole")
+            try:
+                broker.start()
+            except brokers.BrokerFailed:
+                broker.process = None
+                log = broker.log_tail(5)
+                seen["refused"] += 1
+                assert str(broker.data / file) in log or str((broker.data / file).parent) in log, f"{case}: {log}"
+                assert not is_whole and str(file.parent) in said, f"{case}: refused, and verify says {said}"
+                continue
+            other.port, missing = broker.port, 0
+            for it in (broker, other):
+                for name, list_ in sent.items():
+                    # Taken up to what can't be read; what comes is what was sent, in order.
+                    found = take_readable(it, name)
+                    assert found == list_[: len(found)], case
+                    missing += len(list_) - len(found)
+            told = damage(broker)[1]
+            assert (missing > 0) == (told > 0), f"{case}: {missing} messages are missing, {told} are said to be"
+            assert is_whole == (missing == 0), f"{case}: verify says {said}"
+            if missing:
+                assert file.suffix == ".body" and file.name in broker.log_tail(50), case
+            seen["told" if missing else "whole"] += 1
+            broker.kill()
+    assert seen["refused"] and (stopped or all(seen.values())), seen
+
+
+def take_readable(broker, queue):
+    """Bodies of a queue up to one that it can't read."""
+    connection = pika.BlockingConnection(parameters(broker))
+    channel = connection.channel()
+    found = []
+    total = channel.queue_declare(queue, passive=True).method.message_count
+    channel.basic_consume(queue, lambda _c, _m, _p, body: found.append(body), auto_ack=True)
+    stops = lambda: f"queue '{queue}' in vhost '{broker.vhost}' stops at" in broker.log_tail(50)
+    brokers.until(lambda: connection.process_data_events(0) or len(found) == total or stops(), "all that can be read")
+    connection.close()
+    return found
+
+
+def test_a_compaction_that_is_killed_leaves_the_old_store_or_the_new_one(own_broker):
+    broker = own_broker(HORNPIPE_SHARDS="2")
+    brokers.add_vhost(broker, "b")
+    other = copy.copy(broker)
+    other.vhost = "b"
+    for it in (broker, other):
+        publish(it, "q", bodies(40, 20_000))
+        take(it, "q", 20)
+    assert broker.stop() == 0
+    before = hornpipe("store", "verify", "--all", broker.data).splitlines()
+    queues = [line for line in before if line.startswith("queue ")]
+    assert len(queues) == 2
+    beside = broker.data / "compacting"
+    moments = [
+        lambda: beside.exists(),
+        lambda: (beside / "shard-0/mark").exists(),
+        lambda: list(beside.glob("shard-0/bodies/*.body")),
+        lambda: (beside / "shard-1").exists(),
+        lambda: list(beside.glob("shard-1/bodies/*.body")),
+        lambda: False,
+    ]
+    killed = 0
+    for moment in moments:
+        run = subprocess.Popen(
+            [brokers.Hornpipe.binary(), "store", "compact", str(broker.data)],
+            env=brokers.Hornpipe.environment(),
+            stdout=subprocess.DEVNULL,
+        )
+        # Looked at without a pause: such a moment is short.
+        while run.poll() is None and not moment():
+            pass
+        run.kill()
+        killed += run.wait(brokers.DEADLINE) != 0
+        said = hornpipe("store", "verify", "--all", broker.data)
+        assert [line for line in said.splitlines() if line.startswith("queue ")] == queues and "the store is whole" in said
+    assert killed >= 3 and not beside.exists()
+    broker.start()
+    other.port = broker.port
+    for it in (broker, other):
+        assert take(it, "q") == bodies(40, 20_000)[20:]
     assert broker.stop() == 0
 
 
@@ -427,6 +557,48 @@ def test_a_store_that_is_gone_is_not_taken_for_a_new_one(own_broker):
     (broker.data / "ports.json").write_text(ports)
     publish(broker, "q", bodies(3, 100))
     assert take(broker, "q") == bodies(3, 100)
+    assert broker.stop() == 0
+
+
+@pytest.mark.parametrize("waits_at", ["shards", "shard-0/generation"])
+def test_a_long_start_says_how_far_it_is(own_broker, waits_at):
+    broker = own_broker(**brokers.RESTLESS)
+    # Until the database was exchanged, so that there is a file which names it.
+    for salt in range(1000):
+        publish(broker, "q", bodies(40, 20_000, salt=salt))
+        take(broker, "q")
+        if (broker.data / "shard-0/generation").exists():
+            break
+    assert broker.stop() == 0
+    # The start waits for a file that it reads, for as long as we like.
+    file = broker.data / waits_at
+    content = file.read_bytes()
+    file.unlink()
+    os.mkfifo(file)
+    port, broker.keep_http = broker.http_port, True
+    broker.spawn()
+    word = {"shards": "looking at the data folder", "shard-0/generation": "opening the database"}[waits_at]
+
+    def ready():
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready") as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            return json.load(error)
+        except OSError:
+            return None
+
+    brokers.until(lambda: (ready() or {}).get("reason") == word, f"'{word}' on the health page")
+    brokers.until(lambda: re.search(rf"starting for \d+ s: {word}", broker.log_tail(1000)), f"'{word}' in the log")
+    assert ready()["status"] == "starting"
+    # A reader of what is there now, and of nothing else later.
+    whole = file.with_name(file.name + ".whole")
+    whole.write_bytes(content)
+    with open(file, "wb") as it:
+        whole.rename(file)
+        it.write(content)
+    broker.wait_serving()
+    assert ready() == {"status": "ok"}
     assert broker.stop() == 0
 
 
@@ -710,9 +882,7 @@ def test_two_shards_on_a_small_full_disk(tmp_path, volume):
     try:
         broker.start()
         brokers.until(lambda: held(broker) == ballast, "the ballast to be made")
-        login = {"Authorization": "Basic " + base64.b64encode(b"guest:guest").decode(), "Content-Type": "application/json"}
-        url = f"http://127.0.0.1:{broker.http_port}/api/vhosts/b"
-        urllib.request.urlopen(urllib.request.Request(url, b"{}", login, method="PUT")).close()
+        brokers.add_vhost(broker, "b")
         other = copy.copy(broker)
         other.vhost = "b"
         assert (broker.data / "shard-1").is_dir()

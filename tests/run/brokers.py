@@ -60,6 +60,14 @@ RESTLESS = {
 }
 
 
+def add_vhost(broker, name):
+    """Makes a vhost by HTTP; with several shards it goes to the one with the fewest."""
+    login = base64.b64encode(f"{broker.user}:{broker.password}".encode()).decode()
+    headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
+    url = f"http://127.0.0.1:{broker.http_port}/api/vhosts/{name}"
+    urllib.request.urlopen(urllib.request.Request(url, b"{}", headers, method="PUT")).close()
+
+
 class Snapshot(threading.Thread):
     """Asks a broker for a snapshot; `whole` once it said that there is one."""
 
@@ -159,6 +167,8 @@ class Hornpipe(Broker):
         self.extra = dict(env or {})
         self.process = None
         self.port = 0
+        # Whether a later start listens for HTTP where the one before did, so that it can be asked before it is ready.
+        self.keep_http = False
 
     @staticmethod
     def binary():
@@ -188,7 +198,7 @@ class Hornpipe(Broker):
                     "--amqp",
                     f"127.0.0.1:{self.port}",
                     "--http",
-                    "127.0.0.1:0",
+                    f"127.0.0.1:{self.http_port if self.keep_http else 0}",
                     "--metrics",
                     "127.0.0.1:0",
                 ],

@@ -13,6 +13,8 @@ What must hold, whatever the moment of the kill:
 * a message delivered again carries `redelivered`
 * what was settled before a later confirmed publish (which is durable behind it) doesn't come back after that
 
+With `--shards 2` all of this goes on in two vhosts, each in a shard of its own, in one process that is killed.
+
 A confirm that hadn't arrived says nothing: such a message may be there or not.
 """
 
@@ -106,9 +108,26 @@ class Books:
             self.settled[queue] |= self.seen[queue]
 
 
-def connect(broker):
+def key_of(vhost, queue):
+    """What the books call a queue."""
+    return queue if vhost == "/" else f"{vhost}:{queue}"
+
+
+def place_of(key):
+    """Vhost and name of a queue in the books."""
+    vhost, _, queue = key.rpartition(":")
+    return vhost or "/", queue
+
+
+def connect(broker, vhost="/"):
     it = amqp.Connection(
-        f"{broker.host}:{broker.port}", broker.user, broker.password, connect_timeout=10, read_timeout=60, write_timeout=60
+        f"{broker.host}:{broker.port}",
+        broker.user,
+        broker.password,
+        virtual_host=vhost,
+        connect_timeout=10,
+        read_timeout=60,
+        write_timeout=60,
     )
     it.connect()
     return it
@@ -119,15 +138,15 @@ class Publisher(threading.Thread):
 
     WINDOW = 300
 
-    def __init__(self, name, numbers, broker, books, seed, tally):
+    def __init__(self, name, vhost, numbers, broker, books, seed, tally):
         super().__init__(daemon=True)
-        self.id, self.numbers, self.broker, self.books, self.tally = name, numbers, broker, books, tally
+        self.id, self.vhost, self.numbers, self.broker, self.books, self.tally = name, vhost, numbers, broker, books, tally
         self.random = random.Random(seed)
         self.error = None
 
     def run(self):
         try:
-            connection = connect(self.broker)
+            connection = connect(self.broker, self.vhost)
             channel = connection.channel()
             channel.confirm_select()
         except GONE:
@@ -156,6 +175,7 @@ class Publisher(threading.Thread):
                     exchange, key, queues = self.random.choice(
                         [("", f"own-{self.id}", [f"own-{self.id}"]), ("", "shared", ["shared"]), ("fan", "", ["fan-a", "fan-b"])]
                     )
+                    queues = [key_of(self.vhost, queue) for queue in queues]
                     size = self.random.choice([0, 10, 100, 100, 1000, 1000, 5000, self.random.choice([10, 300_000])])
                     tag += 1
                     with self.books.lock:
@@ -194,7 +214,8 @@ class Consumer(threading.Thread):
 
     def run(self):
         try:
-            connection = connect(self.broker)
+            vhost, queue = place_of(self.queue)
+            connection = connect(self.broker, vhost)
             channel = connection.channel()
             channel.basic_qos(0, self.random.choice([1, 10, 100]), False)
 
@@ -202,7 +223,7 @@ class Consumer(threading.Thread):
                 self.books.delivered(self.queue, message.body, message.delivery_info["redelivered"])
                 channel.basic_ack(message.delivery_tag)
 
-            channel.basic_consume(self.queue, callback=on_message)
+            channel.basic_consume(queue, callback=on_message)
             while True:
                 connection.drain_events(timeout=60)
         except GONE:
@@ -211,8 +232,8 @@ class Consumer(threading.Thread):
             self.error = error
 
 
-def declare(broker, queues):
-    connection = connect(broker)
+def declare(broker, vhost, queues):
+    connection = connect(broker, vhost)
     channel = connection.channel()
     channel.exchange_declare("fan", "fanout", durable=True, auto_delete=False)
     for queue in queues:
@@ -238,28 +259,28 @@ def empty(connection, channel, queue):
     return True
 
 
-def drain(broker, queues, books):
+def drain(broker, vhost, queues, books):
     """Takes everything, settles it, and makes the settling durable with a confirmed publish behind it."""
-    connection = connect(broker)
+    connection = connect(broker, vhost)
     channel = connection.channel()
     channel.confirm_select()
     channel.basic_qos(0, 500, False)
     for queue in queues:
 
-        def on_message(message, queue=queue):
-            books.delivered(queue, message.body, message.delivery_info["redelivered"])
+        def on_message(message, key=key_of(vhost, queue)):
+            books.delivered(key, message.body, message.delivery_info["redelivered"])
             channel.basic_ack(message.delivery_tag)
 
         tag = channel.basic_consume(queue, callback=on_message)
         if not empty(connection, channel, queue):
-            books.problems.append(f"{queue}: ready messages that nobody is given")
+            books.problems.append(f"{queue} in {vhost}: ready messages that nobody is given")
         # After cancel-ok nothing more is on its way.
         channel.basic_cancel(tag)
     channel.basic_publish_confirm(amqp.Message("behind the acks", delivery_mode=2), routing_key="barrier")
     channel.queue_purge("barrier")
     left = {queue: channel.queue_declare(queue, passive=True).message_count for queue in queues}
     if any(left.values()):
-        books.problems.append(f"messages left after draining: {left}")
+        books.problems.append(f"messages left after draining in {vhost}: {left}")
     connection.close()
 
 
@@ -269,6 +290,7 @@ def main():
     arguments.add_argument("--publishers", type=int, default=3)
     arguments.add_argument("--seed", type=int, default=None, help="the choices of a run; the kernel's scheduling remains")
     arguments.add_argument("--restless", action="store_true", help="limits of the store at their lowest, else by the seed")
+    arguments.add_argument("--shards", type=int, default=1, help="as many shards, with a vhost in each")
     arguments.add_argument("--json", help="also write the result to this file")
     options = arguments.parse_args()
     seed = options.seed if options.seed is not None else random.randrange(2**32)
@@ -278,19 +300,27 @@ def main():
     # Half of the runs with limits at their lowest, so that housekeeping is what is killed.
     restless = brokers.RESTLESS if choose.random() < 0.5 or options.restless else {}
     ours = os.environ.get("BROKER") != "rabbitmq"
-    broker = brokers.make(directory, restless if ours else None, private=True)
+    broker = brokers.make(directory, {**restless, "HORNPIPE_SHARDS": str(options.shards)} if ours else None, private=True)
     snapshots = [0, 0]
     books = Books()
     names = [f"p{n}" for n in range(options.publishers)]
-    queues = [f"own-{name}" for name in names] + ["shared", "fan-a", "fan-b"]
+    vhosts = ["/", *(f"v{n}" for n in range(1, options.shards))]
+    homes = {name: vhosts[n % len(vhosts)] for n, name in enumerate(names)}
+    places = {
+        vhost: [f"own-{name}" for name in names if homes[name] == vhost] + ["shared", "fan-a", "fan-b"] for vhost in vhosts
+    }
+    queues = [key_of(vhost, queue) for vhost in vhosts for queue in places[vhost]]
     numbers = {name: iter(range(10**9)) for name in names}
     confirmed_total, recovery_kills, began = 0, 0, time.monotonic()
     broker.start()
     try:
-        declare(broker, queues)
+        for vhost in vhosts[1:]:
+            brokers.add_vhost(broker, vhost)
+        for vhost in vhosts:
+            declare(broker, vhost, places[vhost])
         for round_number in range(options.rounds):
             tally = [0]
-            publishers = [Publisher(name, numbers[name], broker, books, choose.random(), tally) for name in names]
+            publishers = [Publisher(name, homes[name], numbers[name], broker, books, choose.random(), tally) for name in names]
             taken = choose.sample(queues, choose.randint(0, len(queues)))
             consumers = [Consumer(queue, broker, books, choose.random()) for queue in taken]
             for it in consumers + publishers:
@@ -321,7 +351,8 @@ def main():
                 recovery_kills += 1
             broker.start()
             if choose.random() < 0.7 or round_number == options.rounds - 1:
-                drain(broker, queues, books)
+                for vhost in vhosts:
+                    drain(broker, vhost, places[vhost], books)
                 books.drained()
                 if broker.kind == "hornpipe":
                     books.forget()
@@ -345,6 +376,7 @@ def main():
         "seed": seed,
         "kills_in_recovery": recovery_kills,
         "restless": bool(restless),
+        "shards": options.shards,
         "databases_exchanged": broker.log_tail(10**9).count("was copied to a fresh one") if ours else 0,
         "snapshots": {"whole": snapshots[1], "cut": snapshots[0]},
         "confirmed": confirmed_total,

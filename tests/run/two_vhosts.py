@@ -4,25 +4,16 @@
 same time, once against each vhost; $HORNPIPE_BENCH names it, else target/release/hornpipe-bench.
 """
 
-import base64
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.request
 from pathlib import Path
 
 import brokers
 
 BENCH = os.environ.get("HORNPIPE_BENCH", str(brokers.ROOT / "target/release/hornpipe-bench"))
-
-
-def add_vhost(broker, name):
-    login = base64.b64encode(f"{broker.user}:{broker.password}".encode()).decode()
-    headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
-    url = f"http://127.0.0.1:{broker.http_port}/api/vhosts/{name}"
-    urllib.request.urlopen(urllib.request.Request(url, b"{}", headers, method="PUT")).close()
 
 
 def load(broker, case):
@@ -49,7 +40,7 @@ def main():
                 broker = brokers.make(folder, {"HORNPIPE_SHARDS": shards}, private=True)
                 try:
                     broker.start()
-                    add_vhost(broker, "b")
+                    brokers.add_vhost(broker, "b")
                     print(f"case {case}, shards = {shards}", flush=True)
                     load(broker, case)
                     broker.stop()

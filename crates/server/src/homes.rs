@@ -4,6 +4,7 @@
 //! because permissions speak of them: shard 0 decides about them and the others follow (`spread.rs`).
 
 use crate::inbox::{Inbox, Item};
+use crate::progress::Progress;
 use crate::turns::Turns;
 use crate::{SnapshotAsked, SnapshotTold};
 use hornpipe_store::{Usage, set_shard_count};
@@ -27,6 +28,7 @@ pub(crate) struct Home {
     pub(crate) usage: Mutex<Usage>,
     /// A snapshot asked for and not answered yet; the sender is taken when it is begun.
     pub(crate) snapshot: Mutex<Option<SnapshotAsked>>,
+    pub(crate) progress: Progress,
 }
 
 impl Home {
@@ -104,6 +106,15 @@ impl Homes {
     /// Whether there is but one.
     pub(crate) fn is_single(&self) -> bool {
         self.others.is_empty()
+    }
+
+    /// How far the start is, in words.
+    pub(crate) fn progress(&self) -> String {
+        if self.is_single() {
+            return self.first.progress.text();
+        }
+        let texts: Vec<_> = self.all().map(|home| format!("shard {}: {}", home.number, home.progress.text())).collect();
+        texts.join("; ")
     }
 
     /// The shard of a number.

@@ -20,6 +20,7 @@ mod handle;
 mod homes;
 mod inbox;
 mod listener;
+mod progress;
 mod room;
 mod shard_task;
 mod shutdown;
@@ -246,7 +247,7 @@ impl Shared {
             room: room::Room::default(),
             listeners: Mutex::default(),
             config,
-            health: RwLock::new(Health::Starting("opening the store".to_owned())),
+            health: RwLock::new(Health::Starting(String::new())),
             last_connection: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             stop: watch::Sender::new(false),
@@ -258,7 +259,10 @@ impl Shared {
     }
 
     pub(crate) fn health(&self) -> Health {
-        self.health.read().unwrap_or_else(PoisonError::into_inner).clone()
+        match self.health.read().unwrap_or_else(PoisonError::into_inner).clone() {
+            Health::Starting(_) => Health::Starting(self.homes.progress()),
+            health => health,
+        }
     }
 
     /// A failed broker stays failed.

@@ -3,6 +3,7 @@
 use crate::handle::Handle;
 use crate::homes::Home;
 use crate::inbox::Item;
+use crate::progress::{Phase, Teller};
 use crate::{ServerConfig, Shared, StartError, Storage, alarms, auth, listener, shard_task, spread, store_thread};
 use hornpipe_core::{Bootstrap, CoreConfig, Shard};
 use hornpipe_store::{Ballast, Memory, Store, StoreConfig, has_shard, set_shard_count, shard_count, tools};
@@ -41,6 +42,7 @@ impl Broker {
         let listeners = listener::bind_all(&config.amqp)?;
         std::fs::create_dir_all(&config.data_dir)
             .map_err(|error| StartError::Io("can't create the data folder", error))?;
+        let _teller = Teller::start(shared.clone());
         let looking = shared.clone();
         let looked = tokio::task::spawn_blocking(move || look(&looking.config)).await;
         looked.map_err(|_| StartError::Panicked)??;
@@ -145,9 +147,6 @@ fn share(config: &ServerConfig) -> (Limits, StoreConfig) {
     (limits, StoreConfig { cache_bytes, body_file_bytes: crate::body_file_bytes(config), ..config.store.clone() })
 }
 
-/// How often a long recovery says in the log how far it is, milliseconds.
-const TOLD_EVERY_MS: u64 = 2000;
-
 /// A store, the shard out of it, and what its owner is to hand out first.
 type Opened = (Store, Shard, Outbox);
 
@@ -158,7 +157,7 @@ fn recover(shared: &Shared, home: &Home) -> Result<Opened, StartError> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(random)?;
     let started = shared.clock.mono();
-    let mut told = started;
+    home.progress.enter(Phase::Opening);
     let (limits, store) = share(config);
     let store = StoreConfig { shard: home.number, ..store };
     let mut store = match &config.storage {
@@ -166,25 +165,20 @@ fn recover(shared: &Shared, home: &Home) -> Result<Opened, StartError> {
         Storage::Memory => Store::with_medium(Box::new(Memory::new()), store),
         Storage::Medium(make) => Store::with_medium(make(), store),
     };
+    home.progress.enter(Phase::Reading);
     let mut shard = Shard::new(CoreConfig { limits, seed: u64::from_le_bytes(seed), number: home.number });
     let mut items = 0u64;
     let mut is_new = home.number == 0;
     store.recover(&mut |item| {
         items += 1;
         is_new &= !matches!(item, Recovered::Definition(_));
-        if items.is_multiple_of(10_000) {
-            shared.set_health(Health::Starting(format!("recovering: {items} log entries read")));
-            let now = shared.clock.mono();
-            if now.ms_since(told) >= TOLD_EVERY_MS {
-                told = now;
-                tracing::info!("recovering shard {}: {items} log entries read", home.number);
-            }
-        }
+        home.progress.note(items);
         if let Recovered::End { clean: false, .. } = item {
             tracing::warn!("the last stop was not clean: recovered messages count as redelivered");
         }
         shard.handle_recovered(item);
     })?;
+    home.progress.enter(Phase::Filling);
     let first = &config.first;
     // the first user is made on an empty folder only, and the hash may be slow
     let (algorithm, password_hash) = match is_new {
@@ -206,6 +200,7 @@ fn recover(shared: &Shared, home: &Home) -> Result<Opened, StartError> {
     for what in store.unchecked() {
         tracing::warn!("recovery: not checked: {what}");
     }
+    home.progress.enter(Phase::Done);
     let ms = shared.clock.mono().ms_since(started);
     match shared.homes.is_single() {
         true => tracing::info!("recovered {items} log entries in {ms} ms"),

@@ -96,7 +96,7 @@ impl StoreThread {
         let mut keeper = Keeper::new(shared, home, store);
         std::thread::Builder::new().name(name).spawn(move || {
             let mut busy = false;
-            while let Some(job) = jobs.take_within(if busy { Duration::ZERO } else { TICK }) {
+            while let Some(job) = jobs.take_within(if busy { Duration::ZERO } else { keeper.pause() }) {
                 match job {
                     Some(Job::Close(reader, done)) => {
                         // Nobody waits when the stop took too long.
@@ -250,6 +250,11 @@ impl Keeper {
         if short != self.shared.no_spare_room.swap(short, Ordering::Relaxed) && short {
             tracing::warn!(spare, "little room is left on the disk: the log is not tidied until there is more");
         }
+    }
+
+    /// How long to wait for a group before the next housekeeping.
+    fn pause(&self) -> Duration {
+        self.store.mark_due().map_or(TICK, |due| due.min(TICK))
     }
 
     /// Housekeeping; says whether there is more, `None` when the process ends.

@@ -59,7 +59,7 @@ pub struct StoreConfig {
     pub inline_bytes_max: usize,
     /// Size of a body file, octets. A run that is bigger gets a file of its own.
     pub body_file_bytes: u64,
-    /// How often the mark (watermark, clean flag) is renewed at most.
+    /// How long the mark (watermark, clean flag) may lag behind on disk.
     pub mark_every: Duration,
     /// The map is copied to a fresh place when it takes twice its contents and so many octets more on disk.
     pub map_slack_bytes: u64,
@@ -76,7 +76,7 @@ impl Default for StoreConfig {
             cache_bytes: 64 << 20,
             inline_bytes_max: 32 << 10,
             body_file_bytes: 16 << 20,
-            mark_every: Duration::from_secs(2),
+            mark_every: Duration::from_millis(250),
             map_slack_bytes: 192 << 20,
             map_min_bytes: 64 << 20,
             accept_data_loss: false,

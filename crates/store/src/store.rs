@@ -20,7 +20,7 @@ use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// `inline_bytes_max` is cut to this, so that an inline run with its targets fits a part.
 const INLINE_MAX: usize = 40 << 10;
@@ -481,10 +481,16 @@ impl Store {
         Mark { watermark: self.watermark, clean }.encode()
     }
 
-    /// Whether the mark is to be synced: now and then, and at once when it has never told of anything.
+    /// When [`Self::tend`] would sync the mark, for who has nothing else to do: a while after the last time, at once when it
+    /// has never told of anything; never while it tells all there is.
+    pub fn mark_due(&self) -> Option<Duration> {
+        let lags = self.recovered && self.marked_lsn != self.watermark;
+        let wait = if self.marked_lsn == 0 { Duration::ZERO } else { self.config.mark_every };
+        lags.then(|| wait.saturating_sub(self.marked.elapsed()))
+    }
+
     fn is_mark_due(&self) -> bool {
-        let due = self.marked_lsn == 0 || self.marked.elapsed() >= self.config.mark_every;
-        due && self.marked_lsn != self.watermark
+        self.mark_due() == Some(Duration::ZERO)
     }
 
     fn mark(&mut self, clean: bool) -> Result<(), StoreError> {

@@ -91,7 +91,7 @@ fn harm(file: &Path, harm: Harm) {
     }
 }
 
-/// A folder of the script as a stop in order leaves it, or as a kill does: the mark is synced every two seconds only.
+/// A folder of the script as a stop in order leaves it, or as a kill does: the mark is synced now and then only.
 fn written(dir: &Path, clean: bool) {
     let exchanging =
         StoreConfig { map_min_bytes: 1, map_slack_bytes: 1, mark_every: StoreConfig::default().mark_every, ..config() };
@@ -218,7 +218,7 @@ fn copied(whole: &Path, name: &str) -> PathBuf {
     dir
 }
 
-/// The mark as a cut of power may leave it: as it was synced last, two seconds ago. What was confirmed since shows by the
+/// The mark as a cut of power may leave it: as it was synced last, some time ago. What was confirmed since shows by the
 /// bodies that were written for it.
 #[test]
 fn a_lost_end_shows_by_the_bodies_behind_it() {
@@ -256,6 +256,28 @@ fn a_lost_end_shows_by_the_bodies_behind_it() {
         assert_reads(&store.reader(), &c.places[0].1, &b);
         assert!(reopen(&m, config()).1.is_ok());
     }
+}
+
+/// Who has nothing to do learns when the mark should be synced, so that a cut of power hides little.
+#[test]
+fn the_mark_is_due_as_long_as_it_lags() {
+    let (medium, faults) = Faulty::new(Memory::new());
+    let every = std::time::Duration::from_millis(50);
+    let mut store = Store::with_medium(Box::new(medium), StoreConfig { mark_every: every, ..config() });
+    recover(&mut store).unwrap();
+    let b = batch(1, &[10]);
+    assert_eq!(store.mark_due(), None);
+    put(&mut store, &group(1, vec![enqueue(1, vec![target(1, 1)], &b)]));
+    assert_eq!(store.mark_due(), None, "the first group has one of its own");
+    faults.take_calls();
+    put(&mut store, &group(2, vec![enqueue(2, vec![target(1, 2)], &b)]));
+    // Written once it is due, by nothing but waiting as long as is told.
+    while let Some(due) = store.mark_due() {
+        assert!(due <= every);
+        std::thread::sleep(due);
+        store.tend().unwrap();
+    }
+    assert_eq!(faults.take_calls(), [Call::Apply, Call::Sync, Call::NoteMark, Call::WriteMark]);
 }
 
 /// A memory store with the script in it, and its medium.
