@@ -20,6 +20,7 @@ mod handle;
 mod homes;
 mod inbox;
 mod listener;
+mod patience;
 mod room;
 mod shard_task;
 mod shutdown;
