@@ -29,6 +29,9 @@ const REMOVE_MIN: usize = 16;
 /// Most records removed with a group that holds nothing else, so that nobody waits for it.
 const REMOVE_MAX_ALONE: usize = 512;
 
+/// Runs of a group that is worth waiting for its acknowledgements.
+const FEW_RUNS: usize = 8;
+
 /// Settled seqs in the middle of a [`LogRun`].
 #[derive(Debug, Clone)]
 pub(crate) struct Holes {
@@ -342,6 +345,30 @@ impl Log {
     /// Operations waiting for the store.
     pub(crate) fn pending_ops(&self) -> u64 {
         self.pending_live + self.pending_settles
+    }
+
+    /// The oldest run of the group that gathers.
+    pub(crate) fn oldest_pending(&self) -> Option<EnqueueId> {
+        self.pending.iter().find_map(|op| match op {
+            PendingOp::Run(id) if self.runs.contains_key(id) => Some(*id),
+            _ => None,
+        })
+    }
+    /// The queues of the group that gathers, when it is a few runs of messages and nothing else: acknowledgements could
+    /// cancel all of it.
+    pub(crate) fn pending_queues(&self) -> Option<impl Iterator<Item = QueueId>> {
+        let run = |op: &PendingOp| match op {
+            PendingOp::Run(id) => self.runs.get(id).is_none_or(|run| !matches!(&run.at, At::Pending(p) if p.copy)),
+            PendingOp::Op(_) => false,
+        };
+        if self.pending_live == 0 || self.pending.len() > FEW_RUNS || !self.pending.iter().all(run) {
+            return None;
+        }
+        let runs = self.pending.iter().filter_map(|op| match op {
+            PendingOp::Run(id) => self.runs.get(id),
+            PendingOp::Op(_) => None,
+        });
+        Some(runs.flat_map(|run| run.targets.iter().map(|target| target.queue)))
     }
 
     /// Adds an operation that is no enqueue.

@@ -541,6 +541,18 @@ impl Shard {
         self.log.take_group(now, &mut self.queues, self.limits.group_messages)
     }
 
+    /// Whether all that waits for the store is in the hands of consumers: when they acknowledge it, nothing has to be written.
+    /// Names the oldest of it.
+    pub fn may_be_spared(&self) -> Option<EnqueueId> {
+        let on_loan = |id| self.queues.get(&id).is_some_and(|queue| queue.ready == 0 && queue.unacked > 0);
+        if self.log.pending_queues()?.all(on_loan) { self.log.oldest_pending() } else { None }
+    }
+
+    /// The oldest messages that wait for the store.
+    pub fn oldest_pending(&self) -> Option<EnqueueId> {
+        self.log.oldest_pending()
+    }
+
     /// When [`Self::handle_timeout`] or [`Self::poll_group`] is wanted next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match (self.timers.next(), self.log.deadline()) {

@@ -21,6 +21,7 @@ mod homes;
 mod inbox;
 mod listener;
 mod progress;
+mod patience;
 mod room;
 mod shard_task;
 mod shutdown;

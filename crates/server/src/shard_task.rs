@@ -4,6 +4,7 @@
 use crate::Shared;
 use crate::homes::Home;
 use crate::inbox::{Item, Link};
+use crate::patience::Patience;
 use crate::store_thread::{ReaderThread, StoreThread};
 use crate::turns::Begun;
 use hornpipe_core::Shard;
@@ -69,6 +70,10 @@ pub(crate) struct Owner {
     reader: Option<ReaderThread>,
     /// A group is being written.
     store_busy: bool,
+    /// Whether what consumers may acknowledge at once is kept back.
+    patience: Patience,
+    /// The store is to rest once deliveries of this turn are written.
+    rests: bool,
     links: Map<ConnectionId, Arc<Link>>,
     /// Connections whose credit is kept back until less waits for the store.
     withheld: Vec<Arc<Link>>,
@@ -110,6 +115,8 @@ impl Owner {
             store,
             reader: Some(reader),
             store_busy: false,
+            patience: Patience::default(),
+            rests: false,
             links: Map::default(),
             withheld: Vec::new(),
             shares: Map::default(),
@@ -147,6 +154,7 @@ impl Owner {
             let deadline = self.paced.iter().map(|paced| paced.until).chain(due).min();
             if !queue.is_empty()
                 || !self.unfinished.is_empty()
+                || self.rests
                 || self.shard.has_work()
                 || deadline.is_some_and(|at| at <= now.mono)
             {
@@ -185,15 +193,7 @@ impl Owner {
         self.shard.poll_effects(now, &mut self.outbox);
         self.distribute();
         if !self.store_busy {
-            if let Some(group) = self.shard.poll_group(now) {
-                self.store_busy = true;
-                self.shares.clear();
-                self.store.write(group);
-            } else {
-                // Everything was cancelled in memory, or nothing was there: confirms may go out without the disk.
-                self.shard.poll_effects(now, &mut self.outbox);
-                self.distribute();
-            }
+            self.employ_store(now);
         }
         if !self.withheld.is_empty() && !self.shard.is_full() {
             for link in self.withheld.drain(..) {
@@ -211,6 +211,30 @@ impl Owner {
             }
             waits
         });
+    }
+
+    /// Gives the store what there is to write, unless that may become needless in a moment.
+    fn employ_store(&mut self, now: Now) {
+        let rests = std::mem::take(&mut self.rests);
+        if rests && let Some(oldest) = self.shard.may_be_spared() {
+            self.store_busy = true;
+            self.store.rest();
+            return self.patience.begin(oldest);
+        }
+        if self.finish.is_none() && !rests && self.shard.may_be_spared().is_some() && self.patience.allows() {
+            // Deliveries go out first: waking a thread takes time that their consumers can use.
+            self.rests = true;
+            return;
+        }
+        if let Some(group) = self.shard.poll_group(now) {
+            self.store_busy = true;
+            self.shares.clear();
+            self.store.write(group);
+        } else {
+            // Everything was cancelled in memory, or nothing was there: confirms may go out without the disk.
+            self.shard.poll_effects(now, &mut self.outbox);
+            self.distribute();
+        }
     }
 
     /// Handles one item; returns how many commands it was.
@@ -240,6 +264,9 @@ impl Owner {
             }
             Item::Committed(groups) => {
                 self.store_busy = false;
+                if groups.is_empty() {
+                    self.patience.end(self.shard.oldest_pending());
+                }
                 self.shard.set_spare_room(!self.shared.no_spare_room.load(Ordering::Relaxed));
                 for committed in groups {
                     self.shard.handle_committed(now, committed);

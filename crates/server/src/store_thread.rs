@@ -17,6 +17,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
+/// What a message is kept back for that its consumer may acknowledge before it is written: a little more than that takes, and
+/// less than a sync.
+const REST: Duration = Duration::from_micros(100);
 /// How often the store is tended while no groups come, and how often its files are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -37,6 +40,7 @@ const FULL_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 enum Job {
     Group(Group),
+    Rest,
     Close(ReaderThread, oneshot::Sender<Result<(), String>>),
 }
 
@@ -104,6 +108,7 @@ impl StoreThread {
                         return;
                     }
                     Some(Job::Group(group)) if !keeper.write(&group) => return,
+                    Some(Job::Rest) => keeper.rest(),
                     _ => {}
                 }
                 match keeper.tend() {
@@ -118,6 +123,11 @@ impl StoreThread {
     /// Hands over a group. Only when the one before was reported.
     pub(crate) fn write(&self, group: Group) {
         self.slot.update(|job| *job = Some(Job::Group(group)));
+    }
+
+    /// Lets a moment pass, then reports that nothing was written. Only when the group before was reported.
+    pub(crate) fn rest(&self) {
+        self.slot.update(|job| *job = Some(Job::Rest));
     }
 
     /// Closes the store and ends both threads; answered when the clean mark is on disk. Only when no group is being written.
@@ -175,6 +185,11 @@ impl Keeper {
             Err(_) => self.shared.fatal("the store thread panicked"),
         }
         None
+    }
+
+    fn rest(&self) {
+        std::thread::sleep(REST);
+        self.home.inbox.push(Item::Committed(Vec::new()));
     }
 
     /// Writes a group and reports it; whether to go on.
