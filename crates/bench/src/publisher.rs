@@ -41,6 +41,7 @@ pub(crate) struct Published {
 impl Publisher {
     pub(crate) fn open(url: &Url, plan: &Plan, index: usize) -> Result<Self> {
         let mut client = Client::open(url, SMALL_BUFFER)?;
+        client.keep_little_unsent()?;
         for channel in 2..=plan.channels {
             client.open_channel(channel as u16)?;
         }

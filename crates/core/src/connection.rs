@@ -2,6 +2,7 @@
 
 use crate::channel::confirms::Confirms;
 use crate::channel::unacked::{Taken, UnackedList};
+use crate::routes::Routes;
 use hornpipe_types::Map;
 use hornpipe_types::command::{OpenConnection, PublishRun, Settle};
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect};
@@ -11,7 +12,6 @@ use hornpipe_types::stats::MessageStats;
 use hornpipe_types::table::FieldTable;
 use hornpipe_types::time::{Instant, UnixMillis};
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 /// A connection that has opened a vhost.
 #[derive(Debug)]
@@ -44,21 +44,6 @@ pub(crate) enum Held {
     Get(u64),
 }
 
-/// A route that was resolved before, with its permission check.
-#[derive(Debug, Clone)]
-pub(crate) struct CachedRoute {
-    pub(crate) exchange: crate::topology::ExchangeId,
-    pub(crate) queues: Arc<[QueueId]>,
-}
-
-/// Generations of everything a cached route depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct RouteGeneration {
-    pub(crate) topology: u64,
-    pub(crate) queues: u64,
-    pub(crate) access: u64,
-}
-
 /// A transaction under way.
 #[derive(Debug, Default)]
 pub(crate) struct Tx {
@@ -85,8 +70,7 @@ pub(crate) struct Channel {
     pub(crate) confirms_listed: bool,
     pub(crate) tx: Option<Tx>,
     pub(crate) last_queue: Option<ShortStr>,
-    pub(crate) routes: Map<Box<[u8]>, CachedRoute>,
-    pub(crate) routes_generation: RouteGeneration,
+    pub(crate) routes: Routes,
     pub(crate) published: bool,
     /// Tag of the direct reply-to consumer and the opaque part of its address.
     pub(crate) reply_consumer: Option<(ShortStr, ShortStr)>,

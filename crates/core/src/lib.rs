@@ -31,6 +31,7 @@ mod publish;
 mod queue;
 pub mod recover;
 pub mod rng;
+mod routes;
 mod serve;
 mod settle;
 pub mod shard;

@@ -2,10 +2,10 @@
 //! Publisher Confirms"].
 
 use crate::access::{Permission, Resource};
-use crate::connection::{CachedRoute, RouteGeneration};
 use crate::log::{LogRun, Publisher};
 use crate::queue::ready::Segment;
 use crate::rng::Rng;
+use crate::routes::{CachedRoute, RouteGeneration};
 use crate::shard::Shard;
 use crate::topology::{ExchangeId, RouteInput, Routed, Topology};
 use hornpipe_types::args::{Overflow, parse_expiration};
@@ -25,8 +25,6 @@ use hornpipe_types::table::{FieldTable, Value};
 use hornpipe_types::time::{Now, UnixMillis};
 use std::sync::Arc;
 
-/// Most routes a channel remembers.
-const ROUTES_MAX: usize = 1024;
 /// Properties that make a message worth a look of its own.
 pub(crate) const SPECIAL: u8 = HAS_EXPIRATION | HAS_USER_ID | HAS_HEADERS | HAS_REPLY_TO;
 
@@ -169,28 +167,36 @@ impl Shard {
             access: self.access.generation(),
         };
         let Some(channel) = connection.channels.get_mut(&number) else { return Ok(Resolved::default()) };
-        if channel.routes_generation != generation {
-            channel.routes.clear();
-            channel.routes_generation = generation;
-        }
+        channel.routes.refresh(generation);
         if let Some(route) = channel.routes.get(batch.route_bytes(i)) {
             return Ok(Resolved { exchange: route.exchange, queues: Some(Arc::clone(&route.queues)) });
         }
         let (exchange, key) = (batch.exchange(i), batch.routing_key(i));
-        let (user, vhost_name) = (connection.open.user.clone(), connection.open.vhost.clone());
-        self.access.check(&user, &vhost_name, Permission::Write, Resource::Exchange, exchange)?;
-        let id = vhost.topology.find(exchange).ok_or_else(|| AmqpError::no_exchange(exchange, &vhost_name))?;
-        if vhost.topology.exchange(id).definition.internal {
-            return Err(AmqpError::access_refused(format!(
-                "cannot publish to internal exchange '{exchange}' in vhost '{vhost_name}'"
-            )));
-        }
-        if vhost.topology.exchange(id).definition.kind == "topic" {
-            self.access.check_topic(&user, &vhost_name, Permission::Write, exchange, key)?;
-        }
-        if !vhost.topology.route_depends_on_key_only(id) {
-            return Ok(Resolved { exchange: id, queues: None });
-        }
+        let id = match channel.routes.open(exchange) {
+            Some(id) => id,
+            None => {
+                let (user, vhost_name) = (&connection.open.user, &connection.open.vhost);
+                self.access.check(user, vhost_name, Permission::Write, Resource::Exchange, exchange)?;
+                let id = vhost.topology.find(exchange).ok_or_else(|| AmqpError::no_exchange(exchange, vhost_name))?;
+                let definition = &vhost.topology.exchange(id).definition;
+                if definition.internal {
+                    return Err(AmqpError::access_refused(format!(
+                        "cannot publish to internal exchange '{exchange}' in vhost '{vhost_name}'"
+                    )));
+                }
+                let by_topic = definition.kind == "topic" && self.access.topic_restricted(user, vhost_name, exchange);
+                if by_topic {
+                    self.access.check_topic(user, vhost_name, Permission::Write, exchange, key)?;
+                }
+                if !vhost.topology.route_depends_on_key_only(id) {
+                    return Ok(Resolved { exchange: id, queues: None });
+                }
+                if !by_topic {
+                    channel.routes.set_open(exchange, id);
+                }
+                id
+            }
+        };
         let mut routed = Routed::default();
         let input = RouteInput { keys: &[key], ..RouteInput::default() };
         vhost.topology.route(id, &input, &mut self.rng, &mut routed);
@@ -205,11 +211,8 @@ impl Shard {
             return Ok(Resolved { exchange: id, queues: None });
         }
         let queues: Arc<[QueueId]> = routed.queues.into();
-        if channel.routes.len() >= ROUTES_MAX {
-            channel.routes.clear();
-        }
         let route = CachedRoute { exchange: id, queues: Arc::clone(&queues) };
-        channel.routes.insert(batch.route_bytes(i).into(), route);
+        channel.routes.insert(batch.route_bytes(i), route);
         Ok(Resolved { exchange: id, queues: Some(queues) })
     }
 
