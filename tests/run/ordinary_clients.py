@@ -52,15 +52,15 @@ def pika_publish(url, count):
     connection.close()
 
 
-def pika_flow(url, count):
-    """Transient messages, no confirms, auto-ack; publisher and consumer in a process each."""
+def pika_flow(url, count, side=multiprocessing.get_context("spawn").Process):
+    """Transient messages, no confirms, auto-ack; the publisher in a process or thread of its own."""
     parameters = pika.URLParameters(url)
     admin = pika.BlockingConnection(parameters)
     admin.channel().queue_delete("ordinary")
     admin.channel().queue_declare("ordinary", durable=True)
     connection = pika.BlockingConnection(parameters)
     channel = connection.channel()
-    publisher = multiprocessing.get_context("spawn").Process(target=pika_publish, args=(url, count))
+    publisher = side(target=pika_publish, args=(url, count))
     publisher.start()
     begin = None
     seen = 0
@@ -154,6 +154,7 @@ def amqplib(case):
 
 CASES = [
     ("pika, transient, auto-ack", pika_flow, 20_000),
+    ("pika, the same, both ends in one process", lambda url, count: pika_flow(url, count, threading.Thread), 20_000),
     ("pika, persistent, one confirm at a time", pika_confirmed, 2_000),
     ("pika, request and answer", pika_request, 2_000),
     ("amqplib, transient, prefetch 200, ack each", amqplib("flow"), 60_000),

@@ -12,6 +12,8 @@ use hornpipe_types::message::{CONTENT_HEADER_FIXED, MULTI_FRAME, MessageMeta};
 pub(crate) const PUBLISH: (u16, u16) = (60, 40);
 /// The first octets of a publish payload.
 pub(crate) const PUBLISH_START: [u8; 4] = [0, 60, 0, 40];
+/// Where in a publish payload exchange and routing key begin: behind class, method and ticket.
+pub(crate) const ROUTE_AT: usize = 6;
 /// The first octets of a content header payload of class basic: class and weight.
 pub(crate) const HEADER_START: [u8; 4] = [0, 60, 0, 0];
 
@@ -33,8 +35,7 @@ pub(crate) enum PublishError {
 
 /// Decodes a publish payload, class and method id included (and known to be right).
 pub(crate) fn publish(payload: &[u8]) -> Result<Publish<'_>, PublishError> {
-    // class, method, ticket (ignored)
-    let rest = payload.get(6..).ok_or(PublishError::Malformed)?;
+    let rest = payload.get(ROUTE_AT..).ok_or(PublishError::Malformed)?;
     let short = |at: usize| -> Result<usize, PublishError> {
         let len = usize::from(*rest.get(at).ok_or(PublishError::Malformed)?);
         let text = rest.get(at + 1..at + 1 + len).ok_or(PublishError::Malformed)?;

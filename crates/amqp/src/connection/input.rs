@@ -3,7 +3,7 @@
 use super::channel::{Assembly, Channel, ChannelState, Sink, Stage};
 use super::{Connection, State};
 use crate::codec::frame::{self, BODY, Frame, HEADER, HEARTBEAT, METHOD, PREFIX, cannot_decode, frame_error};
-use crate::codec::hot::{self, HEADER_START, PUBLISH, PUBLISH_START, PublishError, Scanned, Settlement};
+use crate::codec::hot::{self, HEADER_START, PUBLISH, PUBLISH_START, PublishError, ROUTE_AT, Scanned, Settlement};
 use crate::codec::method::{self, ChannelMethod, ConnectionMethod, put_method};
 use crate::codec::{fields::not_utf8, frame::unexpected_frame};
 use amq_protocol::protocol::{AMQPClass, access, channel as amqp, connection};
@@ -31,6 +31,46 @@ struct Repeat<'a> {
     /// The route's index in the batch being built.
     index: Option<u16>,
     scanned: Scanned<'a>,
+    known: KnownFrames<'a>,
+    /// The frame is not among those yet.
+    is_new: bool,
+}
+
+/// Publish method frames seen in this buffer that were found good, with the index of their routes in the batch being built: where
+/// channels and keys alternate, the same few come again and again.
+#[derive(Debug)]
+struct KnownFrames<'a>([(&'a [u8], u16); 64]);
+
+impl Default for KnownFrames<'_> {
+    fn default() -> Self {
+        Self([(&[], 0); 64])
+    }
+}
+
+impl<'a> KnownFrames<'a> {
+    /// Where a frame belongs: those that differ mostly do so in the channel or at the end of the key.
+    fn slot(&mut self, frame: &[u8]) -> Option<&mut (&'a [u8], u16)> {
+        let (_, end) = frame.split_last_chunk::<8>()?;
+        let mixed = u64::from_le_bytes(*end) ^ u64::from(*frame.get(2)?) << 4;
+        self.0.get_mut((mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as usize)
+    }
+    fn index_of(&mut self, frame: &[u8]) -> Option<u16> {
+        self.slot(frame).filter(|(known, _)| *known == frame).map(|(_, index)| *index)
+    }
+    fn keep(&mut self, frame: &'a [u8], index: u16) {
+        if let Some(slot) = self.slot(frame) {
+            *slot = (frame, index);
+        }
+    }
+}
+
+impl Repeat<'_> {
+    /// Neither channels nor batch may be what they were.
+    fn forget(&mut self) {
+        self.frame = &[];
+        self.index = None;
+        self.known = KnownFrames::default();
+    }
 }
 
 /// Where the batch of this read ends so far: the last run can grow when the same publish goes on.
@@ -106,9 +146,7 @@ impl Connection {
                     {
                         self.push_settle(frame.channel, settlement);
                     } else {
-                        // neither channel nor batch may be what they were
-                        repeat.frame = &[];
-                        repeat.index = None;
+                        repeat.forget();
                         self.on_channel_frame(now, frame);
                     }
                 }
@@ -151,6 +189,7 @@ impl Connection {
                 count = 0;
                 self.finish_batch();
                 repeat.index = None;
+                repeat.known = KnownFrames::default();
             }
             let batch = batch_for(&mut self.batch, &mut self.batch_input, self.content_share, rest.len());
             if count == 0 {
@@ -160,6 +199,9 @@ impl Connection {
                 Some(index) => index,
                 None => *repeat.index.insert(batch.push_route_bytes(repeat.route)),
             };
+            if std::mem::take(&mut repeat.is_new) {
+                repeat.known.keep(repeat.frame, meta.route);
+            }
             batch.push_frames(&content[..len], meta);
             count += 1;
             at += repeat.frame.len() + len;
@@ -178,12 +220,22 @@ impl Connection {
         let Some(payload) = hot::envelope(bytes, METHOD, channel, self.frame_max) else {
             return false;
         };
+        let frame = &bytes[..payload.len() + frame::OVERHEAD];
+        if let Some(index) = repeat.known.index_of(frame)
+            && let Some((bits, route)) = payload.split_last()
+            && let Some(route) = route.get(ROUTE_AT..)
+        {
+            (repeat.frame, repeat.channel, repeat.index) = (frame, channel, Some(index));
+            (repeat.route, repeat.mandatory) = (route, bits & 1 != 0);
+            return true;
+        }
         if !payload.starts_with(&PUBLISH_START) || !self.is_idle(u16::from_be_bytes(channel)) {
             return false;
         }
         match hot::publish(payload) {
             Ok(publish) if !publish.immediate => {
-                repeat.frame = &bytes[..payload.len() + frame::OVERHEAD];
+                repeat.frame = frame;
+                repeat.is_new = true;
                 repeat.channel = channel;
                 repeat.mandatory = publish.mandatory;
                 if repeat.route != publish.route {
