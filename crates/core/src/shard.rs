@@ -853,7 +853,19 @@ impl Shard {
         for (id, place) in plan.rewrite {
             self.load_to_rewrite(id, place, Vec::new(), LoadFor::Rewrite(id, place));
         }
-        for members in plan.join {
+        self.load_to_join(plan.join);
+    }
+
+    /// Joins more short runs once those asked for last are there.
+    fn join_more(&mut self) {
+        if self.rewriting == 0 && !self.stopping && !self.no_spare_room {
+            let plan = self.log.more_joins(&self.limits, &mut self.queues);
+            self.load_to_join(plan);
+        }
+    }
+
+    fn load_to_join(&mut self, plan: Vec<Vec<Member>>) {
+        for members in plan {
             let mut places = members.iter().map(|m| (m.id, m.place));
             let Some((id, place)) = places.next() else { continue };
             let behind = places.map(|(_, place)| place).collect();
@@ -897,6 +909,7 @@ impl Shard {
                     Ok(batch) => self.log.join_stored(&members, &batch, &mut self.queues),
                     Err(_) => self.log.leave_apart(&members, &mut self.queues),
                 }
+                self.join_more();
                 return;
             }
             None => return,

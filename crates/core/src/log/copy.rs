@@ -47,16 +47,13 @@ impl Log {
         if self.groups_out > 0 || !self.copied_next.is_empty() {
             return plan;
         }
-        let (live, dead) = self.in_files();
-        let too_many_records = self.records.len() > 2 * self.live_records + limits.log_records_slack as usize;
-        // what joined runs left behind in records that live on: the joined ones go on to newer records
-        let too_many_entries = self.entries > 2 * self.runs.len() as u64 + ENTRIES_SLACK;
-        if too_many_records || (too_many_entries && !self.head_was_last) {
+        let too_many_entries = self.too_many_entries();
+        if self.too_many_records(limits) || (too_many_entries && !self.head_was_last) {
             self.plan_head(&mut plan);
         } else if self.inline_live > limits.inline_live_bytes {
             let runs = self.records.values().filter(|r| r.live > 0).flat_map(|r| &r.runs);
             plan.rewrite = up_to_a_step(runs.filter_map(|id| self.stored(*id)).filter(|r| r.1.body.is_none()));
-        } else if dead > live + DEAD_FIRST {
+        } else if self.too_much_dead() {
             plan.rewrite = self.half_dead_file();
         }
         self.head_was_last = !plan.is_empty() && too_many_entries;
@@ -68,6 +65,25 @@ impl Log {
             plan.rewrite = self.half_dead_file();
         }
         plan
+    }
+
+    fn too_many_records(&self, limits: &Limits) -> bool {
+        self.records.len() > 2 * self.live_records + limits.log_records_slack as usize
+    }
+    /// What joined runs left behind in records that live on: the joined ones are to go on to newer records.
+    fn too_many_entries(&self) -> bool {
+        self.entries > 2 * self.runs.len() as u64 + ENTRIES_SLACK
+    }
+    fn too_much_dead(&self) -> bool {
+        let (live, dead) = self.in_files();
+        dead > live + DEAD_FIRST
+    }
+    /// Whether something else is to be copied before runs are joined.
+    pub(super) fn presses(&self, limits: &Limits) -> bool {
+        self.too_many_records(limits)
+            || self.too_many_entries()
+            || self.inline_live > limits.inline_live_bytes
+            || self.too_much_dead()
     }
 
     /// What lives in a body file of which most is dead, as far as one step takes it.

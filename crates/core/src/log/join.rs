@@ -9,6 +9,7 @@
 use super::{At, Log, LogRun, LoggedRun, Meta, Pending, PendingOp, copy::STEP_BYTES, span_bytes};
 use crate::queue::{Queue, Queues};
 use hornpipe_types::ids::{EnqueueId, QueueId, Seq};
+use hornpipe_types::limits::Limits;
 use hornpipe_types::message::{Batch, Span};
 use hornpipe_types::op::{Enqueue, Place, StoreOp, Target};
 use std::collections::BTreeMap;
@@ -99,6 +100,15 @@ impl Log {
             queue.crowded = true;
             self.crowded.push_back(queue.id);
         }
+    }
+
+    /// More runs to be joined when those of the last step are there, as long as the store keeps pace and nothing else presses.
+    /// Short runs come as fast as publishers bring them; these wait for the store too.
+    pub(crate) fn more_joins(&mut self, limits: &Limits, queues: &mut Queues) -> Vec<Vec<Member>> {
+        if self.crowded.is_empty() || self.pending_bytes > limits.pending_bytes / 2 || self.presses(limits) {
+            return Vec::new();
+        }
+        self.plan_joins(queues)
     }
 
     /// Runs to be joined, of as many queues as one step takes.
