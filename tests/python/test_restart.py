@@ -1,6 +1,7 @@
 """What a stop, a crash and a return look like from outside."""
 
 import threading
+import time
 
 import pika
 import pytest
@@ -89,3 +90,30 @@ def test_many_restarts(own_broker, connect):
         expected.append(str(n).encode())
         broker.restart()
     assert get_all(connect(broker).channel(), "q") == expected
+
+
+def test_delayed_messages_are_released_after_a_kill_beside_other_traffic(own_broker, connect):
+    # their runs are written again while they wait: what is due then must not be forgotten
+    broker = own_broker(HORNPIPE_INLINE_LIVE_BYTES="1MiB", HORNPIPE_LOG_RECORDS_SLACK="8", HORNPIPE_SHORT_RUNS="16")
+    ch = connect(broker).channel()
+    ch.exchange_declare("later", "x-delayed-message", durable=True, arguments={"x-delayed-type": "fanout"})
+    ch.queue_declare("out", durable=True)
+    ch.queue_declare("busy", durable=True)
+    ch.queue_bind("out", "later")
+    ch.confirm_delivery()
+    count, due = 1500, time.monotonic() + 3
+    for n in range(count):
+        delay = max(1, int((due + n / 1000 - time.monotonic()) * 1000))
+        properties = pika.BasicProperties(delivery_mode=2, headers={"x-delay": delay})
+        ch.basic_publish("later", "", str(n).encode(), properties)
+    broker.kill()
+    broker.start()
+    ch = connect(broker).channel()
+    ch.confirm_delivery()
+
+    def all_out():
+        ch.basic_publish("", "busy", b"x" * 200, PERSISTENT)
+        ch.basic_get("busy", auto_ack=True)
+        return ch.queue_declare("out", passive=True).method.message_count == count
+
+    until(all_out, "every delayed message to be released")

@@ -34,7 +34,11 @@ pub(crate) const HIDDEN: &str = "\u{1}delayed.";
 pub(crate) struct Delayed {
     pub(crate) exchange: ShortStr,
     held: BTreeMap<(u64, Seq), Segment>,
+    /// Due times of those whose body is on disk only.
+    unread: BTreeMap<Seq, u64>,
     timer: Option<Instant>,
+    /// What is due is on the work list.
+    releasing: bool,
 }
 
 impl Delayed {
@@ -43,6 +47,9 @@ impl Delayed {
     }
     /// Keeps messages until their deadline; one entry each, so that each leaves alone.
     pub(crate) fn hold(&mut self, mut segment: Segment) {
+        if segment.batch.is_none() {
+            self.unread.extend((segment.first..segment.end()).map(|seq| (seq, segment.deadline)));
+        }
         while segment.count > 1 {
             let one = segment.split_front(1);
             self.held.insert((one.deadline, one.first), one);
@@ -64,8 +71,11 @@ impl Delayed {
     /// Gives bodies read back to held messages.
     pub(crate) fn attach(&mut self, first: Seq, batch: &std::sync::Arc<hornpipe_types::message::Batch>) {
         let end = first + u64::from(batch.len());
-        for segment in self.held.values_mut().filter(|s| (first..end).contains(&s.first) && s.batch.is_none()) {
-            segment.from = (segment.first - first) as u32;
+        let mut rest = self.unread.split_off(&first);
+        self.unread.append(&mut rest.split_off(&end));
+        for (seq, due) in rest {
+            let Some(segment) = self.held.get_mut(&(due, seq)) else { continue };
+            segment.from = (seq - first) as u32;
             segment.batch = Some(std::sync::Arc::clone(batch));
             segment.bytes = batch.body_bytes(segment.from, 1, 1);
         }
@@ -183,24 +193,44 @@ impl Shard {
         self.timers.arm(at, TimerKey::Delayed(id));
     }
 
-    /// Releases what is due: each message is routed by the bindings of this moment.
+    /// Something may be due, or a body that was wanted is there.
     pub(crate) fn on_delayed_due(&mut self, now: Now, id: QueueId) {
-        let delay = self.limits.settle_delay_ms;
-        if let Some(delayed) = self.queues.get_mut(&id).and_then(|q| q.delayed.as_mut()) {
-            delayed.timer = None;
+        let Some(delayed) = self.queues.get_mut(&id).and_then(|q| q.delayed.as_mut()) else { return };
+        if let Some(timer) = delayed.timer.take() {
+            self.timers.disarm(timer, TimerKey::Delayed(id));
         }
+        if !std::mem::replace(&mut delayed.releasing, true) {
+            self.begin_release(now, id);
+        }
+    }
+
+    /// All that was due has gone, or waits for its body.
+    pub(crate) fn released(&mut self, id: QueueId) {
+        if let Some(delayed) = self.queues.get_mut(&id).and_then(|q| q.delayed.as_mut()) {
+            delayed.releasing = false;
+        }
+    }
+
+    /// Releases what is due, as much as the allowance permits; whether that was all. Each message is routed by the bindings of
+    /// this moment.
+    pub(crate) fn release_due(&mut self, now: Now, id: QueueId) -> bool {
+        let delay = self.limits.settle_delay_ms;
         loop {
-            let Some(queue) = self.queues.get_mut(&id) else { return };
+            if self.units == 0 {
+                return false;
+            }
+            let Some(queue) = self.queues.get_mut(&id) else { return true };
             let vhost = queue.vhost;
-            let Some(delayed) = queue.delayed.as_mut() else { return };
-            let Some(entry) = delayed.held.first_entry() else { return };
+            let Some(delayed) = queue.delayed.as_mut() else { return true };
+            let Some(entry) = delayed.held.first_entry() else { return true };
             if entry.key().0 > now.wall.0 {
                 break;
             }
             if entry.get().batch.is_none() {
+                // when it can't be asked for, because it is being written elsewhere, the commit of that brings us back
                 let first = entry.get().first;
                 self.load_from(id, first);
-                return;
+                return true;
             }
             let segment = entry.remove();
             self.log.begin_command();
@@ -210,11 +240,13 @@ impl Shard {
                 self.log.settle(now, delay, queue, range, Left::Otherwise, &mut self.early);
             }
             self.resident -= segment.bytes.min(self.resident);
+            self.spend(crate::work::DEATH_UNITS);
             if let Some(span) = segment.span() {
                 self.release_held(now, vhost, &exchange, &span);
             }
         }
         self.arm_delayed(now, id);
+        true
     }
 
     fn release_held(&mut self, now: Now, vhost: usize, exchange: &str, span: &Span) {

@@ -386,6 +386,9 @@ impl Shard {
             if self.queues.get(&id).is_some_and(|q| !q.dying.is_empty()) {
                 self.load_dying(id);
             }
+            if self.queues.get(&id).is_some_and(|q| q.delayed.is_some()) {
+                self.on_delayed_due(now, id);
+            }
             if self.queues.get(&id).is_some_and(|q| q.head().is_some_and(|(_, head)| head.batch.is_none())) {
                 self.mark_dirty(id);
                 self.serve_waiting_gets(now, id);
@@ -858,7 +861,7 @@ impl Shard {
 
     /// Joins more short runs once those asked for last are there.
     fn join_more(&mut self) {
-        if self.rewriting == 0 && !self.stopping && !self.no_spare_room {
+        if self.rewriting == 0 && !self.stopping && !self.no_spare_room && !self.is_burying() {
             let plan = self.log.more_joins(&self.limits, &mut self.queues);
             self.load_to_join(plan);
         }

@@ -60,6 +60,8 @@ pub(crate) enum Work {
     Dropped { queue: Box<Queue>, mark: EnqueueId },
     /// Deliveries end.
     Settle(Box<Settling>),
+    /// Messages that a delayed exchange held are due.
+    Release(QueueId),
     /// Policies of a vhost changed, which queues up to `after` know.
     Policies { vhost: usize, after: QueueId },
 }
@@ -168,6 +170,7 @@ impl Shard {
                     }
                 }
             }
+            Work::Release(id) => self.released(id),
             Work::Purged { .. } | Work::Dropped { .. } | Work::Policies { .. } => {}
         }
     }
@@ -179,6 +182,7 @@ impl Shard {
             Work::Purged { queue, mark, segments } => self.bury_purged(now, *queue, *mark, segments),
             Work::Dropped { queue, mark } => self.bury_dropped(now, queue, *mark),
             Work::Settle(settling) => self.settle_some(now, settling),
+            Work::Release(id) => self.release_due(now, *id),
             Work::Policies { vhost, after } => self.apply_to_some(now, *vhost, after),
         }
     }
@@ -371,6 +375,17 @@ impl Shard {
             self.spend(1);
         }
         true
+    }
+
+    // ---- delayed messages -------------------------------------------------------------------------------------------
+
+    /// Releases what a delayed exchange held and is due.
+    pub(crate) fn begin_release(&mut self, now: Now, id: QueueId) {
+        if self.release_due(now, id) {
+            self.released(id);
+        } else {
+            self.work.push_back(Work::Release(id));
+        }
     }
 
     // ---- deliveries -------------------------------------------------------------------------------------------------

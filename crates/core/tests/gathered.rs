@@ -153,6 +153,12 @@ fn publish(runs: &[Run], before: &[&str], commands: Vec<Command>, slices: bool) 
             came.delivered.entry(delivery.consumer_tag.to_string()).or_default().extend(numbers(&delivery.span));
         }
     }
+    if slices {
+        // of messages of several priorities those go first that are there when a turn ends
+        for queue in ["levels", "quorum"] {
+            came.delivered.entry(queue.to_owned()).or_default().sort();
+        }
+    }
     let totals = broker.totals();
     (came.totals, came.sizes) = (totals.message_stats, totals.size_sum);
     if !came.closed.is_empty() {

@@ -161,6 +161,7 @@ impl Log {
             }
         }
         found.push(open);
+        found.retain(|s| s.count > 0);
         if let Some(first) = found.first_mut() {
             self.reach_back(queue, from, first);
         }
