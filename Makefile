@@ -20,6 +20,7 @@ LONG_SHARD_ROUNDS ?= 150
 LONG_SEEDS ?= 10000
 SOAK_MINUTES ?= 30
 CUTS ?= 8
+LONG_CUTS ?= 40
 SEEDS ?= 2000
 DATA ?= data
 
@@ -149,7 +150,7 @@ test-long: build test-deps ## 500 crash rounds, 10 000 simulation seeds, half an
 	$(MAKE) crash-loop ROUNDS=$(LONG_ROUNDS) SHARD_ROUNDS=$(LONG_SHARD_ROUNDS)
 	$(MAKE) space SPACE_MIB=400
 	$(MAKE) soak
-	$(RUN_PY) tests/run/power_cut.py --cuts $(CUTS) --skip-if-impossible
+	$(RUN_PY) tests/run/power_cut.py --cuts $(LONG_CUTS) --skip-if-impossible
 	@echo "make test-long: ok"
 
 .PHONY: soak

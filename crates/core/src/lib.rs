@@ -22,6 +22,7 @@ mod handle;
 mod held_back;
 mod inspect;
 mod keys;
+mod loads;
 mod log;
 mod operate;
 mod pace;

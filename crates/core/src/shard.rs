@@ -2,7 +2,8 @@
 
 use crate::access::Access;
 use crate::connection::{Channel, Connection, Consumer, Held};
-use crate::log::{EarlyConfirm, Log, Member};
+use crate::loads::LoadFor;
+use crate::log::{EarlyConfirm, Log};
 use crate::policy::{Policies, QueueSettings};
 use crate::queue::order::Order;
 use crate::queue::{Alike, Queues};
@@ -13,7 +14,7 @@ use hornpipe_types::Map;
 use hornpipe_types::args::QueueArgs;
 use hornpipe_types::command::{ChannelCommand, Command};
 use hornpipe_types::definition::{Definition, VhostDefinition};
-use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Load, Loaded, Outbox};
+use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Loaded, Outbox};
 use hornpipe_types::error::{AmqpError, Scope};
 use hornpipe_types::ids::{CommitSeq, ConnectionId, EnqueueId, LoadId, QueueId, RequestId, VhostId};
 use hornpipe_types::limits::Limits;
@@ -35,17 +36,6 @@ pub struct CoreConfig {
     pub seed: u64,
     /// Which shard this is. Only the first one, 0, begins with a vhost and a user.
     pub number: u32,
-}
-
-/// Who wants bodies back from disk.
-#[derive(Debug)]
-pub(crate) enum LoadFor {
-    /// A queue, to serve its head.
-    Queue(QueueId, EnqueueId, Place),
-    /// The log, to write a run again.
-    Rewrite(EnqueueId, Place),
-    /// The log, to write some runs as one.
-    Join(Vec<Member>),
 }
 
 /// A vhost.
@@ -99,8 +89,8 @@ pub struct Shard {
     pub(crate) next_load: LoadId,
     pub(crate) loads: Map<LoadId, LoadFor>,
     /// Reads for copying forward that are under way, and what they brought.
-    rewriting: usize,
-    rewrites: Vec<(EnqueueId, Place, Arc<Batch>)>,
+    pub(crate) rewriting: usize,
+    pub(crate) rewrites: Vec<(EnqueueId, Place, Arc<Batch>)>,
 
     /// Queues to serve at the end of the turn.
     pub(crate) dirty_queues: Vec<QueueId>,
@@ -143,7 +133,7 @@ pub struct Shard {
     /// Connections are being closed for good: what was outstanding is remembered.
     pub(crate) stopping: bool,
     /// See [`Self::set_spare_room`].
-    no_spare_room: bool,
+    pub(crate) no_spare_room: bool,
     /// Why queues have messages that can't be read back.
     pub(crate) damaged: BTreeMap<QueueId, String>,
     pub(crate) operations: crate::operate::Operations,
@@ -790,169 +780,6 @@ impl Shard {
                 }
             }
             self.work_off_deaths(now);
-        }
-    }
-
-    /// Asks for the run that holds the head of a queue, and some behind it.
-    pub(crate) fn load_head(&mut self, id: QueueId) {
-        let Some(first) = self.queues.get(&id).and_then(|q| q.head()).map(|(_, head)| head.first) else { return };
-        self.load_from(id, first);
-    }
-
-    /// Asks for the run that holds `first`, and some behind it.
-    pub(crate) fn load_from(&mut self, id: QueueId, first: u64) {
-        const AHEAD: usize = 4;
-        let Some(queue) = self.queues.get(&id) else { return };
-        let mut wanted = Vec::new();
-        let live = queue.log_runs_from(first).filter(|r| r.live > 0);
-        for run in live.take_while(|r| queue.is_readable(r)).take(AHEAD) {
-            // on its way to the disk: its commit brings us back, those behind it would only be read over and over till then
-            let Some((place, _)) = self.log.place(run.enqueue) else { break };
-            let first = run.first - u64::from(run.index);
-            if !queue.loading.values().any(|f| *f == first) {
-                wanted.push((first, run.enqueue, place));
-            }
-        }
-        for (first, enqueue, place) in wanted {
-            self.ask_for(id, first, enqueue, place);
-        }
-    }
-
-    /// Asks for the run that holds `seq`, if it is on disk.
-    pub(crate) fn load_run(&mut self, id: QueueId, seq: u64) {
-        let Some(queue) = self.queues.get(&id) else { return };
-        let Some(run) = queue.log_runs_from(seq).next().filter(|r| queue.is_readable(r)) else { return };
-        let (first, enqueue) = (run.first - u64::from(run.index), run.enqueue);
-        if let Some((place, _)) = self.log.place(enqueue)
-            && !queue.loading.values().any(|f| *f == first)
-        {
-            self.ask_for(id, first, enqueue, place);
-        }
-    }
-
-    fn ask_for(&mut self, id: QueueId, first: u64, enqueue: EnqueueId, place: Place) {
-        let load = self.next_load;
-        self.next_load = load.next();
-        if let Some(queue) = self.queues.get_mut(&id) {
-            queue.loading.insert(load, first);
-        }
-        self.loads.insert(load, LoadFor::Queue(id, enqueue, place));
-        self.out.loads.push(Load { id: load, enqueue, place, behind: Vec::new() });
-    }
-
-    /// Writes again what keeps dead space from going.
-    fn copy_forward(&mut self) {
-        if self.rewriting > 0 || self.stopping || self.no_spare_room || self.is_burying() {
-            return;
-        }
-        let plan = self.log.copy_plan(&self.limits, &mut self.queues);
-        if plan.is_empty() {
-            return;
-        }
-        self.log.begin_command();
-        for (id, place) in plan.refer {
-            self.log.copy_forward(id, place, None, &mut self.queues);
-        }
-        for (id, place) in plan.rewrite {
-            self.load_to_rewrite(id, place, Vec::new(), LoadFor::Rewrite(id, place));
-        }
-        self.load_to_join(plan.join);
-    }
-
-    /// Joins more short runs once those asked for last are there.
-    fn join_more(&mut self) {
-        if self.rewriting == 0 && !self.stopping && !self.no_spare_room && !self.is_burying() {
-            let plan = self.log.more_joins(&self.limits, &mut self.queues);
-            self.load_to_join(plan);
-        }
-    }
-
-    fn load_to_join(&mut self, plan: Vec<Vec<Member>>) {
-        for members in plan {
-            let mut places = members.iter().map(|m| (m.id, m.place));
-            let Some((id, place)) = places.next() else { continue };
-            let behind = places.map(|(_, place)| place).collect();
-            self.load_to_rewrite(id, place, behind, LoadFor::Join(members));
-        }
-    }
-
-    fn load_to_rewrite(&mut self, enqueue: EnqueueId, place: Place, behind: Vec<Place>, what: LoadFor) {
-        let load = self.next_load;
-        self.next_load = load.next();
-        self.loads.insert(load, what);
-        self.rewriting += 1;
-        self.out.loads.push(Load { id: load, enqueue, place, behind });
-    }
-
-    fn on_loaded(&mut self, now: Now, loaded: Loaded) {
-        let (id, enqueue, place) = match self.loads.remove(&loaded.id) {
-            Some(LoadFor::Queue(id, enqueue, place)) => (id, enqueue, place),
-            Some(LoadFor::Rewrite(enqueue, place)) => {
-                self.rewriting -= 1;
-                match loaded.batch {
-                    Ok(batch) => self.rewrites.push((enqueue, place, batch)),
-                    // it stays where it is: its queue tells when it is wanted
-                    Err(_) => self.log.note_unreadable(enqueue),
-                }
-                if self.rewriting == 0 {
-                    let rewrites = std::mem::take(&mut self.rewrites);
-                    // they are planned anew when it is over
-                    let burying = self.is_burying();
-                    for (enqueue, place, batch) in rewrites.into_iter().filter(|_| !burying) {
-                        self.log.copy_forward(enqueue, place, Some(&batch), &mut self.queues);
-                    }
-                }
-                return;
-            }
-            Some(LoadFor::Join(members)) => {
-                self.rewriting -= 1;
-                match loaded.batch {
-                    // some of them may be purged and not know it yet
-                    Ok(_) if self.is_burying() => {}
-                    Ok(batch) => self.log.join_stored(&members, &batch, &mut self.queues),
-                    Err(_) => self.log.leave_apart(&members, &mut self.queues),
-                }
-                self.join_more();
-                return;
-            }
-            None => return,
-        };
-        let Some(queue) = self.queues.get_mut(&id) else { return };
-        let Some(first) = queue.loading.remove(&loaded.id) else { return };
-        match loaded.batch {
-            Ok(batch) => {
-                if let Some(delayed) = &mut queue.delayed {
-                    delayed.attach(first, &batch);
-                    self.on_delayed_due(now, id);
-                    return;
-                }
-                self.resident += queue.attach(first, &batch);
-                self.bury_loaded(now, id, first, &batch);
-                self.mark_dirty(id);
-                self.serve_waiting_gets(now, id);
-            }
-            // it died or was written elsewhere while the read waited: its old place may be gone
-            Err(_) if self.log.place(enqueue).is_none_or(|(at, _)| at != place) => {
-                if queue.delayed.is_some() {
-                    self.on_delayed_due(now, id);
-                    return;
-                }
-                self.load_dying(id);
-                self.mark_dirty(id);
-                self.serve_waiting_gets(now, id);
-            }
-            Err(error) => {
-                // the messages stay where they are, are never served wrong and not asked for again: a disk that lost them
-                // once will not bring them back
-                let (name, vhost) = (&queue.definition.name, &queue.definition.vhost);
-                self.out.remarks.push(format!(
-                    "queue '{name}' in vhost '{vhost}' stops at messages that can't be read back: {error}; \
-                     purge or delete it to go on without them"
-                ));
-                queue.unreadable_from = queue.unreadable_from.min(first);
-                self.log.note_unreadable(enqueue);
-                self.note_damage(id, error);
-            }
         }
     }
 
