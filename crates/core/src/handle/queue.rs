@@ -372,9 +372,11 @@ impl Shard {
         let name = self.named_queue(from, number, queue)?;
         self.access.check(&user, &vhost, Permission::Read, Resource::Queue, &name)?;
         let id = self.find_queue(from, &name)?;
-        let before = self.log.current();
+        let logged = self.queues.get(&id).is_some_and(|q| q.is_logged());
         let messages = self.purge(now, id);
-        let commit = (self.log.current() != before).then(|| self.log.current());
+        // whether this wrote anything or not: what came from another queue may be gone from here, and its departure there
+        // not on disk yet
+        let commit = logged.then(|| self.log.current());
         if !nowait {
             self.reply(from, number, ChannelEffect::QueuePurgeOk { messages }, commit);
         }
