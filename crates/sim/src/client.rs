@@ -1,7 +1,7 @@
 //! Peers: what each role says next, straight as commands. What it says is told the oracle in the same breath.
 
 use crate::oracle::{Consumer, Oracle, Publish, make_tag};
-use crate::workload::{Choose, ConsumerPlan, DEAD, FANOUT, KEYS, Mode, Plan, Role, TOPIC, USER, VHOST};
+use crate::workload::{Choose, ConsumerPlan, DEAD, FANOUT, KEYS, LATE, Mode, Plan, Role, TOPIC, USER, VHOST};
 use hornpipe_core::rng::Rng;
 use hornpipe_types::command::{
     Bind, ChannelCommand, Command, Consume, ExchangeDeclare, OpenConnection, PublishRun, Publishes, QueueDeclare,
@@ -77,7 +77,12 @@ fn bind(plan: &Plan, exchange: &str, key: &str, queue: usize) -> ChannelCommand 
 pub(crate) fn set_up(connection: ConnectionId, plan: &Plan, oracle: &mut Oracle) -> Vec<Command> {
     let mut commands = opens(connection, oracle);
     let at = (connection, CHANNEL);
-    for (exchange, kind) in [(FANOUT, "fanout"), (TOPIC, "topic"), (DEAD, "direct")] {
+    let late = (plan.delayed > 0).then_some((LATE, "x-delayed-message"));
+    for (exchange, kind) in [(FANOUT, "fanout"), (TOPIC, "topic"), (DEAD, "direct")].into_iter().chain(late) {
+        let mut arguments = FieldTable::default();
+        if exchange == LATE {
+            arguments.set("x-delayed-type", Value::long_str("direct"));
+        }
         commands.push(on(ChannelCommand::ExchangeDeclare(Box::new(ExchangeDeclare {
             exchange: exchange.into(),
             kind: kind.into(),
@@ -86,21 +91,27 @@ pub(crate) fn set_up(connection: ConnectionId, plan: &Plan, oracle: &mut Oracle)
             auto_delete: false,
             internal: false,
             nowait: false,
-            arguments: FieldTable::default(),
+            arguments,
         }))));
         oracle.awaits(at, "exchange-declare");
     }
-    for (q, queue) in plan.queues.iter().enumerate() {
-        commands.push(on(declare(plan, q)));
-        commands.push(on(bind(plan, DEAD, &queue.name, q)));
-        oracle.awaits(at, "declare");
-        oracle.awaits(at, "bind");
-    }
-    for (exchange, key, queue) in &plan.bindings {
-        commands.push(on(bind(plan, exchange, key, *queue)));
-        oracle.awaits(at, "bind");
+    for q in 0..plan.queues.len() {
+        make_queue(at, plan, q, &mut commands, oracle);
     }
     commands
+}
+
+/// Declares a queue and binds it.
+fn make_queue(at: (ConnectionId, u16), plan: &Plan, q: usize, commands: &mut Vec<Command>, oracle: &mut Oracle) {
+    commands.push(on(declare(plan, q)));
+    oracle.awaits(at, "declare");
+    let own = [Some(DEAD), (plan.delayed > 0).then_some(LATE)];
+    let own = own.into_iter().flatten().map(|exchange| (exchange, plan.queues[q].name.as_str()));
+    let planned = plan.bindings.iter().filter(|b| b.2 == q).map(|(exchange, key, _)| (*exchange, *key));
+    for (exchange, key) in own.chain(planned) {
+        commands.push(on(bind(plan, exchange, key, q)));
+        oracle.awaits(at, "bind");
+    }
 }
 
 impl Client {
@@ -302,6 +313,7 @@ fn publish(at: (ConnectionId, u16), rng: &mut Rng, plan: &Plan, oracle: &mut Ora
     for _ in 0..rng.between(1, 3) {
         let queue = plan.queues[rng.below(plan.queues.len() as u64) as usize].name.as_str();
         let (exchange, key) = match rng.below(10) {
+            _ if plan.delayed > 0 && rng.chance(plan.delayed) => (LATE, queue),
             0..6 => ("", queue),
             6 | 7 => (FANOUT, "any"),
             8 => (TOPIC, rng.pick(&KEYS)),
@@ -318,11 +330,13 @@ fn publish(at: (ConnectionId, u16), rng: &mut Rng, plan: &Plan, oracle: &mut Ora
                 persistent: rng.chance(plan.persistent),
                 priority: rng.below(5) as u8,
                 expiration,
+                delay: (exchange == LATE && rng.chance(90)).then(|| rng.pick(&[1, 5, 60, 500, 5000])),
             };
             let properties = Properties {
                 delivery_mode: Some(if publish.persistent { 2 } else { 1 }),
                 priority: Some(publish.priority),
                 expiration: expiration.map(|ms| ms.to_string().into()),
+                headers: publish.delay.map(|ms| FieldTable(vec![("x-delay".into(), Value::I64(ms as i64))])),
                 ..Properties::default()
             };
             let size = if rng.chance(plan.big) { 5000 } else { rng.below(120) };
@@ -360,13 +374,6 @@ fn meddler(at: (ConnectionId, u16), rng: &mut Rng, plan: &Plan, oracle: &mut Ora
     }
     oracle.swept(at, q, true);
     commands.push(on(ChannelCommand::QueueDelete { queue, if_unused: false, if_empty: false, nowait: false }));
-    commands.push(on(declare(plan, q)));
-    commands.push(on(bind(plan, DEAD, &plan.queues[q].name, q)));
-    oracle.awaits(at, "declare");
-    oracle.awaits(at, "bind");
-    for (exchange, key, _) in plan.bindings.iter().filter(|b| b.2 == q) {
-        commands.push(on(bind(plan, exchange, key, q)));
-        oracle.awaits(at, "bind");
-    }
+    make_queue(at, plan, q, &mut commands, oracle);
     commands
 }

@@ -58,6 +58,9 @@ pub fn run_traced(seed: u64, traced: bool) -> Result<Summary, Box<Failure>> {
 /// Seeds from here on have a plan with more expiry, dead-lettering, transactions and crashes than others.
 pub const RESTLESS: u64 = 1 << 40;
 
+/// Seeds from here on have a plan with messages that a delayed exchange holds; every second one is restless too.
+pub const LATE: u64 = 1 << 41;
+
 /// Seeds that once found a bug, from the text of `seeds.txt`: a number a line, then what it found.
 pub fn known_seeds() -> Vec<u64> {
     include_str!("../seeds.txt")

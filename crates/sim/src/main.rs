@@ -1,4 +1,4 @@
-//! `hornpipe-sim --seeds N --seed S`: N seeds from S on; without a seed the known ones and N from 1 on, and a quarter as many restless ones.
+//! `hornpipe-sim --seeds N --seed S`: N seeds from S on; without a seed the known ones and N from 1 on, and a quarter as many restless and as many late ones.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -54,6 +54,8 @@ fn main() -> ExitCode {
     if args.seed.is_none() {
         let restless = hornpipe_sim::RESTLESS;
         seeds.extend(restless..restless + args.seeds / 4);
+        let late = hornpipe_sim::LATE;
+        seeds.extend(late..late + args.seeds / 4);
     }
     let (mut failed, mut turns, mut crashes) = (0u64, 0, 0);
     for seed in &seeds {

@@ -37,6 +37,8 @@ pub(crate) struct Message {
     pub(crate) persistent: bool,
     pub(crate) priority: u8,
     pub(crate) expiration: Option<u64>,
+    /// How long the delayed exchange holds it, milliseconds.
+    pub(crate) delay: Option<u64>,
     pub(crate) turn: u64,
     pub(crate) outcome: Outcome,
     pub(crate) copies: Vec<usize>,
@@ -79,6 +81,8 @@ pub(crate) struct Copy {
     pub(crate) phase: Phase,
     /// Times it was dead-lettered, as far as is known.
     pub(crate) deaths: u64,
+    /// Wall clock, milliseconds, when the delayed exchange lets it go: until it has been delivered nobody knows whether it has.
+    pub(crate) due: Option<u64>,
     /// Wall clock, milliseconds, when it may be delivered last, if that is known.
     pub(crate) deadline: Option<u64>,
     pub(crate) history: Vec<Entry>,
@@ -128,6 +132,8 @@ pub(crate) struct Reply {
     kind: &'static str,
     /// The turn of what it answers.
     turn: u64,
+    /// The queue it is about was one whose content is on disk.
+    durable: bool,
     /// Copies whose end it answers, as far as they were not handed out before, as it turned out.
     ends: Vec<usize>,
     /// Messages it makes certain.
@@ -172,7 +178,7 @@ impl Channel {
         self.gets.len()
     }
     fn awaits(&mut self, kind: &'static str) {
-        self.replies.push_back(Reply { kind, turn: 0, ends: Vec::new(), messages: Vec::new() });
+        self.replies.push_back(Reply { kind, turn: 0, durable: false, ends: Vec::new(), messages: Vec::new() });
     }
 }
 
@@ -193,6 +199,7 @@ pub(crate) struct Publish {
     pub(crate) persistent: bool,
     pub(crate) priority: u8,
     pub(crate) expiration: Option<u64>,
+    pub(crate) delay: Option<u64>,
 }
 
 /// See the module's documentation.
@@ -203,6 +210,8 @@ pub(crate) struct Oracle {
     /// The last turn at whose end the broker had nothing on its work list.
     pub(crate) rested: u64,
     pub(crate) now: Now,
+    /// The latest the wall clock has shown, milliseconds: it may go back.
+    pub(crate) latest: u64,
     pub(crate) messages: Vec<Message>,
     pub(crate) copies: Vec<Copy>,
     /// Copies that have not ended.
@@ -230,6 +239,7 @@ impl Oracle {
             turn: 1,
             rested: 0,
             now,
+            latest: now.wall.0,
             messages: Vec::new(),
             copies: Vec::new(),
             live: BTreeSet::new(),
@@ -253,6 +263,12 @@ impl Oracle {
         }
     }
 
+    /// Time goes on.
+    pub(crate) fn at(&mut self, now: Now) {
+        self.now = now;
+        self.latest = self.latest.max(now.wall.0);
+    }
+
     // ---- what may be ------------------------------------------------------------------------------------------------
 
     /// Where a copy may be, and whether it may have ended by itself.
@@ -262,6 +278,11 @@ impl Oracle {
         }
         let expires = copy.deaths == 0 && self.messages[copy.message].expiration.is_some();
         self.plan.reach(copy.at, expires)
+    }
+
+    /// Whether the delayed exchange may hold a copy still.
+    pub(crate) fn may_be_held(&self, copy: &Copy) -> bool {
+        copy.due.is_some() && copy.seen != self.incarnation
     }
 
     /// Whether a copy may have ended without anybody's fault.
@@ -334,10 +355,12 @@ impl Oracle {
             persistent: publish.persistent,
             priority: publish.priority,
             expiration: publish.expiration,
+            delay: publish.delay,
             turn: self.turn,
             outcome: Outcome::Pending,
             copies: Vec::new(),
-            returns: publish.mandatory && publish.targets.is_empty(),
+            // what is held counts as unroutable [delayed message exchange plugin]
+            returns: publish.mandatory && (publish.targets.is_empty() || publish.delay.is_some()),
             targets: publish.targets,
         });
         if let Some(confirms) = &mut channel.confirms {
@@ -367,7 +390,11 @@ impl Oracle {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),
             };
-            let deadline = life.map(|ms| wall + ms);
+            let due = message.delay.map(|ms| wall + ms);
+            // its life begins when it is let go
+            let deadline = life.filter(|_| due.is_none()).map(|ms| wall + ms);
+            // what is held is a classic queue's, and what comes out of it too late for a refusal is dropped
+            let lost_ok = due.is_some() && (!message.persistent || queue.refuses);
             let entry =
                 Entry { turn: self.turn, at: origin, deaths: 0, deadline, done: false, swept: false, dropped: false };
             let id = self.copies.len();
@@ -379,9 +406,10 @@ impl Oracle {
                 at: origin,
                 phase: Phase::Ready,
                 deaths: 0,
+                due,
                 deadline,
                 history: vec![entry],
-                lost_ok: false,
+                lost_ok,
                 died_alone: false,
                 ended: false,
                 last: None,
@@ -466,12 +494,13 @@ impl Oracle {
             let copy = &self.copies[id];
             let (reach, _) = self.reach(copy);
             let taken = copy.phase == Phase::Ready || dropped;
-            if !taken || !reach.contains(&queue) {
+            let held = self.may_be_held(copy);
+            if !taken || !reach.contains(&queue) || held && !dropped && copy.due > Some(self.latest) {
                 continue;
             }
             // what was rejected may be on a work list still, and arrive after this
             let arrives = copy.history.len() > 1 && copy.history.last().is_some_and(|h| h.turn > self.rested);
-            if reach.len() == 1 && !arrives {
+            if reach.len() == 1 && !arrives && !held {
                 // what had ended by itself before is not answered by this
                 if !self.may_be_gone(copy) {
                     ends.push(id);
@@ -489,7 +518,8 @@ impl Oracle {
         }
         if let Some(channel) = self.channels.get_mut(&at) {
             let kind = if dropped { "delete" } else { "purge" };
-            channel.replies.push_back(Reply { kind, turn: self.turn, ends, messages: Vec::new() });
+            let durable = self.plan.queues[queue].durable;
+            channel.replies.push_back(Reply { kind, turn: self.turn, durable, ends, messages: Vec::new() });
         }
     }
 
@@ -508,7 +538,7 @@ impl Oracle {
         }
         if let Some(channel) = self.channels.get_mut(&at) {
             let kind = if commit { "tx-commit" } else { "tx-rollback" };
-            channel.replies.push_back(Reply { kind, turn: self.turn, ends, messages });
+            channel.replies.push_back(Reply { kind, turn: self.turn, durable: true, ends, messages });
         }
     }
 
@@ -605,13 +635,15 @@ impl Oracle {
         let (reach, _) = self.reach(&self.copies[id]);
         let logged = reach.iter().filter(|q| self.plan.queues[**q].logs(persistent)).count();
         let copy = &mut self.copies[id];
-        if logged == 0 {
+        if logged == 0 && copy.due.is_none() {
             (copy.phase, copy.ended) = (Phase::Done, true);
         }
         // a queue that is gone until it is declared again takes no dead letters either
         copy.lost_ok |= reach.iter().any(|q| !self.plan.queues[*q].durable) || logged < reach.len();
         if !clean {
             copy.unclean = true;
+            // it may be where nothing has been delivered from
+            copy.flag_unknown |= copy.due.is_some();
         }
         if copy.phase == Phase::Done {
             self.live.remove(&id);

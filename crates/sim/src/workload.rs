@@ -13,6 +13,8 @@ pub(crate) const USER: &str = "guest";
 pub(crate) const FANOUT: &str = "fan";
 pub(crate) const TOPIC: &str = "top";
 pub(crate) const DEAD: &str = "dlx";
+/// An `x-delayed-message` exchange, in plans that delay.
+pub(crate) const LATE: &str = "late";
 
 /// Random choices by name.
 pub(crate) trait Choose {
@@ -149,6 +151,8 @@ pub(crate) struct Plan {
     pub(crate) big: u64,
     /// Messages a publisher may have unconfirmed.
     pub(crate) window: u64,
+    /// Chance in a hundred that messages go through the delayed exchange.
+    pub(crate) delayed: u64,
 }
 
 /// Binding keys and routing keys for the topic exchange.
@@ -220,6 +224,7 @@ impl Plan {
             expiration: rng.pick(&[0, 0, 10, 40]),
             big: rng.pick(&[0, 3, 15]),
             window: rng.pick(&[4, 40, 400]),
+            delayed: 0,
             queues,
         }
     }
@@ -246,6 +251,11 @@ impl Plan {
             }
         }
         (self.expiration, self.crash) = (30, 120);
+    }
+
+    /// Messages go through a delayed exchange too.
+    pub(crate) fn make_late(&mut self, rng: &mut Rng) {
+        self.delayed = rng.pick(&[10, 40, 80]);
     }
 
     /// Whether messages may leave a queue without anybody asking: by time or by length.
@@ -277,7 +287,7 @@ impl Plan {
     /// The queues a message goes to.
     pub(crate) fn route(&self, exchange: &str, key: &str) -> Vec<usize> {
         let mut to: Vec<usize> = match exchange {
-            "" => self.queues.iter().position(|q| q.name == key).into_iter().collect(),
+            "" | LATE => self.queues.iter().position(|q| q.name == key).into_iter().collect(),
             _ => self
                 .bindings
                 .iter()

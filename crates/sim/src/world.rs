@@ -42,6 +42,8 @@ pub struct Summary {
     pub turns: u64,
     /// Messages published.
     pub published: u64,
+    /// Of them held by a delayed exchange.
+    pub held: u64,
     /// Deliveries.
     pub delivered: u64,
     /// Confirms.
@@ -86,8 +88,12 @@ impl World {
     pub(crate) fn new(seed: u64, traced: bool) -> Result<Self, Violation> {
         let mut rng = Rng::new(seed);
         let mut plan = Plan::new(&mut rng);
-        if seed >= crate::RESTLESS {
+        let late = seed >= crate::LATE;
+        if seed >= crate::RESTLESS && (!late || seed % 2 == 1) {
             plan.make_restless(&mut rng);
+        }
+        if late {
+            plan.make_late(&mut rng);
         }
         let plan = Rc::new(plan);
         let clock = Clock::default();
@@ -149,6 +155,7 @@ impl World {
         }
         self.summary.turns = self.oracle.turn;
         self.summary.published = self.oracle.messages.len() as u64;
+        self.summary.held = self.oracle.messages.iter().filter(|m| m.delay.is_some()).count() as u64;
         self.summary.delivered = self.oracle.delivered;
         self.summary.confirmed = self.oracle.confirmed;
         Ok(())
@@ -233,7 +240,7 @@ impl World {
             self.clock.advance_to(at);
             batch.push(entry.remove());
         }
-        self.oracle.now = self.clock.now();
+        self.oracle.at(self.clock.now());
         for event in batch {
             self.trace(|| format!("{event:?}"));
             self.handle(event)?;
@@ -470,7 +477,7 @@ impl World {
         if self.roll(plan.jump) {
             let by = self.rng.between(0, 20_000) as i64 - 10_000;
             self.clock.jump_ms(by);
-            self.oracle.now = self.clock.now();
+            self.oracle.at(self.clock.now());
         }
         if self.roll(plan.alarm) {
             self.alarm = !self.alarm;

@@ -1,6 +1,6 @@
 //! A few hundred seeds, and those that once found something.
 
-use hornpipe_sim::{RESTLESS, Summary, known_seeds, run};
+use hornpipe_sim::{LATE, RESTLESS, Summary, known_seeds, run};
 
 const FRESH: u64 = 400;
 
@@ -8,7 +8,9 @@ const FRESH: u64 = 400;
 fn seeds_hold() {
     let mut failures = Vec::new();
     let mut all = Summary::default();
-    for seed in known_seeds().into_iter().chain(1..=FRESH).chain(RESTLESS..RESTLESS + FRESH / 4) {
+    let restless = RESTLESS..RESTLESS + FRESH / 4;
+    let late = LATE..LATE + FRESH / 4;
+    for seed in known_seeds().into_iter().chain(1..=FRESH).chain(restless).chain(late) {
         match run(seed) {
             Ok(s) => {
                 all.published += s.published;
@@ -17,6 +19,7 @@ fn seeds_hold() {
                 all.crashes += s.crashes;
                 all.stops += s.stops;
                 all.loads += s.loads;
+                all.held += s.held;
             }
             Err(failure) => failures.push(format!("seed {seed}: {failure}")),
         }
@@ -24,7 +27,7 @@ fn seeds_hold() {
     assert!(failures.is_empty(), "{} seeds fail:\n{}", failures.len(), failures.join("\n"));
     // a simulation in which nothing happens would hold too
     assert!(all.published > 50_000 && all.delivered > 50_000 && all.confirmed > 10_000, "{all:?}");
-    assert!(all.crashes > 300 && all.stops > 50 && all.loads > 100, "{all:?}");
+    assert!(all.crashes > 300 && all.stops > 50 && all.loads > 100 && all.held > 5_000, "{all:?}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ pub(crate) fn on_inspected(oracle: &Oracle, stats: &[QueueStats]) -> Result<(), 
             Phase::Out => unacked[copy.at] += 1,
             Phase::Ready => {
                 let (reach, _) = oracle.reach(copy);
-                let sure = !oracle.may_be_gone(copy);
+                let sure = !oracle.may_be_gone(copy) && !oracle.may_be_held(copy);
                 certain += u64::from(sure);
                 if let [only] = reach[..]
                     && sure

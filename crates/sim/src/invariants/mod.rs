@@ -2,6 +2,7 @@
 
 pub(crate) mod confirms;
 pub(crate) mod counts;
+pub(crate) mod delayed;
 pub(crate) mod durability;
 pub(crate) mod liveness;
 pub(crate) mod once;

@@ -23,7 +23,8 @@ pub(crate) fn at_turn_end(oracle: &Oracle) -> Result<(), Violation> {
     }
     for id in &oracle.live {
         let copy = &oracle.copies[*id];
-        if copy.phase != Phase::Ready || copy.deaths > 0 || copy.ready_since >= oracle.turn {
+        // what was held comes when it is let go
+        if copy.phase != Phase::Ready || copy.deaths > 0 || copy.due.is_some() || copy.ready_since >= oracle.turn {
             continue;
         }
         // those that came back to a quorum queue go in the order of their return

@@ -1,7 +1,9 @@
 //! The other half of the oracle: judges what the broker says against what the commands made true.
 
 use super::{Entry, Oracle, OrderKey, Outcome, Phase};
-use crate::invariants::{Violation, confirms, ensure, once, order, prefetch, provenance, redelivered, settled, ttl};
+use crate::invariants::{
+    Violation, confirms, delayed, ensure, once, order, prefetch, provenance, redelivered, settled, ttl,
+};
 use hornpipe_types::command::Settle;
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect};
 use hornpipe_types::header::Properties;
@@ -112,13 +114,13 @@ impl Oracle {
             })?;
             if let Some(reply) = reply {
                 for id in reply.ends {
-                    // where it was dead-lettered from, its departure is nobody's promise
                     let copy = &mut self.copies[id];
-                    // dead letters that were purged where nothing is logged may still be on disk where they came from
                     let swept = kind != "tx-commit";
                     let last = copy.history.last();
                     let by_this = last.is_some_and(|h| (h.done, h.swept, h.turn) == (true, swept, reply.turn));
-                    copy.ended = by_this && (copy.deaths == 0 || kind == "tx-commit");
+                    // what was purged where nothing is logged may still be on disk where it came from
+                    let from_elsewhere = copy.deaths > 0 || copy.due.is_some();
+                    copy.ended = by_this && (reply.durable || !from_elsewhere);
                 }
                 if kind == "tx-commit" {
                     for number in reply.messages {
@@ -218,6 +220,7 @@ impl Oracle {
             settled::on_delivery(self, copy, queue)?;
             provenance::on_delivery(self, copy, queue, deaths)?;
             redelivered::on_delivery(self, copy, queue, deaths, redelivered)?;
+            delayed::on_delivery(self, copy)?;
             let first_of_life = deaths == 0 && copy.seen != self.incarnation;
             if deaths == copy.deaths {
                 ttl::on_delivery(self, copy, queue)?;
@@ -228,7 +231,9 @@ impl Oracle {
             }
             // what came back to a quorum queue goes before the others, in the order of its return
             let returned = self.plan.queues[queue].quorum && copy.last.is_some();
-            if first_of_life && !returned && is_open && consumer.is_some() {
+            let released = copy.due.is_some();
+            let just_released = self.may_be_held(copy);
+            if first_of_life && !released && !returned && is_open && consumer.is_some() {
                 let m = &self.messages[message];
                 let key = OrderKey { to: at, queue, publisher: m.publisher, priority: m.priority };
                 order::on_delivery(self, copy, &key)?;
@@ -237,7 +242,11 @@ impl Oracle {
             self.enter_delivery(id, queue, deaths);
             // delivered, and then dropped with its queue in the same turn
             let drop = self.dropped.get(&queue);
-            if drop.is_some_and(|d| d.0 == self.turn && id < d.1) && self.copies[id].phase != Phase::Done {
+            // what was let go in that very turn may have come to the queue declared again
+            let again = just_released
+                && consumer.is_some_and(|tag| self.channels.get(&at).is_some_and(|c| c.consumers.contains_key(tag)));
+            let dropped = drop.is_some_and(|d| d.0 == self.turn && id < d.1) && !again;
+            if dropped && self.copies[id].phase != Phase::Done {
                 self.end(id, true, true);
             }
             let copy = &mut self.copies[id];
@@ -303,7 +312,7 @@ impl Oracle {
         copy.last = Some((queue, deaths));
         copy.flag_unknown = false;
         (copy.seen, copy.ready_since) = (incarnation, turn);
-        if copy.deaths == 0 && !returned {
+        if copy.deaths == 0 && !returned && copy.due.is_none() {
             let m = &self.messages[copy.message];
             let furthest = self.furthest.entry((queue, m.publisher, m.priority)).or_default();
             *furthest = m.index.max(*furthest);
