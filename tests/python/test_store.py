@@ -277,6 +277,41 @@ def test_a_damaged_body_stops_its_queue_and_no_other(own_broker):
     assert broker.stop() == 0
 
 
+def test_a_damaged_body_in_a_delayed_exchange_holds_no_other_up(own_broker):
+    broker = own_broker()
+    connection = pika.BlockingConnection(parameters(broker))
+    channel = connection.channel()
+    channel.confirm_delivery()
+    channel.exchange_declare("later", "x-delayed-message", durable=True, arguments={"x-delayed-type": "fanout"})
+    channel.queue_declare("out", durable=True)
+    channel.queue_bind("out", "later")
+    # All are due long before the broker is back; the first to be due is the one that will be hurt.
+    for body, delay in zip(bodies(3, 300_000), [1500, 1600, 1700]):
+        properties = pika.BasicProperties(delivery_mode=2, headers={"x-delay": delay})
+        channel.basic_publish("later", "", body, properties)
+    broker.kill()
+    (file,) = (broker.data / "shard-0/bodies").iterdir()
+    with open(file, "r+b") as it:
+        it.seek(150_000)
+        it.write(b"\xff\x00" * 8)
+    broker.start()
+    said = lambda: [line for line in broker.log_tail(200).splitlines() if "exchange 'later' in vhost '/' leaves out" in line]
+    connection = pika.BlockingConnection(parameters(broker))
+    channel = connection.channel()
+    waiting = lambda: channel.queue_declare("out", passive=True).method.message_count
+    brokers.until(lambda: waiting() == 2, "the others to be released")
+    assert take(broker, "out") == bodies(3, 300_000)[1:]
+    assert len(said()) == 1 and file.name in said()[0]
+    assert damage(broker)[:2] == (1, 1)
+    # Those that come later pass as well, and the exchange is rid of it when it is deleted.
+    channel.basic_publish("later", "", b"next", pika.BasicProperties(delivery_mode=2, headers={"x-delay": 1}))
+    brokers.until(lambda: waiting() == 1, "the next one")
+    channel.exchange_delete("later")
+    assert damage(broker)[:2] == (0, 0)
+    connection.close()
+    assert broker.stop() == 0
+
+
 def accept_loss(broker):
     """Starts once with the flag, stops, and returns what was said."""
     run = subprocess.Popen(

@@ -64,6 +64,14 @@ impl Delayed {
     pub(crate) fn forget_first(&mut self) -> bool {
         self.held.pop_first().is_some()
     }
+    /// What lies in these positions can't be read: it stays on disk, and the others don't wait for it.
+    fn set_aside(&mut self, first: Seq, end: Seq) {
+        let mut rest = self.unread.split_off(&first);
+        self.unread.append(&mut rest.split_off(&end));
+        for (seq, due) in rest {
+            self.held.remove(&(due, seq));
+        }
+    }
     /// The first due time.
     fn next_due(&self) -> Option<u64> {
         self.held.first_key_value().map(|((due, _), _)| *due)
@@ -229,6 +237,12 @@ impl Shard {
             if entry.get().batch.is_none() {
                 // when it can't be asked for, because it is being written elsewhere, the commit of that brings us back
                 let first = entry.get().first;
+                let damaged = queue.log_runs_from(first).next().filter(|r| self.log.is_unreadable(r.enqueue));
+                if let Some((from, end)) = damaged.map(|r| (r.first, r.end())) {
+                    queue.delayed.as_mut().into_iter().for_each(|d| d.set_aside(from, end));
+                    self.spend(1);
+                    continue;
+                }
                 self.load_from(id, first);
                 return true;
             }

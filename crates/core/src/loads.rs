@@ -1,7 +1,7 @@
 //! Bodies that come back from disk: for the heads of queues, for messages that die or are due, and for runs that are written
 //! again.
 
-use crate::log::Member;
+use crate::log::{LogRun, Member};
 use crate::shard::Shard;
 use hornpipe_types::effect::{Load, Loaded};
 use hornpipe_types::ids::{EnqueueId, QueueId};
@@ -31,7 +31,8 @@ impl Shard {
         const AHEAD: usize = 4;
         let Some(queue) = self.queues.get(&id) else { return };
         let mut wanted = Vec::new();
-        let live = queue.log_runs_from(first).filter(|r| r.live > 0);
+        let passed_over = |r: &LogRun| queue.delayed.is_some() && self.log.is_unreadable(r.enqueue);
+        let live = queue.log_runs_from(first).filter(|r| r.live > 0 && !passed_over(r));
         for run in live.take_while(|r| queue.is_readable(r)).take(AHEAD) {
             // on its way to the disk: its commit brings us back, those behind it would only be read over and over till then
             let Some((place, _)) = self.log.place(run.enqueue) else { break };
@@ -172,6 +173,18 @@ impl Shard {
                 // the messages stay where they are, are never served wrong and not asked for again: a disk that lost them
                 // once will not bring them back
                 let (name, vhost) = (&queue.definition.name, &queue.definition.vhost);
+                if let Some(delayed) = &queue.delayed {
+                    // what it holds goes by time, not by place: the others go on, and no client could purge it
+                    self.out.remarks.push(format!(
+                        "exchange '{}' in vhost '{vhost}' leaves out messages that can't be read back: {error}; \
+                         delete it to be rid of them",
+                        delayed.exchange
+                    ));
+                    self.log.note_unreadable(enqueue);
+                    self.note_damage(id, error);
+                    self.on_delayed_due(now, id);
+                    return;
+                }
                 self.out.remarks.push(format!(
                     "queue '{name}' in vhost '{vhost}' stops at messages that can't be read back: {error}; \
                      purge or delete it to go on without them"
