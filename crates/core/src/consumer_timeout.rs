@@ -89,21 +89,7 @@ mod tests {
         let mut shard = Shard::new(CoreConfig::default());
         let user = UserDefinition { name: "u".into(), ..UserDefinition::default() };
         shard.finish_recovery(at(0), &Bootstrap { vhost: "/".into(), user });
-        let open = OpenConnection {
-            name: "c".into(),
-            user: "u".into(),
-            vhost: "/".into(),
-            mechanism: "PLAIN",
-            client_properties: FieldTable::default(),
-            cancel_notify,
-            blocked_notify: false,
-            frame_max: 4096,
-            channel_max: 10,
-            heartbeat: 0,
-            peer: ("p".into(), 1),
-            local: ("l".into(), 2),
-            tls: false,
-        };
+        let open = OpenConnection { cancel_notify, ..OpenConnection::without_socket("c", "u", "/") };
         let mut arguments = FieldTable::default();
         arguments.set("x-queue-type", Value::long_str("quorum"));
         arguments.set("x-consumer-timeout", Value::I32(1000));

@@ -19,7 +19,6 @@ use hornpipe_types::ids::{CommitSeq, ConnectionId, RequestId};
 use hornpipe_types::message::{Batch, BatchBuilder, MessageMeta};
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::operate::{GetMode, GotMessage, Operation, Outcome};
-use hornpipe_types::table::FieldTable;
 use hornpipe_types::time::Now;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -207,19 +206,10 @@ impl Shard {
         self.operations.last += 1;
         let connection = ConnectionId(INTERNAL | self.operations.last);
         let open = OpenConnection {
-            name: "management".to_owned(),
-            user: user.clone(),
-            vhost: vhost.clone(),
-            mechanism: "PLAIN",
-            client_properties: FieldTable::default(),
             cancel_notify: false,
             blocked_notify: false,
-            frame_max: 131_072,
             channel_max: CHANNEL,
-            heartbeat: 0,
-            peer: (String::new(), 0),
-            local: (String::new(), 0),
-            tls: false,
+            ..OpenConnection::without_socket("management", user, vhost)
         };
         self.admit(now, connection, open, index);
         self.on_channel_command(now, connection, CHANNEL, ChannelCommand::Open);

@@ -32,21 +32,7 @@ fn on(command: ChannelCommand) -> Command {
 
 fn opens(connection: ConnectionId, oracle: &mut Oracle) -> Vec<Command> {
     oracle.channel_opened((connection, CHANNEL));
-    let open = OpenConnection {
-        name: format!("peer {connection}"),
-        user: USER.into(),
-        vhost: VHOST.into(),
-        mechanism: "PLAIN",
-        client_properties: FieldTable::default(),
-        cancel_notify: true,
-        blocked_notify: true,
-        frame_max: 131_072,
-        channel_max: 2047,
-        heartbeat: 0,
-        peer: ("127.0.0.1".to_owned(), 1),
-        local: ("127.0.0.1".to_owned(), 5672),
-        tls: false,
-    };
+    let open = OpenConnection::without_socket(&format!("peer {connection}"), USER, VHOST);
     vec![Command::Open(Box::new(open)), on(ChannelCommand::Open)]
 }
 

@@ -9,7 +9,6 @@ use hornpipe_types::ids::{ConnectionId, QueueId, RequestId};
 use hornpipe_types::limits::Limits;
 use hornpipe_types::op::Recovered;
 use hornpipe_types::stats::{Answer, BrokerStats, ConnectionStats, QueueStats, Request};
-use hornpipe_types::table::FieldTable;
 use hornpipe_types::time::{Now, UnixMillis};
 use std::collections::BTreeMap;
 
@@ -67,19 +66,9 @@ impl Broker {
     /// cancelled consumers and of alarms.
     pub fn open(&mut self, id: ConnectionId, channels: u16, notify: bool) {
         let open = OpenConnection {
-            name: format!("peer {id}"),
-            user: USER.into(),
-            vhost: VHOST.into(),
-            mechanism: "PLAIN",
-            client_properties: FieldTable::default(),
             cancel_notify: notify,
             blocked_notify: notify,
-            frame_max: 131_072,
-            channel_max: 2047,
-            heartbeat: 0,
-            peer: ("127.0.0.1".to_owned(), 1),
-            local: ("127.0.0.1".to_owned(), 5672),
-            tls: false,
+            ..OpenConnection::without_socket(&format!("peer {id}"), USER, VHOST)
         };
         let mut commands = vec![Command::Open(Box::new(open))];
         commands.extend((1..=channels).map(|n| Command::Channel(n, ChannelCommand::Open)));

@@ -61,6 +61,28 @@ pub struct OpenConnection {
     pub tls: bool,
 }
 
+impl OpenConnection {
+    /// A connection without a socket: what the broker does by itself in a user's name, and peers in tests. It has declared the
+    /// capabilities for being told of cancelled consumers and of alarms.
+    pub fn without_socket(name: &str, user: &str, vhost: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            user: user.into(),
+            vhost: vhost.into(),
+            mechanism: "PLAIN",
+            client_properties: FieldTable::default(),
+            cancel_notify: true,
+            blocked_notify: true,
+            frame_max: 131_072,
+            channel_max: 2047,
+            heartbeat: 0,
+            peer: (String::new(), 0),
+            local: (String::new(), 0),
+            tls: false,
+        }
+    }
+}
+
 /// What a client does with outstanding deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Settle {

@@ -10,6 +10,7 @@ use hornpipe_types::limits::Limits;
 use hornpipe_types::op::{Committed, Group, Recovered, StoreOp};
 use hornpipe_types::operate::{Password, VhostSettings};
 use hornpipe_types::stats::{Answer, Request};
+use hornpipe_types::table::FieldTable;
 use hornpipe_types::table::Value;
 
 struct Bench {
@@ -107,21 +108,7 @@ impl Bench {
     }
 
     fn open(&mut self, id: u64, user: &str, vhost: &str) {
-        let open = OpenConnection {
-            name: "test".to_owned(),
-            user: user.into(),
-            vhost: vhost.into(),
-            mechanism: "PLAIN",
-            client_properties: FieldTable::default(),
-            cancel_notify: true,
-            blocked_notify: true,
-            frame_max: 131_072,
-            channel_max: 10,
-            heartbeat: 0,
-            peer: (String::new(), 0),
-            local: (String::new(), 0),
-            tls: false,
-        };
+        let open = OpenConnection::without_socket("test", user, vhost);
         self.shard.handle_commands(self.now, ConnectionId(id), &mut vec![Command::Open(Box::new(open))]);
         self.settle();
     }

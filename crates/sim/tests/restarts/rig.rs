@@ -116,21 +116,7 @@ impl Rig {
         let remarks = self.shard.finish_recovery(self.now, &Bootstrap { vhost: "/".into(), user });
         self.told.clear();
         self.loads.clear();
-        let open = OpenConnection {
-            name: "peer".to_owned(),
-            user: "guest".into(),
-            vhost: "/".into(),
-            mechanism: "PLAIN",
-            client_properties: FieldTable::default(),
-            cancel_notify: true,
-            blocked_notify: true,
-            frame_max: 131_072,
-            channel_max: 2047,
-            heartbeat: 0,
-            peer: ("127.0.0.1".to_owned(), 1),
-            local: ("127.0.0.1".to_owned(), 5672),
-            tls: false,
-        };
+        let open = OpenConnection::without_socket("peer", "guest", "/");
         let mut commands = vec![Command::Open(Box::new(open))];
         commands.extend((1..=CHANNELS).map(|n| Command::Channel(n, ChannelCommand::Open)));
         self.shard.handle_commands(self.now, PEER, &mut commands);
