@@ -255,13 +255,19 @@ impl Shard {
             return;
         }
         let span = Span::whole(builder.finish());
+        // a queue that refuses what is too much takes what fits: one by one, as consumers make room
+        let by_one = queues.iter().filter_map(|id| self.queues.get(id)).any(|q| q.settings.refuses());
         // priorities may differ within the group: one stretch each
         let mut i = 0;
         while i < span.count {
             let priority = priority_of(span.batch.meta(i));
-            let n = (i..span.count).take_while(|k| priority_of(span.batch.meta(*k)) == priority).count() as u32;
+            let same = || (i..span.count).take_while(|k| priority_of(span.batch.meta(*k)) == priority).count() as u32;
+            let n = if by_one { 1 } else { same() };
             let part = Span { batch: Arc::clone(&span.batch), from: i, count: n, step: 1 };
             self.enter(now, &queues, &part, Entry { persistent, ..Entry::default() });
+            if by_one {
+                self.flush_queues(now, &queues);
+            }
             i += n;
         }
     }

@@ -5,8 +5,8 @@
 //! confirms at once, a held persistent message is confirmed when it is on disk.
 
 use crate::keys::Keys;
-use crate::log::{Left, Publisher};
-use crate::publish::{Entry, RouteOutcome, rewrite};
+use crate::log::Left;
+use crate::publish::{Entered, Entry, RouteOutcome, rewrite};
 use crate::queue::ready::Segment;
 use crate::shard::Shard;
 use crate::timer::TimerKey;
@@ -23,7 +23,7 @@ use hornpipe_types::op::StoreOp;
 use hornpipe_types::range::SeqRange;
 use hornpipe_types::table::{FieldTable, Value};
 use hornpipe_types::time::{Instant, Now};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Names of hidden queues begin with this; no client can declare such a name through the usual ways unnoticed, as it
 /// holds an octet no client library sends.
@@ -36,10 +36,16 @@ pub(crate) struct Delayed {
     held: BTreeMap<(u64, Seq), Segment>,
     /// Due times of those whose body is on disk only.
     unread: BTreeMap<Seq, u64>,
+    /// Logged ones whose body is in memory all the same.
+    loaded: BTreeSet<(u64, Seq)>,
     timer: Option<Instant>,
     /// What is due is on the work list.
     releasing: bool,
 }
+
+/// Bodies of so many messages, or octets, that are due first stay in memory: what was read back to be released is not read again.
+const HEAD: usize = 64;
+const HEAD_BYTES: u64 = 256 << 10;
 
 impl Delayed {
     pub(crate) fn new(exchange: ShortStr) -> Self {
@@ -47,8 +53,11 @@ impl Delayed {
     }
     /// Keeps messages until their deadline; one entry each, so that each leaves alone.
     pub(crate) fn hold(&mut self, mut segment: Segment) {
+        let seqs = segment.first..segment.end();
         if segment.batch.is_none() {
-            self.unread.extend((segment.first..segment.end()).map(|seq| (seq, segment.deadline)));
+            self.unread.extend(seqs.map(|seq| (seq, segment.deadline)));
+        } else if segment.logged {
+            self.loaded.extend(seqs.map(|seq| (segment.deadline, seq)));
         }
         while segment.count > 1 {
             let one = segment.split_front(1);
@@ -76,8 +85,9 @@ impl Delayed {
     fn next_due(&self) -> Option<u64> {
         self.held.first_key_value().map(|((due, _), _)| *due)
     }
-    /// Gives bodies read back to held messages.
-    pub(crate) fn attach(&mut self, first: Seq, batch: &std::sync::Arc<hornpipe_types::message::Batch>) {
+    /// Gives bodies read back to held messages; how many octets.
+    pub(crate) fn attach(&mut self, first: Seq, batch: &std::sync::Arc<hornpipe_types::message::Batch>) -> u64 {
+        let mut attached = 0;
         let end = first + u64::from(batch.len());
         let mut rest = self.unread.split_off(&first);
         self.unread.append(&mut rest.split_off(&end));
@@ -86,7 +96,32 @@ impl Delayed {
             segment.from = (seq - first) as u32;
             segment.batch = Some(std::sync::Arc::clone(batch));
             segment.bytes = batch.body_bytes(segment.from, 1, 1);
+            attached += segment.bytes;
+            self.loaded.insert((due, seq));
         }
+        attached
+    }
+    /// Drops bodies that are on disk (seqs below `stored`), those that are due last first, of `most` messages at most. Returns
+    /// the octets freed.
+    pub(crate) fn page_out(&mut self, stored: Seq, most: usize) -> u64 {
+        let octets = |key| self.held.get(key).map_or(0, |s: &Segment| s.bytes);
+        let mut kept = 0;
+        let head = self.loaded.iter().take(HEAD).take_while(|key| {
+            let fits = kept < HEAD_BYTES;
+            kept += octets(*key);
+            fits
+        });
+        let most = most.min(self.loaded.len() - head.count());
+        let last: Vec<_> = self.loaded.iter().rev().take(most).filter(|(_, seq)| *seq < stored).copied().collect();
+        let mut freed = 0;
+        for (due, seq) in last {
+            self.loaded.remove(&(due, seq));
+            let Some(segment) = self.held.get_mut(&(due, seq)) else { continue };
+            freed += segment.bytes;
+            (segment.batch, segment.from) = (None, 0);
+            self.unread.insert(seq, due);
+        }
+        freed
     }
 }
 
@@ -96,7 +131,7 @@ impl Shard {
         let v = self.vhosts.get(vhost)?;
         let of = v.topology.get(exchange)?.definition.clone();
         let name = ShortStr::new(&format!("{HIDDEN}{}", of.name));
-        if let Some(id) = self.hidden.get(&(vhost, of.name.clone())) {
+        if let Some(id) = self.hidden.get(&(vhost, of.name.clone())).filter(|id| self.queues.contains_key(id)) {
             return Some(*id);
         }
         let definition = QueueDefinition {
@@ -139,6 +174,7 @@ impl Shard {
         if let Some(at) = queue.delayed.as_ref().and_then(|d| d.timer) {
             self.timers.disarm(at, TimerKey::Delayed(id));
         }
+        self.resident -= queue.resident.min(self.resident);
         if queue.is_logged() {
             self.log.op(StoreOp::DropQueue(id));
             let (vhost, name) = (queue.definition.vhost.clone(), queue.definition.name.clone());
@@ -159,32 +195,45 @@ impl Shard {
         vhost: usize,
         outcome: RouteOutcome,
         exchange: ExchangeId,
+        expiration: Option<u64>,
     ) {
         if mandatory && outcome.queues.is_empty() {
             let text = ShortStr::new("NO_ROUTE");
             self.tell(from, number, ChannelEffect::Return { code: ReplyCode::NoRoute, text, span: span.clone() });
         }
         let persistent = span.batch.meta(span.from).flags & PERSISTENT != 0;
-        let mut delayed = outcome.delayed.into_iter();
-        if let Some((holder, ms)) = delayed.next()
-            && let Some(id) = self.hidden_queue(now, vhost, holder)
-        {
-            self.place(now, from, number, false, span.clone(), &[id], exchange, persistent, Some(ms));
+        let publisher = self.begin_publish(from, number, span.count, exchange, outcome.queues.len());
+        self.totals.routed += u64::from(span.count);
+        // one confirm for all of them: when the last is safe, or a refusal
+        let held = self.hold_everywhere(now, vhost, span, &outcome.delayed);
+        let queued = self.enter(now, &outcome.queues, span, Entry { persistent, expiration, publisher: None });
+        if outcome.queues.iter().filter_map(|id| self.queues.get(id)).any(|q| q.settings.refuses()) {
+            self.flush_queues(now, &outcome.queues);
         }
-        let rest: Vec<_> = delayed.collect();
-        self.hold_everywhere(now, vhost, span, &rest);
-        self.enter(now, &outcome.queues, span, Entry { persistent, ..Entry::default() });
+        let all = held.and(queued);
+        self.tx_rejected |= all.rejected;
+        if let Some(p) = publisher {
+            self.answer_publish(p, span.count, all);
+        }
     }
 
-    /// Holds a message in the hidden queues of delayed exchanges; nobody waits for a confirm.
-    pub(crate) fn hold_everywhere(&mut self, now: Now, vhost: usize, span: &Span, holders: &[(ExchangeId, u64)]) {
+    /// Holds a message in the hidden queues of delayed exchanges.
+    pub(crate) fn hold_everywhere(
+        &mut self,
+        now: Now,
+        vhost: usize,
+        span: &Span,
+        holders: &[(ExchangeId, u64)],
+    ) -> Entered {
         let persistent = span.batch.meta(span.from).flags & PERSISTENT != 0;
+        let mut all = Entered::default();
         for (holder, ms) in holders {
             if let Some(id) = self.hidden_queue(now, vhost, *holder) {
-                let publisher: Option<Publisher> = None;
-                self.enter(now, &[id], span, Entry { persistent, expiration: Some(*ms), publisher });
+                let entry = Entry { persistent, expiration: Some(*ms), publisher: None };
+                all = all.and(self.enter(now, &[id], span, entry));
             }
         }
+        all
     }
 
     /// Arms the timer for the first due message of a hidden queue.
@@ -247,8 +296,10 @@ impl Shard {
                 return true;
             }
             let segment = entry.remove();
+            delayed.loaded.remove(&(segment.deadline, segment.first));
             self.log.begin_command();
             let exchange = delayed.exchange.clone();
+            queue.resident -= segment.bytes.min(queue.resident);
             if segment.logged {
                 let range = SeqRange::dense(segment.first, segment.count);
                 self.log.settle(now, delay, queue, range, Left::Otherwise, &mut self.early);

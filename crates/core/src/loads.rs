@@ -150,8 +150,11 @@ impl Shard {
         match loaded.batch {
             Ok(batch) => {
                 if let Some(delayed) = &mut queue.delayed {
-                    delayed.attach(first, &batch);
+                    let attached = delayed.attach(first, &batch);
+                    queue.resident += attached;
+                    self.resident += attached;
                     self.on_delayed_due(now, id);
+                    self.page_out(id);
                     return;
                 }
                 self.resident += queue.attach(first, &batch);

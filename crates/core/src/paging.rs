@@ -7,7 +7,7 @@
 
 use crate::dead_letter::{Death, Grave};
 use crate::log::Left;
-use crate::queue::Dying;
+use crate::queue::{Dying, Queue};
 use crate::shard::Shard;
 use hornpipe_types::ids::{ConnectionId, QueueId, Seq};
 use hornpipe_types::message::{Batch, Span};
@@ -26,6 +26,8 @@ pub(crate) struct Paging {
     came: (u64, u64),
     /// Queues that had bodies in memory when they were last served, the longest unseen first.
     holders: VecDeque<QueueId>,
+    /// How many of them are no more.
+    gone: usize,
     /// Channels with many deliveries that keep their bodies.
     pub(crate) crowded: Vec<(ConnectionId, u16)>,
 }
@@ -37,11 +39,23 @@ const CAME_MAX: u64 = 1 << 16;
 
 impl Paging {
     pub(crate) fn new(limit: u64) -> Self {
-        Self { room: limit, came: (0, 0), holders: VecDeque::new(), crowded: Vec::new() }
+        Self { room: limit, came: (0, 0), holders: VecDeque::new(), gone: 0, crowded: Vec::new() }
     }
     /// Messages came in.
     pub(crate) fn note(&mut self, count: u32, bytes: u64) {
         self.came = (self.came.0 + u64::from(count), self.came.1 + bytes);
+    }
+    /// A queue that stood in the list is no more. Takes such ones off the list as they come, so that it doesn't grow with all
+    /// queues there ever were.
+    fn gone(&mut self, lives: impl Fn(QueueId) -> bool) {
+        self.gone += 1;
+        for _ in 0..2 {
+            match self.holders.pop_front() {
+                Some(id) if lives(id) => self.holders.push_back(id),
+                Some(_) => self.gone -= 1,
+                None => return,
+            }
+        }
     }
     /// Works out how many octets of bodies may stay of the messages there are now.
     fn measure(&mut self, limit: u64) {
@@ -98,13 +112,15 @@ impl Shard {
             let keep = self.share();
             let Some(id) = self.paging.holders.pop_front() else { return };
             self.page_out_to(id, keep);
-            if let Some(queue) = self.queues.get_mut(&id) {
-                queue.resident_listed = queue.resident > 0 && !queue.logged.is_empty();
-                if queue.resident_listed {
-                    self.paging.holders.push_back(id);
-                }
+            let Some(queue) = self.queues.get_mut(&id) else {
+                self.paging.gone -= self.paging.gone.min(1);
+                continue;
+            };
+            queue.resident_listed = queue.resident > 0 && !queue.logged.is_empty();
+            if queue.resident_listed {
+                self.paging.holders.push_back(id);
+                in_vain = if self.resident < before { 0 } else { in_vain + 1 };
             }
-            in_vain = if self.resident < before { 0 } else { in_vain + 1 };
         }
     }
 
@@ -115,8 +131,16 @@ impl Shard {
 
     /// Octets a queue with consumers may keep when memory is short.
     pub(crate) fn share(&self) -> u64 {
-        let each = self.paging.room / (self.paging.holders.len() as u64).max(1);
+        let living = self.paging.holders.len().saturating_sub(self.paging.gone);
+        let each = self.paging.room / (living as u64).max(1);
         self.limits.resident_bytes_per_queue.min(each)
+    }
+
+    /// A queue leaves the broker: it holds nothing any more.
+    pub(crate) fn forget_holder(&mut self, queue: &Queue) {
+        if queue.resident_listed {
+            self.paging.gone(|id| self.queues.contains_key(&id));
+        }
     }
 
     fn page_out_to(&mut self, id: QueueId, keep: u64) {

@@ -248,6 +248,11 @@ pub struct QueueSettings {
 }
 
 impl QueueSettings {
+    /// Whether publishes are refused where they would be too many.
+    pub(crate) fn refuses(&self) -> bool {
+        matches!(self.overflow, Overflow::RejectPublish | Overflow::RejectPublishDlx)
+            && (self.max_length.is_some() || self.max_length_bytes.is_some())
+    }
     /// Arguments against policies: the smaller number; of names the argument, but for a quorum queue's overflow and
     /// retry type the policy.
     pub fn resolve(args: &QueueArgs, effective: &Effective) -> Self {

@@ -47,6 +47,13 @@ pub(crate) struct Entered {
     pub(crate) rejected: bool,
 }
 
+impl Entered {
+    /// What became of a run that went two ways.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self { commit: self.commit.max(other.commit), rejected: self.rejected || other.rejected }
+    }
+}
+
 impl Shard {
     pub(crate) fn on_publish(
         &mut self,
@@ -326,7 +333,8 @@ impl Shard {
                     }
                 }
                 if !outcome.delayed.is_empty() {
-                    self.hold_delayed(now, from, number, run.mandatory, &span, index, outcome, resolved.exchange);
+                    let (exchange, life) = (resolved.exchange, inspected.expiration);
+                    self.hold_delayed(now, from, number, run.mandatory, &span, index, outcome, exchange, life);
                     return Ok(());
                 }
                 outcome.queues
@@ -404,18 +412,7 @@ impl Shard {
         expiration: Option<u64>,
     ) {
         let n = u64::from(span.count);
-        let mut publisher = None;
-        if let Some(connection) = self.connections.get_mut(&from) {
-            if let Some(vhost) = self.vhosts.get_mut(connection.vhost) {
-                vhost.topology.count(exchange, n, n * queues.len() as u64);
-            }
-            if let Some(channel) = connection.channels.get_mut(&number)
-                && let Some(confirms) = &mut channel.confirms
-            {
-                let first_tag = confirms.publish(span.count);
-                publisher = Some(Publisher { connection: from, channel: number, first_tag });
-            }
-        }
+        let publisher = self.begin_publish(from, number, span.count, exchange, queues.len());
         if queues.is_empty() {
             if mandatory {
                 self.totals.return_unroutable += n;
@@ -435,8 +432,7 @@ impl Shard {
         self.totals.routed += n;
         let (mut by_one, mut by_priority) = (false, false);
         for queue in queues.iter().filter_map(|id| self.queues.get(id)) {
-            by_one |= matches!(queue.settings.overflow, Overflow::RejectPublish | Overflow::RejectPublishDlx)
-                && (queue.settings.max_length.is_some() || queue.settings.max_length_bytes.is_some());
+            by_one |= queue.settings.refuses();
             by_priority |= queue.levels.len() > 1;
         }
         let mut i = 0;
@@ -464,22 +460,45 @@ impl Shard {
                 self.flush_queues(now, queues);
             }
             if let Some(p) = publisher {
-                match entered {
-                    Entered { rejected: true, .. } => self.confirm_now(p, take, false),
-                    Entered { commit: Some(commit), .. } => {
-                        if let Some(confirms) = self.channel_mut(from, number).and_then(|c| c.confirms.as_mut()) {
-                            confirms.wait(p.first_tag, take, commit);
-                        }
-                        self.log.wait_confirm(commit, from, number);
-                    }
-                    Entered { commit: None, .. } => self.confirm_now(p, take, true),
-                }
+                self.answer_publish(p, take, entered);
             }
             i += take;
         }
     }
 
-    fn flush_queues(&mut self, now: Now, queues: &[QueueId]) {
+    /// Counts messages that an exchange sends to so many queues; their tags where they are to be confirmed.
+    pub(crate) fn begin_publish(
+        &mut self,
+        from: ConnectionId,
+        number: u16,
+        count: u32,
+        exchange: ExchangeId,
+        queues: usize,
+    ) -> Option<Publisher> {
+        let connection = self.connections.get_mut(&from)?;
+        if let Some(vhost) = self.vhosts.get_mut(connection.vhost) {
+            let n = u64::from(count);
+            vhost.topology.count(exchange, n, n * queues as u64);
+        }
+        let confirms = connection.channels.get_mut(&number)?.confirms.as_mut()?;
+        Some(Publisher { connection: from, channel: number, first_tag: confirms.publish(count) })
+    }
+
+    /// Confirms or refuses messages by what became of them, at once or when they are on disk.
+    pub(crate) fn answer_publish(&mut self, p: Publisher, count: u32, entered: Entered) {
+        match entered {
+            Entered { rejected: true, .. } => self.confirm_now(p, count, false),
+            Entered { commit: Some(commit), .. } => {
+                if let Some(confirms) = self.channel_mut(p.connection, p.channel).and_then(|c| c.confirms.as_mut()) {
+                    confirms.wait(p.first_tag, count, commit);
+                }
+                self.log.wait_confirm(commit, p.connection, p.channel);
+            }
+            Entered { commit: None, .. } => self.confirm_now(p, count, true),
+        }
+    }
+
+    pub(crate) fn flush_queues(&mut self, now: Now, queues: &[QueueId]) {
         for id in queues {
             self.serve(now, *id);
         }
@@ -547,7 +566,10 @@ impl Shard {
             };
             let delayed = queue.delayed.is_some();
             match &mut queue.delayed {
-                Some(delayed) => delayed.hold(segment),
+                Some(delayed) => {
+                    delayed.hold(segment);
+                    queue.resident += bytes;
+                }
                 None => queue.push(level, segment),
             }
             queue.stats.publish += u64::from(span.count);

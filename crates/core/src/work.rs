@@ -331,6 +331,7 @@ impl Shard {
 
     /// A queue is no more: what is left of it goes.
     pub(crate) fn drop_queue(&mut self, now: Now, queue: Box<Queue>) {
+        self.forget_holder(&queue);
         let mark = self.log.last_enqueue();
         for work in &mut self.work {
             if let Work::Settle(settling) = work

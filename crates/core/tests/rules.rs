@@ -170,3 +170,34 @@ fn what_was_rejected_before_its_queue_went_is_dead_lettered() {
     broker.commit_all();
     assert_eq!(broker.queue("dead").map(|q| q.messages_ready), Some(3));
 }
+
+/// What can't go in whole goes in as far as it fits.
+#[test]
+fn dead_letters_fill_a_queue_that_refuses_what_is_too_much() {
+    let mut broker = broker(Limits::default());
+    let queue = |name: &str, arguments: &[(&str, Value)]| {
+        let mut table = FieldTable::default();
+        arguments.iter().for_each(|(key, value)| table.set(key, value.clone()));
+        let (passive, durable, exclusive, auto_delete, nowait) = (false, true, false, false, false);
+        let queue = name.into();
+        let declare = QueueDeclare { queue, passive, durable, exclusive, auto_delete, nowait, arguments: table };
+        ChannelCommand::QueueDeclare(Box::new(declare))
+    };
+    let full = [("x-max-length", Value::I32(50)), ("x-overflow", Value::long_str("reject-publish"))];
+    say(&mut broker, queue("dead", &full));
+    let dying = [
+        ("x-message-ttl", Value::I32(100)),
+        ("x-dead-letter-exchange", Value::long_str("")),
+        ("x-dead-letter-routing-key", Value::long_str("dead")),
+    ];
+    say(&mut broker, queue("q", &dying));
+    let mut batch = BatchBuilder::default();
+    let route = batch.push_route("", "q");
+    (0..100).for_each(|id| message::push(&mut batch, route, &Properties::default(), id, 10));
+    let run = PublishRun { batch: batch.finish(), from: 0, count: 100, mandatory: false };
+    say(&mut broker, ChannelCommand::Publish(run));
+    broker.advance(200);
+    broker.commit_all();
+    assert_eq!(broker.queue("q").map(|q| q.messages_ready), Some(0));
+    assert_eq!(broker.queue("dead").map(|q| q.messages_ready), Some(50));
+}

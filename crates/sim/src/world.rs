@@ -71,6 +71,8 @@ pub(crate) struct World {
     setting_up: Option<ConnectionId>,
     /// The last inspection came in the middle of work that goes on in slices.
     counts_lag: bool,
+    /// Octets of bodies in memory, when it was asked last.
+    resident: u64,
     /// By the turn of a group: the last turn before whose work was all done when it was taken.
     rested: BTreeMap<u64, u64>,
     last_connection: ConnectionId,
@@ -109,6 +111,7 @@ impl World {
             last_event: 0,
             setting_up: None,
             counts_lag: false,
+            resident: 0,
             rested: BTreeMap::new(),
             last_connection: ConnectionId(0),
             unsent: BTreeMap::new(),
@@ -192,6 +195,12 @@ impl World {
                 format!("{} is not drained: {} ready, {} unacked", s.name, s.messages_ready, s.messages_unacknowledged)
             })?;
         }
+        // whoever took memory for bodies has given it back
+        self.shard.handle_request(self.clock.now(), RequestId(2), Request::Totals);
+        self.drain_effects(self.clock.now())?;
+        ensure(self.resident == 0, "counts", || {
+            format!("{} octets of bodies count as in memory, and all queues are drained", self.resident)
+        })?;
         durability::at_end(&self.oracle)
     }
 
@@ -409,6 +418,9 @@ impl World {
         }
         let mut all = Vec::new();
         for (_, answer) in outbox.answers {
+            if let Answer::Totals(totals) = &answer {
+                self.resident = totals.resident_bytes;
+            }
             if let Answer::Queues(stats) = answer {
                 let depths =
                     || stats.iter().map(|s| format!(" {}:{}+{}", s.name, s.messages_ready, s.messages_unacknowledged));

@@ -1,8 +1,9 @@
 //! Class queue [spec §1.7; RabbitMQ "Queues", "Exclusive Queues", "Queue TTL"].
 
 use crate::access::{Permission, Resource};
+use crate::delayed::HIDDEN;
 use crate::handle::exchange::{clean_name, default_exchange_refused};
-use crate::policy::{QueueSettings, Target};
+use crate::policy::{Effective, QueueSettings, Target};
 use crate::publish::REPLY_TO;
 use crate::queue::Queue;
 use crate::shard::Shard;
@@ -242,7 +243,12 @@ impl Shard {
         args: QueueArgs,
         owner: Option<ConnectionId>,
     ) {
-        let effective = self.policies.effective(&definition.vhost, &definition.name, Target::Queue(args.kind));
+        // a policy is about what users see: one that matches all must not expire or bound what an exchange holds
+        let effective = if definition.name.starts_with(HIDDEN) {
+            Effective::default()
+        } else {
+            self.policies.effective(&definition.vhost, &definition.name, Target::Queue(args.kind))
+        };
         let settings = QueueSettings::resolve(&args, &effective);
         let id = definition.id;
         if let Some(v) = self.vhosts.get_mut(index) {

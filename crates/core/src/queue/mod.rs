@@ -345,10 +345,15 @@ impl Queue {
         }
         all
     }
-    /// Drops bodies that are on disk beyond `keep` octets from each head. Returns the octets freed.
+    /// Drops bodies that are on disk beyond `keep` octets from the head. Returns the octets freed.
     pub(crate) fn page_out(&mut self, keep: u64, most: usize) -> u64 {
         let stored = self.stored_upto;
-        let freed = self.levels.iter_mut().map(|r| r.page_out(stored, keep, most)).sum();
+        let mut keep = keep;
+        let freed = match &mut self.delayed {
+            Some(delayed) => delayed.page_out(stored, most),
+            // what is delivered first keeps first
+            None => self.levels.iter_mut().rev().map(|r| r.page_out(stored, &mut keep, most)).sum(),
+        };
         self.resident -= std::cmp::min(freed, self.resident);
         freed
     }

@@ -267,18 +267,19 @@ impl Ready {
     }
 
     /// Drops the bodies of segments that are in the log (`logged`, all seqs below `stored`), from the tail towards the
-    /// head, until `keep` octets from the head on are reached or an already paged-out segment is met. Looks at `most`
-    /// segments at most, the next call goes on from there. Returns the octets freed.
-    pub(crate) fn page_out(&mut self, stored: Seq, keep: u64, most: usize) -> u64 {
+    /// head, until `keep` octets from the head on are reached or an already paged-out segment is met; `keep` falls by what the
+    /// head has. Looks at `most` segments at most, the next call goes on from there. Returns the octets freed.
+    pub(crate) fn page_out(&mut self, stored: Seq, keep: &mut u64, most: usize) -> u64 {
         // what the head keeps
         let (mut head_bytes, mut first) = (0, self.segments.start());
         while let Some(segment) = self.segments.get(first) {
-            if head_bytes >= keep {
+            if head_bytes >= *keep {
                 break;
             }
             head_bytes += if segment.batch.is_some() { segment.bytes } else { 0 };
             first = self.segments.next(first);
         }
+        *keep -= head_bytes.min(*keep);
         let mut freed = 0;
         // first what came since, then what the last call left
         let below = self.paging.take();
@@ -390,8 +391,8 @@ mod tests {
             let total = first - 1;
             let mut freed = 0;
             // however small the slices, all that is not kept goes
-            for _ in 0..parts.len() { freed += r.page_out(first, keep, most); }
-            prop_assert_eq!(r.page_out(first, keep, 100), 0);
+            for _ in 0..parts.len() { freed += r.page_out(first, &mut keep.clone(), most); }
+            prop_assert_eq!(r.page_out(first, &mut keep.clone(), 100), 0);
             prop_assert!(freed <= total);
             prop_assert_eq!(seqs(&r), (1..first).collect::<Vec<_>>());
             let mut back = 0;

@@ -1,0 +1,91 @@
+//! The budget for bodies in memory, whatever queues there are and were.
+
+use hornpipe_testkit::{Broker, message};
+use hornpipe_types::command::{ChannelCommand, Command, Consume, PublishRun, QueueDeclare};
+use hornpipe_types::header::Properties;
+use hornpipe_types::ids::ConnectionId;
+use hornpipe_types::limits::Limits;
+use hornpipe_types::message::BatchBuilder;
+use hornpipe_types::table::{FieldTable, Value};
+
+const PEER: ConnectionId = ConnectionId(1);
+
+fn say(broker: &mut Broker, command: ChannelCommand) {
+    broker.run(PEER, vec![Command::Channel(1, command)]);
+}
+
+fn declare(broker: &mut Broker, queue: &str, arguments: &[(&str, Value)]) {
+    let mut table = FieldTable::default();
+    arguments.iter().for_each(|(key, value)| table.set(key, value.clone()));
+    let declare = QueueDeclare {
+        queue: queue.into(),
+        passive: false,
+        durable: true,
+        exclusive: false,
+        auto_delete: false,
+        nowait: true,
+        arguments: table,
+    };
+    say(broker, ChannelCommand::QueueDeclare(Box::new(declare)));
+}
+
+/// Publishes persistent messages of 1000 octets and more, of a priority.
+fn publish(broker: &mut Broker, queue: &str, count: u64, priority: u8) {
+    let mut b = BatchBuilder::default();
+    let route = b.push_route("", queue);
+    let properties = Properties { delivery_mode: Some(2), priority: Some(priority), ..Properties::default() };
+    (0..count).for_each(|id| message::push(&mut b, route, &properties, id, 1000));
+    let run = PublishRun { batch: b.finish(), from: 0, count: count as u32, mandatory: false };
+    say(broker, ChannelCommand::Publish(run));
+}
+
+fn broker() -> Broker {
+    let limits = Limits { resident_bytes: 64_000, resident_bytes_per_queue: 8000, ..Limits::default() };
+    let mut broker = Broker::new(limits, 1);
+    broker.open(PEER, 1, false);
+    broker
+}
+
+#[test]
+fn queues_that_were_do_not_count() {
+    let mut broker = broker();
+    for n in 0..3000 {
+        let queue = format!("q{n}");
+        declare(&mut broker, &queue, &[]);
+        publish(&mut broker, &queue, 1, 0);
+        broker.commit_all();
+        let name = queue.as_str().into();
+        say(&mut broker, ChannelCommand::QueueDelete { queue: name, if_unused: false, if_empty: false, nowait: true });
+        broker.commit_all();
+    }
+    declare(&mut broker, "long", &[]);
+    for _ in 0..4 {
+        publish(&mut broker, "long", 50, 0);
+        broker.commit_all();
+    }
+    let held = broker.totals().resident_bytes;
+    assert!(held < 64_000 + 50_000, "{held} octets in memory");
+}
+
+#[test]
+fn a_queue_has_one_share_however_many_priorities_it_has() {
+    let mut broker = broker();
+    declare(&mut broker, "p", &[("x-max-priority", Value::I32(50))]);
+    say(&mut broker, ChannelCommand::Qos { prefetch_size: 0, prefetch_count: 1, global: false });
+    let consume = Consume {
+        queue: "p".into(),
+        consumer_tag: "c".into(),
+        no_ack: false,
+        exclusive: false,
+        nowait: true,
+        arguments: FieldTable::default(),
+    };
+    say(&mut broker, ChannelCommand::Consume(Box::new(consume)));
+    for priority in 0..50 {
+        publish(&mut broker, "p", 20, priority);
+        broker.commit_all();
+    }
+    let held = broker.queue("p").expect("it was declared").message_bytes_ram;
+    // the budget, and what came last: fifty shares would be 400 000
+    assert!(held < 64_000 + 20_000, "{held} octets in memory");
+}
