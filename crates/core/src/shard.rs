@@ -130,8 +130,8 @@ pub struct Shard {
     pub(crate) cancelled: Vec<ShortStr>,
     /// A rejected publish was part of the transaction being committed.
     pub(crate) tx_rejected: bool,
-    /// Connections are being closed for good: what was outstanding is remembered.
-    pub(crate) stopping: bool,
+    /// Connections are being closed for good, with these words: what was outstanding is remembered.
+    pub(crate) stopping: Option<Box<str>>,
     /// See [`Self::set_spare_room`].
     pub(crate) no_spare_room: bool,
     /// Why queues have messages that can't be read back.
@@ -196,7 +196,7 @@ impl Shard {
             deleting: None,
             cancelled: Vec::new(),
             tx_rejected: false,
-            stopping: false,
+            stopping: None,
             no_spare_room: false,
             damaged: BTreeMap::new(),
             operations: crate::operate::Operations::default(),
@@ -460,13 +460,12 @@ impl Shard {
 
     /// Closes every connection with 320 and `text`.
     pub fn handle_shutdown(&mut self, now: Now, text: &str) {
-        self.stopping = true;
+        self.stopping = Some(text.into());
         let mut ids: Vec<_> = self.connections.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
             self.log.begin_command();
-            let error = AmqpError::new(hornpipe_types::error::ReplyCode::ConnectionForced, text);
-            self.fail_connection(now, id, error);
+            self.fail_connection(now, id, forced(text));
         }
         self.finish_work(now);
         self.remember_redelivered();
@@ -788,6 +787,11 @@ impl Shard {
         let c = self.connections.get(&id)?;
         Some((c.open.user.clone(), c.open.vhost.clone(), c.vhost))
     }
+}
+
+/// What a connection is told that is closed because the broker stops.
+pub(crate) fn forced(text: &str) -> AmqpError {
+    AmqpError::new(hornpipe_types::error::ReplyCode::ConnectionForced, text)
 }
 
 /// Class and method id a command stands for, for error replies.

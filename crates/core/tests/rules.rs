@@ -170,3 +170,17 @@ fn what_was_rejected_before_its_queue_went_is_dead_lettered() {
     broker.commit_all();
     assert_eq!(broker.queue("dead").map(|q| q.messages_ready), Some(3));
 }
+
+#[test]
+fn a_connection_that_opens_behind_the_stop_is_closed_like_the_others() {
+    let mut broker = broker(Limits::default());
+    broker.shard.handle_shutdown(broker.now, "the end");
+    let late = ConnectionId(2);
+    broker.open(late, 1, true);
+    for peer in [PEER, late] {
+        let told = broker.told(peer);
+        let [ConnectionEffect::Close(error)] = &told[..] else { panic!("{peer}: {told:?}") };
+        assert_eq!((error.code.number(), &*error.text), (320, "the end"));
+    }
+    assert!(broker.connections().is_empty());
+}
