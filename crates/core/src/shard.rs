@@ -448,7 +448,9 @@ impl Shard {
     /// The deadline of [`Self::poll_timeout`] has come, or may have.
     pub fn handle_timeout(&mut self, now: Now) {
         self.log.begin_command();
-        while !self.is_tired()
+        // one at least, however much has come in
+        let mut first = true;
+        while (std::mem::take(&mut first) || self.done() < self.limits.slice_units)
             && let Some(key) = self.timers.pop_due(now.mono)
         {
             self.log.begin_command();
