@@ -32,11 +32,15 @@ help: ## this list
 
 # ------------------------------------------------------------------ build and run
 
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+# Without dynamic libraries 1.5 MiB less are resident (docs/adr/0019-build-and-runtime.md). Where glibc can't be linked
+# statically, the name comes back without a path.
+STATIC = $(if $(and $(findstring -linux-gnu,$(HOST)),$(findstring /,$(shell cc -print-file-name=libc.a))),-Ctarget-feature=+crt-static)
+
 .PHONY: build
 build: ## release binary, left at target/release/hornpipe
-	$(CARGO) build --release --locked -p hornpipe
+	$(CARGO) rustc --release --locked -p hornpipe --bin hornpipe -- $(STATIC)
 
-HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 PGO := $(abspath $(CACHE))/pgo
 PROFDATA = $$(rustc --print sysroot)/lib/rustlib/$(HOST)/bin/llvm-profdata
 PGO_CASES ?= a,b,c,d,f,g,h,m,n,o
@@ -51,7 +55,7 @@ release-pgo: ## release binary optimised by what the bench's cases do, left at t
 	RUSTFLAGS="-Cprofile-generate=$(PGO)" $(PGO_BUILD)
 	$(RUN_BENCH) suite --start hornpipe=$(PGO_BIN) --cases $(PGO_CASES) --rounds 1 --seconds 1.5 >/dev/null
 	$(PROFDATA) merge -o $(PGO)/merged.profdata $(PGO)/*.profraw
-	RUSTFLAGS="-Cprofile-use=$(PGO)/merged.profdata" $(PGO_BUILD)
+	RUSTFLAGS="-Cprofile-use=$(PGO)/merged.profdata $(STATIC)" $(PGO_BUILD)
 
 .PHONY: run
 run: build ## build and start a broker with the default ports and its data in ./data
