@@ -4,7 +4,7 @@ use crate::access::Access;
 use crate::connection::{Channel, Connection, Consumer, Held};
 use crate::loads::LoadFor;
 use crate::log::{EarlyConfirm, Log};
-use crate::policy::{Policies, QueueSettings};
+use crate::policy::{Effective, Policies, QueueSettings};
 use crate::queue::order::Order;
 use crate::queue::{Alike, Queues};
 use crate::rng::Rng;
@@ -68,6 +68,7 @@ pub struct Shard {
     pub(crate) queue_order: Order,
     pub(crate) alike_args: Alike<QueueArgs>,
     pub(crate) alike_settings: Alike<QueueSettings>,
+    pub(crate) alike_effective: Alike<Effective>,
     pub(crate) connections: Map<ConnectionId, Connection>,
     /// How many connections other shards have, and of these the user's own, as told of connections that are about to open.
     pub(crate) elsewhere: Map<ConnectionId, (u64, u64)>,
@@ -157,6 +158,7 @@ impl Shard {
             queue_order: Order::default(),
             alike_args: Alike::default(),
             alike_settings: Alike::default(),
+            alike_effective: Alike::default(),
             connections: Map::default(),
             elsewhere: Map::default(),
             consumers: Map::default(),
