@@ -32,11 +32,16 @@ help: ## this list
 
 # ------------------------------------------------------------------ build and run
 
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+# Without dynamic libraries 1.5 MiB less are resident, 0.2 more with short relocations (docs/adr/0019-build-and-runtime.md). Where
+# glibc can't be linked statically, the name comes back without a path; before 2.36 it didn't know such relocations.
+SHORT = $(shell printf '%s\n' 2.36 "$$(getconf GNU_LIBC_VERSION | cut -d' ' -f2)" | sort -VC && echo -Clink-arg=-Wl,-z,pack-relative-relocs)
+STATIC = $(if $(and $(findstring -linux-gnu,$(HOST)),$(findstring /,$(shell cc -print-file-name=libc.a))),-Ctarget-feature=+crt-static $(SHORT))
+
 .PHONY: build
 build: ## release binary, left at target/release/hornpipe
-	$(CARGO) build --release --locked -p hornpipe
+	$(CARGO) rustc --release --locked -p hornpipe --bin hornpipe -- $(STATIC)
 
-HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 PGO := $(abspath $(CACHE))/pgo
 PROFDATA = $$(rustc --print sysroot)/lib/rustlib/$(HOST)/bin/llvm-profdata
 PGO_CASES ?= a,b,c,d,f,g,h,m,n,o
@@ -51,7 +56,7 @@ release-pgo: ## release binary optimised by what the bench's cases do, left at t
 	RUSTFLAGS="-Cprofile-generate=$(PGO)" $(PGO_BUILD)
 	$(RUN_BENCH) suite --start hornpipe=$(PGO_BIN) --cases $(PGO_CASES) --rounds 1 --seconds 1.5 >/dev/null
 	$(PROFDATA) merge -o $(PGO)/merged.profdata $(PGO)/*.profraw
-	RUSTFLAGS="-Cprofile-use=$(PGO)/merged.profdata" $(PGO_BUILD)
+	RUSTFLAGS="-Cprofile-use=$(PGO)/merged.profdata $(STATIC)" $(PGO_BUILD)
 
 .PHONY: run
 run: build ## build and start a broker with the default ports and its data in ./data

@@ -52,7 +52,7 @@ impl Shard {
         let d = &queue.definition;
         let effective = self.policies.effective(&d.vhost, &d.name, Target::Queue(queue.args.kind));
         queue.settings = self.alike_settings.share(QueueSettings::resolve(&queue.args, &effective));
-        queue.effective = effective;
+        queue.effective = self.alike_effective.share(effective);
         if let Some(at) = queue.expiry_timer.take() {
             self.timers.disarm(at, TimerKey::QueueExpiry(id));
         }

@@ -7,7 +7,7 @@ use crate::queue::Queue;
 use crate::shard::Shard;
 use hornpipe_types::header::Properties;
 use hornpipe_types::ids::QueueId;
-use hornpipe_types::message::{BatchBuilder, DEAD_LETTERED, MessageMeta, PERSISTENT, Span};
+use hornpipe_types::message::{Batch, BatchBuilder, DEAD_LETTERED, MessageMeta, PERSISTENT, Span};
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::stats::MessageStats;
 use hornpipe_types::table::{FieldTable, Value};
@@ -207,50 +207,48 @@ impl Shard {
         let Some(dlx) = &death.grave.exchange else { return };
         // looked up at this moment; missing = dropped, as if there were none
         let Some(exchange) = self.vhosts.get(death.grave.vhost).and_then(|v| v.topology.find(dlx)) else { return };
-        let mut group: Option<(Arc<[QueueId]>, bool, BatchBuilder)> = None;
+        let batch = &death.span.batch;
+        let mut last: Option<Dead> = None;
+        let mut group: Option<Group> = None;
         for i in death.span.indexes() {
-            let batch = &death.span.batch;
-            let meta = batch.meta(i);
-            let Ok(mut properties) = Properties::decode(batch.header(i)) else { continue };
-            let mut keys = Keys::of(batch, i, &properties);
-            let known = meta.flags & DEAD_LETTERED != 0;
-            let from = batch.exchange(i);
-            let deaths =
-                record_death(&mut properties, known, &death.grave.queue, death.reason, now, from, &keys.shown());
-            if let Some(key) = &death.grave.routing_key {
-                keys = Keys::replaced(key);
-            }
-            let outcome = self.route_in(death.grave.vhost, exchange, &keys.all(), &properties);
+            let same = last.take().filter(|dead| dead.is_like(batch, i));
+            let Some(dead) = same.or_else(|| Dead::of(now, death, i)) else { continue };
+            let dead = last.insert(dead);
+            let outcome = self.route_in(death.grave.vhost, exchange, &dead.keys.all(), &dead.properties);
             if !outcome.delayed.is_empty() {
-                let span = dead_span(batch, i, &properties, dlx, &keys);
-                self.hold_everywhere(now, death.grave.vhost, &span, &outcome.delayed);
+                let mut alone = BatchBuilder::with_capacity(batch.meta(i).len as usize + 512);
+                dead.put(&mut alone, None, batch, i, dlx);
+                self.hold_everywhere(now, death.grave.vhost, &Span::whole(alone.finish()), &outcome.delayed);
             }
-            let queues = outcome.queues;
-            let queues: Arc<[QueueId]> = queues
-                .iter()
-                .copied()
-                .filter(|q| self.queues.get(q).is_none_or(|q| !is_cycle(&deaths, &q.definition.name, death.reason)))
-                .collect();
+            let goes_round = |q: &QueueId| {
+                let queue = self.queues.get(q);
+                queue.is_some_and(|q| is_cycle(&dead.deaths, &q.definition.name, death.reason))
+            };
+            let mut queues = outcome.queues;
+            if queues.iter().any(goes_round) {
+                queues = queues.iter().copied().filter(|q| !goes_round(q)).collect();
+            }
             if queues.is_empty() {
                 continue;
             }
-            let persistent = meta.flags & PERSISTENT != 0;
-            let fits = group.as_ref().is_some_and(|(q, p, b)| **q == *queues && *p == persistent && !b.is_full());
+            let persistent = batch.meta(i).flags & PERSISTENT != 0;
+            let fits = group
+                .as_ref()
+                .is_some_and(|g| *g.queues == *queues && g.persistent == persistent && !g.builder.is_full());
             if !fits {
                 self.enter_dead(now, group.take());
-                group = Some((queues, persistent, BatchBuilder::default()));
             }
-            if let Some((_, _, b)) = &mut group {
-                let one = dead_span(batch, i, &properties, dlx, &keys);
-                let route = b.push_full_route(one.batch.full_route(0));
-                b.push_copy(&one.batch, 0, route);
-            }
+            let group =
+                group.get_or_insert_with(|| Group { queues, persistent, builder: BatchBuilder::default(), last: None });
+            let known = group.last.filter(|(of, _)| *of == dead.of).map(|(_, route)| route);
+            let route = dead.put(&mut group.builder, known, batch, i, dlx);
+            group.last = Some((dead.of, route));
         }
         self.enter_dead(now, group);
     }
 
-    fn enter_dead(&mut self, now: Now, group: Option<(Arc<[QueueId]>, bool, BatchBuilder)>) {
-        let Some((queues, persistent, builder)) = group else { return };
+    fn enter_dead(&mut self, now: Now, group: Option<Group>) {
+        let Some(Group { queues, persistent, builder, .. }) = group else { return };
         if builder.is_empty() {
             return;
         }
@@ -273,27 +271,66 @@ impl Shard {
     }
 }
 
-/// A dead message as a batch of its own, marked as ours.
-fn dead_span(
-    batch: &hornpipe_types::message::Batch,
-    i: u32,
-    properties: &Properties,
-    exchange: &str,
-    keys: &Keys,
-) -> Span {
-    let meta = batch.meta(i);
-    let header = properties.encode(u64::from(meta.body));
-    let scanned = hornpipe_types::header::scan(&header).unwrap_or_default();
-    let mut b = BatchBuilder::with_capacity(meta.len as usize + 512);
-    let route = b.push_route_beside(exchange, keys.first(), keys.cc_spent, &keys.hidden());
-    let meta = MessageMeta {
-        route,
-        flags: scanned.flags | DEAD_LETTERED,
-        priority: scanned.priority,
-        ..MessageMeta::default()
-    };
-    b.push_message(&header, batch.body(i), meta, 131_072);
-    Span::whole(b.finish())
+/// Dead messages for the same queues.
+struct Group {
+    queues: Arc<[QueueId]>,
+    persistent: bool,
+    builder: BatchBuilder,
+    /// The message from which the last one's [`Dead`] was made, and its route in the builder.
+    last: Option<(u32, u16)>,
+}
+
+/// What a message becomes by dying. Most of a queue's messages are alike but for their bodies: it is made once for those
+/// that follow each other.
+struct Dead {
+    /// Index of the message it was made from.
+    of: u32,
+    properties: Properties,
+    /// The history, newest first.
+    deaths: Vec<FieldTable>,
+    keys: Keys,
+    header: Vec<u8>,
+    flags: u8,
+    priority: u8,
+}
+
+impl Dead {
+    fn of(now: Now, death: &Death, i: u32) -> Option<Self> {
+        let batch = &death.span.batch;
+        let mut properties = Properties::decode(batch.header(i)).ok()?;
+        let mut keys = Keys::of(batch, i, &properties);
+        let known = batch.meta(i).flags & DEAD_LETTERED != 0;
+        let (queue, from) = (&death.grave.queue, batch.exchange(i));
+        let deaths = record_death(&mut properties, known, queue, death.reason, now, from, &keys.shown());
+        if let Some(key) = &death.grave.routing_key {
+            keys = Keys::replaced(key);
+        }
+        let header = properties.encode(0);
+        let scanned = hornpipe_types::header::scan(&header).unwrap_or_default();
+        let (flags, priority) = (scanned.flags | DEAD_LETTERED, scanned.priority);
+        Some(Self { of: i, properties, deaths, keys, header, flags, priority })
+    }
+
+    /// Whether message `i` of the same batch becomes the same but for its body.
+    fn is_like(&self, batch: &Batch, i: u32) -> bool {
+        /// Where a content header says how long the body is.
+        const SIZE: std::ops::Range<usize> = 4..12;
+        let (ours, theirs) = (batch.header(self.of), batch.header(i));
+        let marked = |i| batch.meta(i).flags & DEAD_LETTERED;
+        ours.get(SIZE.end..) == theirs.get(SIZE.end..)
+            && batch.full_route(self.of) == batch.full_route(i)
+            && marked(self.of) == marked(i)
+    }
+
+    /// Adds message `i`, marked as ours, and says which route it has in the builder: a new one unless it is `known` there.
+    fn put(&self, b: &mut BatchBuilder, known: Option<u16>, batch: &Batch, i: u32, exchange: &str) -> u16 {
+        let route = known.unwrap_or_else(|| {
+            b.push_route_beside(exchange, self.keys.first(), self.keys.cc_spent, &self.keys.hidden())
+        });
+        let meta = MessageMeta { route, flags: self.flags, priority: self.priority, ..MessageMeta::default() };
+        b.push_message(&self.header, batch.body(i), meta, 131_072);
+        route
+    }
 }
 
 #[cfg(test)]

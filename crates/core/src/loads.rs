@@ -70,7 +70,7 @@ impl Shard {
 
     /// Writes again what keeps dead space from going.
     pub(crate) fn copy_forward(&mut self) {
-        if self.rewriting > 0 || self.stopping || self.no_spare_room || self.is_burying() {
+        if self.rewriting > 0 || self.stopping.is_some() || self.no_spare_room || self.is_burying() {
             return;
         }
         let plan = self.log.copy_plan(&self.limits, &mut self.queues);
@@ -89,7 +89,7 @@ impl Shard {
 
     /// Joins more short runs once those asked for last are there.
     fn join_more(&mut self) {
-        if self.rewriting == 0 && !self.stopping && !self.no_spare_room && !self.is_burying() {
+        if self.rewriting == 0 && self.stopping.is_none() && !self.no_spare_room && !self.is_burying() {
             let plan = self.log.more_joins(&self.limits, &mut self.queues);
             self.load_to_join(plan);
         }

@@ -4,7 +4,7 @@ use crate::access::Access;
 use crate::connection::{Channel, Connection, Consumer, Held};
 use crate::loads::LoadFor;
 use crate::log::{EarlyConfirm, Log};
-use crate::policy::{Policies, QueueSettings};
+use crate::policy::{Effective, Policies, QueueSettings};
 use crate::queue::order::Order;
 use crate::queue::{Alike, Queues};
 use crate::rng::Rng;
@@ -68,6 +68,7 @@ pub struct Shard {
     pub(crate) queue_order: Order,
     pub(crate) alike_args: Alike<QueueArgs>,
     pub(crate) alike_settings: Alike<QueueSettings>,
+    pub(crate) alike_effective: Alike<Effective>,
     pub(crate) connections: Map<ConnectionId, Connection>,
     /// How many connections other shards have, and of these the user's own, as told of connections that are about to open.
     pub(crate) elsewhere: Map<ConnectionId, (u64, u64)>,
@@ -130,8 +131,8 @@ pub struct Shard {
     pub(crate) cancelled: Vec<ShortStr>,
     /// A rejected publish was part of the transaction being committed.
     pub(crate) tx_rejected: bool,
-    /// Connections are being closed for good: what was outstanding is remembered.
-    pub(crate) stopping: bool,
+    /// Connections are being closed for good, with these words: what was outstanding is remembered.
+    pub(crate) stopping: Option<Box<str>>,
     /// See [`Self::set_spare_room`].
     pub(crate) no_spare_room: bool,
     /// Why queues have messages that can't be read back.
@@ -157,6 +158,7 @@ impl Shard {
             queue_order: Order::default(),
             alike_args: Alike::default(),
             alike_settings: Alike::default(),
+            alike_effective: Alike::default(),
             connections: Map::default(),
             elsewhere: Map::default(),
             consumers: Map::default(),
@@ -196,7 +198,7 @@ impl Shard {
             deleting: None,
             cancelled: Vec::new(),
             tx_rejected: false,
-            stopping: false,
+            stopping: None,
             no_spare_room: false,
             damaged: BTreeMap::new(),
             operations: crate::operate::Operations::default(),
@@ -448,7 +450,9 @@ impl Shard {
     /// The deadline of [`Self::poll_timeout`] has come, or may have.
     pub fn handle_timeout(&mut self, now: Now) {
         self.log.begin_command();
-        while !self.is_tired()
+        // one at least, however much has come in
+        let mut first = true;
+        while (std::mem::take(&mut first) || self.done() < self.limits.slice_units)
             && let Some(key) = self.timers.pop_due(now.mono)
         {
             self.log.begin_command();
@@ -460,13 +464,12 @@ impl Shard {
 
     /// Closes every connection with 320 and `text`.
     pub fn handle_shutdown(&mut self, now: Now, text: &str) {
-        self.stopping = true;
+        self.stopping = Some(text.into());
         let mut ids: Vec<_> = self.connections.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
             self.log.begin_command();
-            let error = AmqpError::new(hornpipe_types::error::ReplyCode::ConnectionForced, text);
-            self.fail_connection(now, id, error);
+            self.fail_connection(now, id, forced(text));
         }
         self.finish_work(now);
         self.remember_redelivered();
@@ -788,6 +791,11 @@ impl Shard {
         let c = self.connections.get(&id)?;
         Some((c.open.user.clone(), c.open.vhost.clone(), c.vhost))
     }
+}
+
+/// What a connection is told that is closed because the broker stops.
+pub(crate) fn forced(text: &str) -> AmqpError {
+    AmqpError::new(hornpipe_types::error::ReplyCode::ConnectionForced, text)
 }
 
 /// Class and method id a command stands for, for error replies.

@@ -34,7 +34,7 @@ use hornpipe_types::time::Now;
 use std::sync::Arc;
 
 /// Units a message costs that is dead-lettered: its header is read and written anew.
-pub(crate) const DEATH_UNITS: u32 = 8;
+pub(crate) const DEATH_UNITS: u32 = 16;
 /// Messages whose marking in a bit map costs about a unit.
 const BITS_PER_UNIT: u32 = 64;
 
@@ -84,7 +84,7 @@ pub(crate) struct Settling {
 impl Shard {
     /// A command begins, or what is like one: it has an allowance of its own.
     pub(crate) fn allow(&mut self) {
-        self.spent = self.spent.saturating_add(self.limits.slice_units.saturating_sub(self.units));
+        self.spent = self.done();
         self.units = self.limits.slice_units;
     }
 
@@ -127,9 +127,18 @@ impl Shard {
         !self.work.is_empty() && !self.log_is_full()
     }
 
-    /// Does a slice of what is listed. Works take turns.
+    /// Units of work done in this turn.
+    pub(crate) fn done(&self) -> u32 {
+        self.spent.saturating_add(self.limits.slice_units.saturating_sub(self.units))
+    }
+
+    /// Does a slice of what is listed, as much as the turn has left. Works take turns.
     pub(crate) fn work_slice(&mut self, now: Now) {
+        // some in any case: traffic without end must not keep what is listed from being done
+        let least = (self.limits.slice_units / 4).max(1);
+        let left = self.limits.slice_units.saturating_sub(self.done()).max(least);
         self.allow();
+        self.units = left;
         for _ in 0..self.work.len() {
             if self.units == 0 || self.log_is_full() {
                 return;

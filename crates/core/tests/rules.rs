@@ -140,20 +140,64 @@ fn consumers_that_wait_for_a_socket_all_get_their_turn() {
     assert_eq!(came, expected);
 }
 
+/// The queue "work", whose messages die after a while, and "dead", where they go.
+fn declare_work_and_dead(broker: &mut Broker) {
+    let mut arguments = FieldTable::default();
+    arguments.set("x-dead-letter-exchange", Value::long_str(""));
+    arguments.set("x-dead-letter-routing-key", Value::long_str("dead"));
+    arguments.set("x-message-ttl", Value::I32(60_000));
+    for (queue, arguments) in [("work", arguments), ("dead", FieldTable::default())] {
+        let (passive, durable, exclusive, auto_delete, nowait) = (false, true, false, false, false);
+        let queue = queue.into();
+        let declare = QueueDeclare { queue, passive, durable, exclusive, auto_delete, nowait, arguments };
+        say(broker, ChannelCommand::QueueDeclare(Box::new(declare)));
+    }
+}
+
+/// What alike messages become is worked out once: each still has its own body, and headers and key where they differ.
+#[test]
+fn messages_that_die_together_keep_what_is_their_own() {
+    let mut broker = broker(Limits::default());
+    declare_work_and_dead(&mut broker);
+    let marked = |mark: &str| {
+        let mut headers = FieldTable::default();
+        headers.set("mark", Value::long_str(mark));
+        Properties { headers: Some(headers), delivery_mode: Some(2), ..Properties::default() }
+    };
+    let properties = [marked("a"), marked("a"), marked("b"), marked("a"), Properties::default(), Properties::default()];
+    let mut batch = BatchBuilder::default();
+    for (k, properties) in properties.iter().enumerate() {
+        // the last ones have a route of their own, with the same words
+        let hidden: &[&str] = if k < 5 { &[] } else { &["other"] };
+        let route = batch.push_route_beside("", "work", false, hidden);
+        message::push(&mut batch, route, properties, k as u64, 10 * k);
+    }
+    let run = PublishRun { batch: batch.finish(), from: 0, count: 6, mandatory: false };
+    say(&mut broker, ChannelCommand::Publish(run));
+    broker.advance(60_001);
+    let mut came = Vec::new();
+    for effect in say(&mut broker, consume("dead", "c", false)) {
+        let ConnectionEffect::Channel(1, ChannelEffect::Deliver(delivery)) = effect else { continue };
+        for i in delivery.span.indexes() {
+            let batch = &delivery.span.batch;
+            let mut found = message::properties(batch, i);
+            let mut headers = found.headers.take().unwrap_or_default();
+            assert!(matches!(headers.get("x-death"), Some(Value::Array(deaths)) if deaths.len() == 1));
+            headers.0.retain(|(name, _)| name == "mark");
+            found.headers = (!headers.is_empty()).then_some(headers);
+            came.push((message::id_of(batch, i), batch.routing_key(i).to_owned(), found));
+        }
+    }
+    let wanted = properties.into_iter().enumerate().map(|(k, p)| (k as u64, "dead".to_owned(), p));
+    assert_eq!(came, wanted.collect::<Vec<_>>());
+}
+
 /// Work in slices doesn't change what a client sees: what it rejected before it deleted the queue has been dead-lettered.
 #[test]
 fn what_was_rejected_before_its_queue_went_is_dead_lettered() {
     // one dead letter a slice
     let mut broker = broker(Limits { slice_units: 8, ..Limits::default() });
-    let mut arguments = FieldTable::default();
-    arguments.set("x-dead-letter-exchange", Value::long_str(""));
-    arguments.set("x-dead-letter-routing-key", Value::long_str("dead"));
-    for (queue, arguments) in [("work", arguments), ("dead", FieldTable::default())] {
-        let (passive, durable, exclusive, auto_delete, nowait) = (false, true, false, false, false);
-        let queue = queue.into();
-        let declare = QueueDeclare { queue, passive, durable, exclusive, auto_delete, nowait, arguments };
-        say(&mut broker, ChannelCommand::QueueDeclare(Box::new(declare)));
-    }
+    declare_work_and_dead(&mut broker);
     say(&mut broker, consume("work", "c", false));
     let mut batch = BatchBuilder::default();
     let route = batch.push_route("", "work");
@@ -200,4 +244,18 @@ fn dead_letters_fill_a_queue_that_refuses_what_is_too_much() {
     broker.commit_all();
     assert_eq!(broker.queue("q").map(|q| q.messages_ready), Some(0));
     assert_eq!(broker.queue("dead").map(|q| q.messages_ready), Some(50));
+}
+
+#[test]
+fn a_connection_that_opens_behind_the_stop_is_closed_like_the_others() {
+    let mut broker = broker(Limits::default());
+    broker.shard.handle_shutdown(broker.now, "the end");
+    let late = ConnectionId(2);
+    broker.open(late, 1, true);
+    for peer in [PEER, late] {
+        let told = broker.told(peer);
+        let [ConnectionEffect::Close(error)] = &told[..] else { panic!("{peer}: {told:?}") };
+        assert_eq!((error.code.number(), &*error.text), (320, "the end"));
+    }
+    assert!(broker.connections().is_empty());
 }

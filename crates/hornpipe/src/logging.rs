@@ -3,25 +3,27 @@
 use crate::config::LogFormat;
 use anyhow::Context;
 use std::io::IsTerminal;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 
 /// Reads a level or a list of directives.
 ///
 /// # Errors
 /// When it is neither.
-pub(crate) fn filter(level: &str) -> Result<EnvFilter, String> {
+pub(crate) fn filter(level: &str) -> Result<Targets, String> {
     // The storage library logs its inner life at info.
     let quiet = format!("sled=warn,{level}");
-    EnvFilter::builder().parse(quiet).map_err(|error| error.to_string())
+    quiet.parse().map_err(|error: tracing_subscriber::filter::ParseError| error.to_string())
 }
 
 /// Starts logging for the whole process; panics are logged too.
 pub(crate) fn start(level: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = filter(level).map_err(anyhow::Error::msg).context("log_level")?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let kept = tracing_subscriber::registry().with(filter);
     let started = match format {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => kept.with(lines.with_ansi(std::io::stderr().is_terminal())).try_init(),
+        LogFormat::Json => kept.with(lines.json().flatten_event(true)).try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("can't start logging: {error}"))?;
     std::panic::set_hook(Box::new(|info| {

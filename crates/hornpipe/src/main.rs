@@ -138,6 +138,7 @@ async fn run(config: Config, data_dir: &DataDir) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("can't listen for signals")?;
     tracing::info!("starting hornpipe {} on {}", config.server.product_version, config.server.node_name);
     let shutdown_timeout = config.shutdown_timeout;
+    let starting = allocator::Starting::begin();
     let broker = Broker::new(config.server);
     let handle = broker.handle();
     // Health answers while recovery runs.
@@ -155,6 +156,7 @@ async fn run(config: Config, data_dir: &DataDir) -> anyhow::Result<()> {
             return Ok(());
         }
     };
+    drop(starting);
     let amqp = handle.amqp_addresses();
     data_dir.tell_ports(&amqp, admin.http_addrs(), admin.metrics_addrs())?;
     say(&ready_line(&amqp, admin.http_addrs(), admin.metrics_addrs()))?;

@@ -32,6 +32,8 @@ const TURN_US: u64 = 1000;
 const PACE_MS: u64 = 5;
 /// A read with fewer octets of publishes is not held back: who sends little, or waits for confirms, is in no hurry.
 const PACED_READ: usize = 16 << 10;
+/// Runs that a report of the store tells of, above which the next group is put together in another turn.
+const MANY_RUNS: usize = 1024;
 /// Most that a connection adds to a group, octets, before it waits with those that add much.
 const SHARE_MAX: u64 = 1 << 20;
 /// At the end the shard is asked for its last group as if so much later, so that nothing waits for company any more.
@@ -74,6 +76,8 @@ pub(crate) struct Owner {
     patience: Patience,
     /// The store is to rest once deliveries of this turn are written.
     rests: bool,
+    /// What the store reported was so much work that it gets nothing before the next turn.
+    put_off: bool,
     links: Map<ConnectionId, Arc<Link>>,
     /// Connections whose credit is kept back until less waits for the store.
     withheld: Vec<Arc<Link>>,
@@ -117,6 +121,7 @@ impl Owner {
             store_busy: false,
             patience: Patience::default(),
             rests: false,
+            put_off: false,
             links: Map::default(),
             withheld: Vec::new(),
             shares: Map::default(),
@@ -155,6 +160,7 @@ impl Owner {
             if !queue.is_empty()
                 || !self.unfinished.is_empty()
                 || self.rests
+                || self.put_off
                 || self.shard.has_work()
                 || deadline.is_some_and(|at| at <= now.mono)
             {
@@ -178,6 +184,7 @@ impl Owner {
 
     /// One turn: some items, the timer, then everything that follows from them.
     fn turn(&mut self, now: Now, begun: &Begun, queue: &mut VecDeque<Item>) {
+        self.put_off = false;
         if let Some(unfinished) = self.unfinished.pop_front() {
             self.go_on(now, unfinished);
         }
@@ -192,7 +199,7 @@ impl Owner {
         }
         self.shard.poll_effects(now, &mut self.outbox);
         self.distribute();
-        if !self.store_busy {
+        if !self.store_busy && !self.put_off {
             self.employ_store(now);
         }
         if !self.withheld.is_empty() && !self.shard.is_full() {
@@ -267,6 +274,7 @@ impl Owner {
                 if groups.is_empty() {
                     self.patience.end(self.shard.oldest_pending());
                 }
+                self.put_off = groups.iter().map(|g| g.places.len()).sum::<usize>() > MANY_RUNS;
                 self.shard.set_spare_room(!self.shared.no_spare_room.load(Ordering::Relaxed));
                 for committed in groups {
                     self.shard.handle_committed(now, committed);

@@ -239,7 +239,7 @@ impl Keeper {
                 break;
             }
             let need = octets.saturating_add(SEGMENT);
-            if self.shared.room.take(need, ballast.free()) {
+            if self.shared.room.take(need, || ballast.free()) {
                 self.granted = need;
                 break;
             }

@@ -87,6 +87,17 @@ fn forms() -> Vec<(&'static str, Definition)> {
             }),
         ),
         (
+            // what most queues have not is left out
+            r#"{"Queue":{"vhost":"/","name":"q","id":9,"durable":true}}"#,
+            Definition::Queue(QueueDefinition {
+                vhost: "/".into(),
+                name: "q".into(),
+                id: QueueId(9),
+                durable: true,
+                ..QueueDefinition::default()
+            }),
+        ),
+        (
             // from before the order was noted
             r#"{"Binding":{"vhost":"/","source":"x","destination":"q","destination_is_queue":true,"routing_key":"k","arguments":[["a",{"Timestamp":3}]]}}"#,
             Definition::Binding(BindingDefinition {

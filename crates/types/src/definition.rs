@@ -176,7 +176,11 @@ pub struct ExchangeDefinition {
     pub arguments: FieldTable,
 }
 
-/// A queue.
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// A queue. There may be a million: what most have not is not written.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)]
@@ -185,8 +189,11 @@ pub struct QueueDefinition {
     pub name: ShortStr,
     pub id: QueueId,
     pub durable: bool,
+    #[serde(skip_serializing_if = "is_false")]
     pub exclusive: bool,
+    #[serde(skip_serializing_if = "is_false")]
     pub auto_delete: bool,
+    #[serde(skip_serializing_if = "FieldTable::is_empty")]
     pub arguments: FieldTable,
 }
 

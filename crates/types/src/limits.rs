@@ -71,7 +71,7 @@ impl Default for Limits {
             handshake_timeout_ms: 10_000,
             max_message_size: 16 * 1024 * 1024,
             unsent_bytes: 128 * 1024,
-            pending_bytes: 16 * 1024 * 1024,
+            pending_bytes: 8 * 1024 * 1024,
             pending_copies: 4096,
             group_messages: 4096,
             settle_delay_ms: 50,

@@ -16,6 +16,12 @@ impl Shard {
     /// connection.open: limits, then the vhost, then permission.
     pub(crate) fn on_open(&mut self, now: Now, id: ConnectionId, open: OpenConnection) {
         let elsewhere = self.elsewhere.remove(&id).unwrap_or_default();
+        // it was on its way when all others were closed: nobody would close it any more
+        if let Some(text) = &self.stopping {
+            let error = crate::shard::forced(text);
+            self.last_effect(id, ConnectionEffect::Close(error));
+            return;
+        }
         if let Err(error) = self.check_open(&open, elsewhere) {
             self.last_effect(id, ConnectionEffect::Close(error.in_method(10, 40)));
             return;

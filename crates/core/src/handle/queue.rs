@@ -256,6 +256,7 @@ impl Shard {
             v.queues_generation += 1;
         }
         let (args, settings) = (self.alike_args.share(args), self.alike_settings.share(settings));
+        let effective = self.alike_effective.share(effective);
         let mut queue = Box::new(Queue::new(definition, index, args, effective, settings));
         queue.owner = owner;
         queue.last_used = now.mono;

@@ -100,7 +100,7 @@ pub(crate) struct Queue {
     pub(crate) vhost: usize,
     pub(crate) definition: QueueDefinition,
     pub(crate) args: Arc<QueueArgs>,
-    pub(crate) effective: Effective,
+    pub(crate) effective: Arc<Effective>,
     pub(crate) settings: Arc<QueueSettings>,
     /// The connection an exclusive queue belongs to.
     pub(crate) owner: Option<ConnectionId>,
@@ -181,7 +181,7 @@ impl Queue {
         definition: QueueDefinition,
         vhost: usize,
         args: Arc<QueueArgs>,
-        effective: Effective,
+        effective: Arc<Effective>,
         settings: Arc<QueueSettings>,
     ) -> Self {
         let levels = match args.kind {
@@ -476,5 +476,16 @@ impl Queue {
         for group in &mut self.groups {
             group.active.retain(|c| *c != consumer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Queue;
+
+    /// There may be a million of them, each a block of the allocator, which has blocks of 640, 768 and 896 octets.
+    #[test]
+    fn a_queue_fits_a_block_of_768_octets() {
+        assert!(size_of::<Queue>() <= 768, "{}", size_of::<Queue>());
     }
 }

@@ -207,7 +207,7 @@ fn what_is_only_faster_in_memory_shrinks_with_the_memory_limit() {
         let s = &c.config.server;
         (s.limits.resident_bytes, s.limits.pending_bytes, s.limits.inline_live_bytes, s.store.cache_bytes)
     };
-    assert_eq!(limits(&large), (32 << 20, 16 << 20, 32 << 20, 64 << 20));
+    assert_eq!(limits(&large), (32 << 20, 8 << 20, 32 << 20, 64 << 20));
     let (resident, pending, inline, cache) = limits(&small);
     assert_eq!(resident, (300 << 20) / 16);
     assert!(resident + pending + inline + cache < 300 << 18, "a quarter of the limit at most");
