@@ -90,6 +90,8 @@ pub struct Shard {
     pub(crate) loads: Map<LoadId, LoadFor>,
     /// Reads for copying forward that are under way, and what they brought.
     pub(crate) rewriting: usize,
+    /// Those among them for runs that are to be joined.
+    pub(crate) joining: usize,
     pub(crate) rewrites: Vec<(EnqueueId, Place, Arc<Batch>)>,
 
     /// Queues to serve at the end of the turn.
@@ -172,6 +174,7 @@ impl Shard {
             next_load: LoadId(1),
             loads: Map::default(),
             rewriting: 0,
+            joining: 0,
             rewrites: Vec::new(),
             dirty_queues: Vec::new(),
             relisting: Vec::new(),
@@ -564,12 +567,24 @@ impl Shard {
         !self.work.is_empty()
     }
 
-    /// Whether so much waits for the store that the driver stops reading publishers.
+    /// Whether the driver stops reading publishers: so much waits for the store, or there are so many runs in the log that
+    /// those which are being joined now must be fewer first.
     pub fn is_full(&self) -> bool {
+        self.store_is_full() || self.joins_are_behind()
+    }
+
+    /// Whether as much waits for the store as may.
+    pub(crate) fn store_is_full(&self) -> bool {
         self.log.pending_bytes() > self.limits.pending_bytes || self.log.pending_copies() > self.limits.pending_copies
     }
 
-    /// What waits for the store, as octets; each copy to be logged counts as its part of what [`Self::is_full`] allows.
+    /// Only as long as joins are under way, for these come to an end whatever anybody does: where there is nothing to join,
+    /// runs may be more.
+    fn joins_are_behind(&self) -> bool {
+        self.log.runs() > self.limits.log_runs && (self.joining > 0 || self.log.writes_joins())
+    }
+
+    /// What waits for the store, as octets; each copy to be logged counts as its part of what may wait.
     pub fn waiting_for_store(&self) -> u64 {
         let copy = self.limits.pending_bytes / self.limits.pending_copies.max(1);
         self.log.pending_bytes() + self.log.pending_copies() * copy

@@ -157,3 +157,50 @@ fn a_fan_out_is_one_run_for_all_queues_also_after_it_was_written_again() {
     }
     assert!(batches.len() < 15, "{} batches hold 30 messages of {QUEUES} queues", batches.len());
 }
+
+/// The oldest group gets onto the disk; nothing is read back yet.
+fn commit_alone(broker: &mut Broker) {
+    broker.take_group();
+    let committed = broker.disk.commit().expect("a group is under way");
+    broker.shard.handle_committed(broker.now, committed);
+}
+
+#[test]
+fn with_too_many_runs_publishers_wait_for_those_that_are_being_joined() {
+    let mut broker = broker(Limits { short_runs: 16, log_runs: 8, ..Limits::default() }, 1);
+    for id in 0..15 {
+        publish(&mut broker, "", "q0", id);
+        commit_alone(&mut broker);
+        assert!(!broker.shard.is_full(), "{id}: nothing is joined yet");
+    }
+    publish(&mut broker, "", "q0", 15);
+    commit_alone(&mut broker);
+    assert!(broker.shard.is_full(), "sixteen runs are read to be joined");
+    broker.turn();
+    assert!(!broker.shard.is_full(), "they are one");
+    assert_eq!(broker.totals().log_runs, 1);
+}
+
+#[test]
+fn publishers_wait_for_the_write_of_joined_runs_but_not_where_nothing_can_be_joined() {
+    const QUEUES: u64 = 20;
+    let mut broker = broker(Limits { short_runs: 4, log_runs: 8, ..Limits::default() }, QUEUES as usize);
+    for n in 0..QUEUES {
+        publish(&mut broker, "", &format!("q{n}"), n);
+        commit_alone(&mut broker);
+        broker.turn();
+        assert!(!broker.shard.is_full(), "a queue with one message has nothing to join");
+    }
+    for id in 0..3 {
+        publish(&mut broker, "", "q0", id);
+        commit_alone(&mut broker);
+    }
+    assert!(broker.shard.is_full(), "four runs are read to be joined");
+    broker.turn();
+    assert!(broker.shard.is_full(), "they are to be written as one");
+    broker.take_group();
+    assert!(broker.shard.is_full(), "they are being written");
+    broker.commit();
+    assert!(!broker.shard.is_full(), "they are on disk");
+    assert_eq!(broker.totals().log_runs, QUEUES);
+}

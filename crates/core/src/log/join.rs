@@ -140,7 +140,7 @@ impl Log {
         let (mut found, mut upto, mut seen) = (Vec::new(), queue.joined_upto, 0);
         let mut open = Stretch::default();
         for log_run in queue.logged.iter().skip(from) {
-            let run = self.runs.get(&log_run.enqueue);
+            let run = self.runs.get(log_run.enqueue);
             // what is still on its way to the disk is looked at when there is a new crowd
             if seen >= most || run.is_some_and(|r| !matches!(r.at, At::Stored(_))) {
                 break;
@@ -171,7 +171,7 @@ impl Log {
 
     /// What a queue has in a log run, if that is a whole run on disk that is no other queue's to join.
     fn member(&self, queue: &Queue, log_run: &LogRun) -> Option<(Member, &LoggedRun)> {
-        let run = self.runs.get(&log_run.enqueue)?;
+        let run = self.runs.get(log_run.enqueue)?;
         let whole = (log_run.index, log_run.count) == (0, run.count) && run.live == run.copies();
         let ours = run.targets.first().is_some_and(|t| t.queue == queue.id);
         let (id, place, _) = self.stored(log_run.enqueue)?;
@@ -218,7 +218,7 @@ impl Log {
         let mut from = 0;
         let mut side: Vec<(u32, Member)> = Vec::new();
         for member in members {
-            let run = self.runs.get(&member.id);
+            let run = self.runs.get(member.id);
             let same = run.is_some_and(|r| {
                 matches!(r.at, At::Stored(place) if place == member.place)
                     && r.count == member.count
@@ -236,7 +236,7 @@ impl Log {
 
     /// Logs runs, each given with its place in the batch, as one.
     fn write_as_one(&mut self, members: &[(u32, Member)], batch: &Arc<Batch>, queues: &mut Queues) {
-        let ([(from, head), _, ..], Some(run)) = (members, members.first().and_then(|(_, m)| self.runs.get(&m.id)))
+        let ([(from, head), _, ..], Some(run)) = (members, members.first().and_then(|(_, m)| self.runs.get(m.id)))
         else {
             return;
         };
@@ -251,7 +251,7 @@ impl Log {
         let id = self.last_enqueue;
         let mut bytes = 0;
         for (_, member) in members {
-            let Some(run) = self.runs.remove(&member.id) else { continue };
+            let Some(run) = self.runs.remove(member.id) else { continue };
             bytes += run.bytes;
             self.copied_next.push((member.place, run.live_bytes()));
         }
@@ -265,11 +265,17 @@ impl Log {
         let span = Span { batch: Arc::clone(batch), from: *from, count, step: 1 };
         let at = At::Pending(Box::new(Pending { span, settled: Vec::new(), publisher: None, copy: true }));
         let live = count.saturating_mul(targets.len() as u32);
-        self.runs.insert(id, LoggedRun { live, count, bytes, at, meta, targets });
+        self.runs.push(id, LoggedRun { live, count, bytes, at, meta, targets });
         self.pending.push(PendingOp::Run(id));
         self.pending_bytes += bytes;
         self.pending_live += 1;
+        self.joins_next = true;
         self.touch();
+    }
+
+    /// Whether runs that were joined are being written, or about to be.
+    pub(crate) fn writes_joins(&self) -> bool {
+        self.joins_next || self.joins_out
     }
 
     /// Whether each of the queues holds these runs as they were logged, one beside the other.
@@ -280,7 +286,7 @@ impl Log {
 
     /// Some runs can't be read as one: they stay as they are.
     pub(crate) fn leave_apart(&self, members: &[Member], queues: &mut Queues) {
-        let Some(last) = members.iter().rev().find_map(|m| self.runs.get(&m.id)) else { return };
+        let Some(last) = members.iter().rev().find_map(|m| self.runs.get(m.id)) else { return };
         for target in last.targets.iter() {
             if let Some(queue) = queues.get_mut(&target.queue) {
                 queue.join_from = queue.join_from.max(target.first_seq + Seq::from(last.count));
@@ -298,7 +304,7 @@ impl Log {
         for (at, op) in ops.iter().enumerate() {
             let StoreOp::Enqueue(e) = op else { continue };
             let Some(first) = e.targets.first() else { continue };
-            let Some(run) = self.runs.get(&e.id) else { continue };
+            let Some(run) = self.runs.get(e.id) else { continue };
             let bytes = span_bytes(&e.span);
             let whole = run.live == run.copies();
             if !whole || bytes > JOINED_BYTES / 2 || e.span.step != 1 {
@@ -352,10 +358,10 @@ impl Log {
         }
         // one publisher's tags in a row, or nobody is told early
         let of = |run: Option<&mut LoggedRun>| run.and_then(|r| r.publisher().and_then(|p| *p));
-        let mut publisher = of(self.runs.get_mut(&head.id));
+        let mut publisher = of(self.runs.get_mut(head.id));
         let mut next_tag = publisher.map_or(0, |p| p.first_tag + u64::from(head.span.count));
         for member in members.iter().skip(1) {
-            let own = of(self.runs.remove(&member.id).as_mut());
+            let own = of(self.runs.remove(member.id).as_mut());
             let same = own.zip(publisher).is_some_and(|(own, p)| {
                 (own.connection, own.channel, own.first_tag) == (p.connection, p.channel, next_tag)
             });
@@ -364,7 +370,7 @@ impl Log {
                 publisher = None;
             }
         }
-        if let Some(run) = self.runs.get_mut(&head.id) {
+        if let Some(run) = self.runs.get_mut(head.id) {
             run.live = joined.count.saturating_mul(head.targets.len() as u32);
             run.count = joined.count;
             run.bytes = joined.bytes;
