@@ -171,7 +171,8 @@ pub(crate) enum Left {
 #[derive(Debug)]
 enum PendingOp {
     Run(EnqueueId),
-    Op(StoreOp),
+    /// Boxed: nearly all are runs, and an operation is large.
+    Op(Box<StoreOp>),
 }
 
 /// A stretch of publish tags whose messages were taken before they reached the disk.
@@ -294,7 +295,7 @@ impl Log {
 
     /// Adds an operation that is no enqueue.
     pub(crate) fn op(&mut self, op: StoreOp) -> CommitSeq {
-        self.pending.push(PendingOp::Op(op));
+        self.pending.push(PendingOp::Op(Box::new(op)));
         self.pending_live += 1;
         self.touch()
     }
@@ -636,9 +637,10 @@ impl Log {
             return None;
         }
         let mut group = Group { upto: self.commit, ..Group::default() };
+        group.ops.reserve(self.pending_live as usize);
         for op in std::mem::take(&mut self.pending) {
             match op {
-                PendingOp::Op(op) => group.ops.push(op),
+                PendingOp::Op(op) => group.ops.push(*op),
                 PendingOp::Run(id) => {
                     // a run that is gone was cancelled by its own acknowledgements
                     let Some(run) = self.runs.get_mut(id) else { continue };

@@ -79,7 +79,7 @@ impl Default for Limits {
             settle_delay_ms: 50,
             log_records_slack: 512,
             short_runs: 1024,
-            log_runs: 400_000,
+            log_runs: 250_000,
             inline_live_bytes: 32 * 1024 * 1024,
             slice_units: 2048,
             resident_bytes: 32 * 1024 * 1024,

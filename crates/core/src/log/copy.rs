@@ -158,7 +158,7 @@ impl Log {
                 None => {
                     let (targets, place) = (targets.clone(), from);
                     let op = StoreOp::Refer { id: copy, targets, meta, place, from: start, count };
-                    self.pending.push(PendingOp::Op(op));
+                    self.pending.push(PendingOp::Op(Box::new(op)));
                     At::Writing(None)
                 }
             };
@@ -181,7 +181,7 @@ impl Log {
     /// What was noted of messages since they were logged may stand in records that go when they are logged again.
     pub(super) fn repeat_counters(&mut self, queue: &Queue, run: &LogRun) {
         for (seq, counters) in queue.counters.range(run.first..run.end()) {
-            self.pending.push(PendingOp::Op(counters.op(queue.id, *seq)));
+            self.pending.push(PendingOp::Op(Box::new(counters.op(queue.id, *seq))));
             self.pending_live += 1;
         }
     }
