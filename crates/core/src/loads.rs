@@ -100,7 +100,6 @@ impl Shard {
             let mut places = members.iter().map(|m| (m.id, m.place));
             let Some((id, place)) = places.next() else { continue };
             let behind = places.map(|(_, place)| place).collect();
-            self.joining += 1;
             self.load_to_rewrite(id, place, behind, LoadFor::Join(members));
         }
     }
@@ -135,7 +134,6 @@ impl Shard {
             }
             Some(LoadFor::Join(members)) => {
                 self.rewriting -= 1;
-                self.joining -= 1;
                 match loaded.batch {
                     // some of them may be purged and not know it yet
                     Ok(_) if self.is_burying() => self.log.join_later(&members, &mut self.queues),

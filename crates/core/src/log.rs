@@ -218,9 +218,6 @@ pub(crate) struct Log {
     head_was_last: bool,
     /// Queues with many short runs on disk.
     crowded: VecDeque<QueueId>,
-    /// The group that gathers has joined runs in it; groups that the store works on have.
-    joins_next: bool,
-    joins_out: bool,
     /// Channels whose confirms wait, in commit order.
     confirm_waiters: VecDeque<(CommitSeq, ConnectionId, u16)>,
     /// Channels with replies that wait, in commit order.
@@ -727,7 +724,6 @@ impl Log {
         }
         self.groups_out += 1;
         self.copied.push_back(std::mem::take(&mut self.copied_next));
-        self.joins_out |= std::mem::take(&mut self.joins_next);
         Some(group)
     }
 
@@ -735,7 +731,6 @@ impl Log {
     pub(crate) fn committed(&mut self, committed: Committed, touched: &mut Vec<(QueueId, Seq)>) {
         self.groups_out = self.groups_out.saturating_sub(1);
         self.groups_committed += 1;
-        self.joins_out &= self.groups_out > 0;
         self.durable = self.durable.max(committed.upto);
         if committed.lsn != 0 {
             self.records.entry(committed.lsn).or_default();

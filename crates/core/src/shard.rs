@@ -90,8 +90,6 @@ pub struct Shard {
     pub(crate) loads: Map<LoadId, LoadFor>,
     /// Reads for copying forward that are under way, and what they brought.
     pub(crate) rewriting: usize,
-    /// Those among them for runs that are to be joined.
-    pub(crate) joining: usize,
     pub(crate) rewrites: Vec<(EnqueueId, Place, Arc<Batch>)>,
 
     /// Queues to serve at the end of the turn.
@@ -174,7 +172,6 @@ impl Shard {
             next_load: LoadId(1),
             loads: Map::default(),
             rewriting: 0,
-            joining: 0,
             rewrites: Vec::new(),
             dirty_queues: Vec::new(),
             relisting: Vec::new(),
@@ -372,7 +369,7 @@ impl Shard {
         for (id, stored) in touched {
             if let Some(queue) = self.queues.get_mut(&id) {
                 queue.stored_upto = queue.stored_upto.max(stored);
-                self.log.note_crowd(self.limits.short_runs, queue);
+                self.log.note_crowd(&self.limits, queue);
             }
             self.page_out(id);
             // what had no place on disk yet can be read now
@@ -568,9 +565,9 @@ impl Shard {
     }
 
     /// Whether the driver stops reading publishers: so much waits for the store, or there are so many runs in the log that
-    /// those which are being joined now must be fewer first.
+    /// what is being joined, or copied so that others can be, must be there first.
     pub fn is_full(&self) -> bool {
-        self.store_is_full() || self.joins_are_behind()
+        self.store_is_full() || self.copies_are_behind()
     }
 
     /// Whether as much waits for the store as may.
@@ -578,10 +575,10 @@ impl Shard {
         self.log.pending_bytes() > self.limits.pending_bytes || self.log.pending_copies() > self.limits.pending_copies
     }
 
-    /// Only as long as joins are under way, for these come to an end whatever anybody does: where there is nothing to join,
-    /// runs may be more.
-    fn joins_are_behind(&self) -> bool {
-        self.log.runs() > self.limits.log_runs && (self.joining > 0 || self.log.writes_joins())
+    /// Only as long as a step is under way, for it comes to an end whatever anybody does: where there is nothing to do, runs
+    /// may be more.
+    fn copies_are_behind(&self) -> bool {
+        self.log.runs() > self.limits.log_runs && (self.rewriting > 0 || self.log.writes_copies())
     }
 
     /// What waits for the store, as octets; each copy to be logged counts as its part of what may wait.

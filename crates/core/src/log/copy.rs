@@ -67,6 +67,11 @@ impl Log {
         plan
     }
 
+    /// Whether what was copied is being written, or about to be.
+    pub(crate) fn writes_copies(&self) -> bool {
+        !self.copied_next.is_empty() || self.copied.iter().any(|places| !places.is_empty())
+    }
+
     fn too_many_records(&self, limits: &Limits) -> bool {
         self.records.len() > 2 * self.live_records + limits.log_records_slack as usize
     }

@@ -86,17 +86,20 @@ struct Candidate<'a> {
 
 impl Log {
     /// How many short runs a queue may have.
-    pub(super) fn crowd(&self, short_runs: u64) -> u64 {
-        let share = short_runs.saturating_mul(FEW_RUNS) / (self.runs.len() as u64).max(1);
-        share.clamp(ALWAYS.min(short_runs), short_runs)
+    pub(super) fn crowd(&self, limits: &Limits) -> u64 {
+        let (most, runs) = (limits.short_runs, self.runs());
+        let share = most.saturating_mul(FEW_RUNS) / runs.max(1);
+        // near the limit it is time, however few each queue has
+        let share = if runs > limits.log_runs / 2 { share.min(2 * ALWAYS) } else { share };
+        share.clamp(ALWAYS.min(most), most)
     }
 
     /// Notes a queue whose runs on disk are many and short.
-    pub(crate) fn note_crowd(&mut self, short_runs: u64, queue: &mut Queue) {
-        if queue.crowded || (queue.logged.len() as u64) < ALWAYS.min(short_runs) {
+    pub(crate) fn note_crowd(&mut self, limits: &Limits, queue: &mut Queue) {
+        if queue.crowded || (queue.logged.len() as u64) < ALWAYS.min(limits.short_runs) {
             return;
         }
-        let crowd = self.crowd(short_runs);
+        let crowd = self.crowd(limits);
         if (queue.logged.len() as u64) < crowd {
             return;
         }
@@ -289,13 +292,7 @@ impl Log {
         self.pending.push(PendingOp::Run(id));
         self.pending_bytes += bytes;
         self.pending_live += 1;
-        self.joins_next = true;
         self.touch();
-    }
-
-    /// Whether runs that were joined are being written, or about to be.
-    pub(crate) fn writes_joins(&self) -> bool {
-        self.joins_next || self.joins_out
     }
 
     /// Whether each of the queues holds these runs as they were logged, one beside the other.
