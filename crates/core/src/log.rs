@@ -40,7 +40,21 @@ const FEW_RUNS: usize = 8;
 pub(crate) struct Publisher {
     pub(crate) connection: ConnectionId,
     pub(crate) channel: u16,
+    /// A channel's number and its tags may be used again while what it published waits: this tells the two apart.
+    pub(crate) incarnation: u32,
     pub(crate) first_tag: u64,
+}
+
+impl Publisher {
+    /// A stretch of its tags that need not wait any more.
+    fn early(self, tags: SeqRange) -> EarlyConfirm {
+        EarlyConfirm { connection: self.connection, channel: self.channel, incarnation: self.incarnation, tags }
+    }
+    /// Whether `next` begins where `count` messages of this one end.
+    fn goes_on_with(self, count: u64, next: Self) -> bool {
+        (self.connection, self.channel, self.incarnation, self.first_tag + count)
+            == (next.connection, next.channel, next.incarnation, next.first_tag)
+    }
 }
 
 /// Where a run is. There may be millions: what only some need lies in a box.
@@ -176,7 +190,13 @@ enum PendingOp {
 }
 
 /// A stretch of publish tags whose messages were taken before they reached the disk.
-pub(crate) type EarlyConfirm = (ConnectionId, u16, SeqRange);
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EarlyConfirm {
+    pub(crate) connection: ConnectionId,
+    pub(crate) channel: u16,
+    pub(crate) incarnation: u32,
+    pub(crate) tags: SeqRange,
+}
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
@@ -541,9 +561,9 @@ impl Log {
             {
                 if !shared {
                     let tags = SeqRange { first: p.first_tag + u64::from(index), count: n, step };
-                    early.push((p.connection, p.channel, tags));
+                    early.push(p.early(tags));
                 } else if gone {
-                    early.push((p.connection, p.channel, SeqRange::dense(p.first_tag, count)));
+                    early.push(p.early(SeqRange::dense(p.first_tag, count)));
                 }
             }
         }

@@ -481,7 +481,8 @@ impl Shard {
             vhost.topology.count(exchange, n, n * queues as u64);
         }
         let confirms = connection.channels.get_mut(&number)?.confirms.as_mut()?;
-        Some(Publisher { connection: from, channel: number, first_tag: confirms.publish(count) })
+        let incarnation = confirms.incarnation;
+        Some(Publisher { connection: from, channel: number, incarnation, first_tag: confirms.publish(count) })
     }
 
     /// Confirms or refuses messages by what became of them, at once or when they are on disk.
@@ -627,7 +628,7 @@ impl Shard {
         let target = self.reply_addresses.get(address).copied();
         let publisher = self.channel_mut(from, number).and_then(|c| c.confirms.as_mut()).map(|c| {
             let first_tag = c.publish(span.count);
-            Publisher { connection: from, channel: number, first_tag }
+            Publisher { connection: from, channel: number, incarnation: c.incarnation, first_tag }
         });
         match target {
             Some((connection, channel)) => {

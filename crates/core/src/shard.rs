@@ -83,6 +83,8 @@ pub struct Shard {
     pub(crate) next_consumer: u64,
     /// Places kept for answers to basic.get so far.
     next_place: u64,
+    /// Channels that were put into confirm mode so far.
+    pub(crate) next_incarnation: u32,
     pub(crate) next_queue: QueueId,
     pub(crate) next_vhost: VhostId,
     /// Ids below these are persisted as used.
@@ -168,6 +170,7 @@ impl Shard {
             hidden: Map::default(),
             next_consumer: 1,
             next_place: 0,
+            next_incarnation: 0,
             next_queue: QueueId(1),
             next_vhost: VhostId(1),
             reserved_queue: QueueId(1),
@@ -743,12 +746,13 @@ impl Shard {
     }
 
     pub(crate) fn send_confirms(&mut self) {
-        for (id, number, tags) in std::mem::take(&mut self.early) {
+        for EarlyConfirm { connection: id, channel: number, incarnation, tags } in std::mem::take(&mut self.early) {
             if let Some(confirms) = self
                 .connections
                 .get_mut(&id)
                 .and_then(|c| c.channels.get_mut(&number))
                 .and_then(|c| c.confirms.as_mut())
+                .filter(|confirms| confirms.incarnation == incarnation)
             {
                 confirms.ack_early(tags.first, tags.count, tags.step);
                 self.list_confirms(id, number);

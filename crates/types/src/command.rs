@@ -145,7 +145,7 @@ impl Publishes {
 }
 
 /// queue.declare [spec §1.7.2.1].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 #[allow(missing_docs)]
 pub struct QueueDeclare {
     pub queue: ShortStr,
@@ -158,7 +158,7 @@ pub struct QueueDeclare {
 }
 
 /// exchange.declare [spec §1.6.2.1].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 #[allow(missing_docs)]
 pub struct ExchangeDeclare {
     pub exchange: ShortStr,
@@ -172,7 +172,7 @@ pub struct ExchangeDeclare {
 }
 
 /// basic.consume [spec §1.8.3.3].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 #[allow(missing_docs)]
 pub struct Consume {
     pub queue: ShortStr,
@@ -184,7 +184,7 @@ pub struct Consume {
 }
 
 /// A bind or unbind, of a queue or an exchange.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 #[allow(missing_docs)]
 pub struct Bind {
     pub destination: ShortStr,

@@ -14,6 +14,8 @@ struct Waiter {
 /// Confirm state of a channel in confirm mode.
 #[derive(Debug)]
 pub(crate) struct Confirms {
+    /// Which of all channels in confirm mode this is: numbers are used again.
+    pub(crate) incarnation: u32,
     /// Tag of the next publish.
     next: Tag,
     /// In tag order.
@@ -23,13 +25,11 @@ pub(crate) struct Confirms {
     nacked: Vec<(Tag, u32)>,
 }
 
-impl Default for Confirms {
-    fn default() -> Self {
-        Self { next: 1, waiters: VecDeque::new(), acked: Vec::new(), nacked: Vec::new() }
-    }
-}
-
 impl Confirms {
+    /// Of a channel that was not in confirm mode before.
+    pub(crate) fn new(incarnation: u32) -> Self {
+        Self { incarnation, next: 1, waiters: VecDeque::new(), acked: Vec::new(), nacked: Vec::new() }
+    }
     /// Counts `count` publishes; the tag of the first.
     pub(crate) fn publish(&mut self, count: u32) -> Tag {
         let first = self.next;
@@ -166,7 +166,7 @@ mod tests {
         /// Every publish is confirmed exactly once, whatever the order; a cumulative confirm never covers an open tag.
         #[test]
         fn each_tag_is_confirmed_once(runs in prop::collection::vec((1u32..6, 0u8..4), 1..20), early in prop::collection::vec((1u64..40, 1u32..5, 1u32..3), 0..20)) {
-            let mut c = Confirms::default();
+            let mut c = Confirms::new(0);
             let mut open = BTreeSet::new();
             let mut waiting = BTreeSet::new();
             let mut commit = 0;

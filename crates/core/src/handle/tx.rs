@@ -19,11 +19,15 @@ pub(crate) fn too_large((operations, bytes): (u64, u64)) -> AmqpError {
 
 impl Shard {
     pub(crate) fn on_confirm_select(&mut self, from: ConnectionId, number: u16, nowait: bool) -> Result<(), AmqpError> {
+        let incarnation = self.next_incarnation;
         let Some(channel) = self.channel_mut(from, number) else { return Ok(()) };
         if channel.tx.is_some() {
             return Err(AmqpError::precondition("cannot switch from tx to confirm mode"));
         }
-        channel.confirms.get_or_insert_with(Confirms::default);
+        if channel.confirms.is_none() {
+            channel.confirms = Some(Confirms::new(incarnation));
+            self.next_incarnation = incarnation.wrapping_add(1);
+        }
         if !nowait {
             self.reply(from, number, ChannelEffect::ConfirmSelectOk, None);
         }

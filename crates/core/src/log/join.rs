@@ -388,13 +388,11 @@ impl Log {
         // one publisher's tags in a row, or nobody is told early
         let of = |run: Option<&mut LoggedRun>| run.and_then(|r| r.publisher().and_then(|p| *p));
         let mut publisher = of(self.runs.get_mut(head.id));
-        let mut next_tag = publisher.map_or(0, |p| p.first_tag + u64::from(head.span.count));
+        let mut count = u64::from(head.span.count);
         for member in members.iter().skip(1) {
             let own = of(self.runs.remove(member.id).as_mut());
-            let same = own.zip(publisher).is_some_and(|(own, p)| {
-                (own.connection, own.channel, own.first_tag) == (p.connection, p.channel, next_tag)
-            });
-            next_tag += u64::from(member.span.count);
+            let same = own.zip(publisher).is_some_and(|(own, p)| p.goes_on_with(count, own));
+            count += u64::from(member.span.count);
             if !same {
                 publisher = None;
             }

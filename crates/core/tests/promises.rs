@@ -1,0 +1,103 @@
+//! What a client is told, and what the disk must have before.
+
+use hornpipe_testkit::{Broker, message};
+use hornpipe_types::command::{ChannelCommand, Command, Consume, PublishRun, QueueDeclare, Settle};
+use hornpipe_types::effect::{ChannelEffect, ConnectionEffect};
+use hornpipe_types::header::Properties;
+use hornpipe_types::ids::ConnectionId;
+use hornpipe_types::limits::Limits;
+use hornpipe_types::message::BatchBuilder;
+
+const PUBLISHER: ConnectionId = ConnectionId(1);
+const CONSUMER: ConnectionId = ConnectionId(2);
+
+fn broker() -> Broker {
+    let mut broker = Broker::new(Limits::default(), 1);
+    for peer in [PUBLISHER, CONSUMER] {
+        broker.open(peer, 1, true);
+    }
+    for queue in ["a", "z"] {
+        broker.run(PUBLISHER, vec![on_channel(declare(queue))]);
+    }
+    broker.commit_all();
+    told(&mut broker, PUBLISHER);
+    told(&mut broker, CONSUMER);
+    broker
+}
+
+fn on_channel(command: ChannelCommand) -> Command {
+    Command::Channel(1, command)
+}
+
+/// What channel 1 of a connection was told, without what was delivered.
+fn told(broker: &mut Broker, peer: ConnectionId) -> Vec<ChannelEffect> {
+    let of_channel = |effect| match effect {
+        ConnectionEffect::Channel(1, effect) if !matches!(effect, ChannelEffect::Deliver(_)) => Some(effect),
+        _ => None,
+    };
+    broker.told(peer).into_iter().filter_map(of_channel).collect()
+}
+
+fn say(broker: &mut Broker, peer: ConnectionId, command: ChannelCommand) -> Vec<ChannelEffect> {
+    broker.run(peer, vec![on_channel(command)]);
+    told(broker, peer)
+}
+
+fn declare(queue: &str) -> ChannelCommand {
+    let declare = QueueDeclare { queue: queue.into(), durable: true, ..QueueDeclare::default() };
+    ChannelCommand::QueueDeclare(Box::new(declare))
+}
+
+fn publish(exchange: &str, key: &str, count: u32) -> ChannelCommand {
+    let mut batch = BatchBuilder::default();
+    let route = batch.push_route(exchange, key);
+    let properties = Properties { delivery_mode: Some(2), ..Properties::default() };
+    for k in 0..count {
+        message::push(&mut batch, route, &properties, k.into(), 10);
+    }
+    ChannelCommand::Publish(PublishRun { batch: batch.finish(), from: 0, count, mandatory: false })
+}
+
+fn consume(queue: &str) -> ChannelCommand {
+    ChannelCommand::Consume(Box::new(Consume { queue: queue.into(), ..Consume::default() }))
+}
+
+fn settle(how: Settle, upto: u64) -> ChannelCommand {
+    ChannelCommand::Settle { how, tag: upto, count: 1, multiple: true }
+}
+
+/// What a consumer took needs no disk any more, and its publisher is told so: not another channel that has its number.
+#[test]
+fn a_channel_number_used_again_inherits_no_confirms() {
+    for being_written in [false, true] {
+        let mut broker = broker();
+        say(&mut broker, CONSUMER, consume("a"));
+        say(&mut broker, PUBLISHER, ChannelCommand::ConfirmSelect { nowait: true });
+        say(&mut broker, PUBLISHER, publish("", "a", 5));
+        if being_written {
+            assert!(broker.take_group());
+        }
+        for command in [ChannelCommand::Close, ChannelCommand::Open, ChannelCommand::ConfirmSelect { nowait: true }] {
+            say(&mut broker, PUBLISHER, command);
+        }
+        say(&mut broker, PUBLISHER, publish("", "z", 5));
+        say(&mut broker, CONSUMER, settle(Settle::Ack, 5));
+        let early = told(&mut broker, PUBLISHER);
+        assert!(early.is_empty(), "the disk has none of it; being written {being_written}: {early:?}");
+        broker.commit_all();
+        let confirmed = told(&mut broker, PUBLISHER);
+        assert!(matches!(confirmed[..], [ChannelEffect::Confirm { tag: 5, .. }]), "{confirmed:?}");
+    }
+}
+
+/// The same channel's publishes are confirmed by what their consumer takes.
+#[test]
+fn what_a_consumer_took_is_confirmed_at_once() {
+    let mut broker = broker();
+    say(&mut broker, CONSUMER, consume("a"));
+    say(&mut broker, PUBLISHER, ChannelCommand::ConfirmSelect { nowait: true });
+    say(&mut broker, PUBLISHER, publish("", "a", 5));
+    say(&mut broker, CONSUMER, settle(Settle::Ack, 5));
+    let confirmed = told(&mut broker, PUBLISHER);
+    assert!(matches!(confirmed[..], [ChannelEffect::Confirm { tag: 5, .. }]), "{confirmed:?}");
+}
