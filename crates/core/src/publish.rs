@@ -74,8 +74,8 @@ impl Shard {
         self.publish_run(now, from, number, &run)
     }
 
-    /// The checks of a publish, without doing it (in a transaction they are made at publish time).
-    fn check_publish(&mut self, from: ConnectionId, number: u16, run: &PublishRun) -> Result<(), AmqpError> {
+    /// The checks of a publish, without doing it (in a transaction they are made at publish time, and again before it commits).
+    pub(crate) fn check_publish(&mut self, from: ConnectionId, number: u16, run: &PublishRun) -> Result<(), AmqpError> {
         self.resolve(from, number, &run.batch, run.from)?;
         for i in run.from..run.from + run.count {
             if run.batch.meta(i).flags & SPECIAL != 0 {

@@ -1,7 +1,7 @@
 //! What a client is told, and what the disk must have before.
 
 use hornpipe_testkit::{Broker, message};
-use hornpipe_types::command::{ChannelCommand, Command, Consume, PublishRun, QueueDeclare, Settle};
+use hornpipe_types::command::{ChannelCommand, Command, Consume, ExchangeDeclare, PublishRun, QueueDeclare, Settle};
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect};
 use hornpipe_types::header::Properties;
 use hornpipe_types::ids::ConnectionId;
@@ -100,4 +100,33 @@ fn what_a_consumer_took_is_confirmed_at_once() {
     say(&mut broker, CONSUMER, settle(Settle::Ack, 5));
     let confirmed = told(&mut broker, PUBLISHER);
     assert!(matches!(confirmed[..], [ChannelEffect::Confirm { tag: 5, .. }]), "{confirmed:?}");
+}
+
+/// A commit does all it holds or nothing: an exchange that went meanwhile takes neither the publishes to others nor the
+/// settlements with it.
+#[test]
+fn a_commit_that_fails_does_nothing() {
+    let mut broker = broker();
+    let fanout = ExchangeDeclare { exchange: "x".into(), kind: "fanout".into(), ..ExchangeDeclare::default() };
+    say(&mut broker, PUBLISHER, ChannelCommand::ExchangeDeclare(Box::new(fanout)));
+    say(&mut broker, PUBLISHER, publish("", "a", 10));
+    say(&mut broker, CONSUMER, ChannelCommand::TxSelect);
+    say(&mut broker, CONSUMER, consume("a"));
+    say(&mut broker, CONSUMER, settle(Settle::Ack, 5));
+    say(&mut broker, CONSUMER, settle(Settle::Nack { requeue: false }, 7));
+    for exchange in ["", "x"] {
+        say(&mut broker, CONSUMER, publish(exchange, "z", 1));
+    }
+    broker.commit_all();
+    let delete = ChannelCommand::ExchangeDelete { exchange: "x".into(), if_unused: false, nowait: true };
+    say(&mut broker, PUBLISHER, delete);
+    let answer = say(&mut broker, CONSUMER, ChannelCommand::TxCommit);
+    assert!(
+        matches!(&answer[..], [ChannelEffect::Close(error)] if error.text.contains("no exchange 'x'")),
+        "{answer:?}"
+    );
+    broker.commit_all();
+    let queue = |broker: &mut Broker, name| broker.queue(name).map(|q| (q.messages_ready, q.messages_unacknowledged));
+    assert_eq!(queue(&mut broker, "z"), Some((0, 0)), "published by a commit that failed");
+    assert_eq!(queue(&mut broker, "a"), Some((10, 0)), "settlements of a commit that failed");
 }

@@ -57,17 +57,25 @@ impl Shard {
     /// Publishes in order, then settlements, all under one commit; commit-ok waits for the disk.
     pub(crate) fn on_tx_commit(&mut self, now: Now, from: ConnectionId, number: u16) -> Result<(), AmqpError> {
         let Some(channel) = self.channel_mut(from, number) else { return Ok(()) };
-        let Some(tx) = channel.tx.replace(Tx::default()) else {
+        let Some(tx) = &mut channel.tx else {
             return Err(AmqpError::precondition("channel is not transactional"));
         };
+        let publishes = std::mem::take(&mut tx.publishes);
+        // what was allowed when it was published may not be so any more: all is looked at before any of it is done, and the
+        // settlements stay where they are, so that a channel that fails gives back what they hold
+        for run in &publishes {
+            self.check_publish(from, number, run)?;
+        }
         let before = self.log.current();
+        self.tx_rejected = false;
+        for run in &publishes {
+            self.publish_run(now, from, number, run)?;
+        }
+        let Some(channel) = self.channel_mut(from, number) else { return Ok(()) };
+        let tx = channel.tx.replace(Tx::default()).unwrap_or_default();
         // what was settled may be a dead letter that the disk does not know here, not yet or never: then where it came from must
         // have forgotten it on disk too, or a crash would bring it back
         let settles = tx.settles.iter().any(|(_, taken)| !taken.is_empty());
-        self.tx_rejected = false;
-        for run in &tx.publishes {
-            self.publish_run(now, from, number, run)?;
-        }
         for (how, runs) in tx.settles {
             self.settle_whole(now, (from, number), Ending::of(how), runs);
         }
