@@ -202,6 +202,8 @@ pub(crate) struct EarlyConfirm {
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     commit: CommitSeq,
+    /// The commit of the last definition that was put or deleted.
+    defined: CommitSeq,
     /// The command under way has a commit already.
     in_command: bool,
     durable: CommitSeq,
@@ -312,9 +314,14 @@ impl Log {
 
     /// Adds an operation that is no enqueue.
     pub(crate) fn op(&mut self, op: StoreOp) -> CommitSeq {
+        let defines = matches!(op, StoreOp::Put(_) | StoreOp::Delete(_));
         self.pending.push(PendingOp::Op(Box::new(op)));
         self.pending_live += 1;
-        self.touch()
+        let commit = self.touch();
+        if defines {
+            self.defined = commit;
+        }
+        commit
     }
 
     /// Logs a run for its targets. The caller adds the [`LogRun`] to each target queue.
@@ -810,6 +817,11 @@ impl Log {
         }
         self.reply_waiters.pop_front();
         Some((connection, channel))
+    }
+    /// What covers every definition so far. Who is told that something is there, or is not, waits for it, whoever put it there
+    /// or deleted it; nothing else on its way to the disk holds that up.
+    pub(crate) fn defined(&self) -> CommitSeq {
+        self.defined
     }
     /// Highest commit given out.
     pub(crate) fn current(&self) -> CommitSeq {

@@ -148,19 +148,28 @@ impl Shard {
                 }
             }
             O::DeleteQueue { .. } | O::PurgeQueue { .. } | O::DeleteExchange { .. } | O::Get { .. } => {
-                self.out.outcomes.push((id, Outcome::NotFound));
+                self.tell_outcome(id, Outcome::NotFound, self.log.defined());
             }
             other => {
                 let before = self.log.current();
                 let outcome = self.change(now, user, other);
                 self.work_off_deaths(now);
                 let commit = self.log.current();
-                if commit == before || self.log.is_durable(commit) {
-                    self.out.outcomes.push((id, outcome));
-                } else {
-                    self.operations.waiting.push((commit, id, outcome));
-                }
+                // where nothing changed, what is there or gone already may be on its way to the disk
+                let commit = if commit == before { self.log.defined() } else { commit };
+                self.tell_outcome(id, outcome, commit);
             }
+        }
+    }
+
+    /// Tells an outcome once `commit` is on disk.
+    fn tell_outcome(&mut self, id: RequestId, outcome: Outcome, commit: CommitSeq) {
+        if self.log.is_durable(commit) {
+            self.out.outcomes.push((id, outcome));
+        } else {
+            let waiting = &mut self.operations.waiting;
+            let at = waiting.partition_point(|(other, ..)| *other <= commit);
+            waiting.insert(at, (commit, id, outcome));
         }
     }
 

@@ -1,7 +1,9 @@
 //! What a client is told, and what the disk must have before.
 
 use hornpipe_testkit::{Broker, message};
-use hornpipe_types::command::{ChannelCommand, Command, Consume, ExchangeDeclare, PublishRun, QueueDeclare, Settle};
+use hornpipe_types::command::{
+    Bind, ChannelCommand, Command, Consume, ExchangeDeclare, PublishRun, QueueDeclare, Settle,
+};
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect};
 use hornpipe_types::header::Properties;
 use hornpipe_types::ids::ConnectionId;
@@ -129,4 +131,57 @@ fn a_commit_that_fails_does_nothing() {
     let queue = |broker: &mut Broker, name| broker.queue(name).map(|q| (q.messages_ready, q.messages_unacknowledged));
     assert_eq!(queue(&mut broker, "z"), Some((0, 0)), "published by a commit that failed");
     assert_eq!(queue(&mut broker, "a"), Some((10, 0)), "settlements of a commit that failed");
+}
+
+/// What somebody else made or removed a moment ago is there, or gone, once the disk knows: until then nobody is told so. What
+/// waits for the disk beside it holds nobody up.
+#[test]
+fn what_another_made_is_there_once_the_disk_has_it() {
+    let exchange = |passive| {
+        let (exchange, kind) = ("x".into(), "direct".into());
+        let declare = ExchangeDeclare { exchange, kind, passive, durable: true, ..ExchangeDeclare::default() };
+        ChannelCommand::ExchangeDeclare(Box::new(declare))
+    };
+    let queue = |passive| {
+        let declare = QueueDeclare { queue: "q".into(), passive, durable: true, ..QueueDeclare::default() };
+        ChannelCommand::QueueDeclare(Box::new(declare))
+    };
+    let to = |destination: &str| {
+        let source = "amq.direct".into();
+        Box::new(Bind { destination: destination.into(), source, routing_key: "k".into(), ..Bind::default() })
+    };
+    let (if_unused, if_empty, nowait) = (false, false, false);
+    let steps: [(ChannelCommand, Vec<ChannelCommand>); 8] = [
+        (queue(false), vec![queue(false), queue(true)]),
+        (exchange(false), vec![exchange(false), exchange(true)]),
+        (ChannelCommand::QueueBind(to("q")), vec![ChannelCommand::QueueBind(to("q"))]),
+        (ChannelCommand::ExchangeBind(to("x")), vec![ChannelCommand::ExchangeBind(to("x"))]),
+        (ChannelCommand::QueueUnbind(to("q")), vec![ChannelCommand::QueueUnbind(to("q"))]),
+        (ChannelCommand::ExchangeUnbind(to("x")), vec![ChannelCommand::ExchangeUnbind(to("x"))]),
+        (
+            ChannelCommand::QueueDelete { queue: "q".into(), if_unused, if_empty, nowait },
+            vec![ChannelCommand::QueueDelete { queue: "q".into(), if_unused, if_empty, nowait }],
+        ),
+        (
+            ChannelCommand::ExchangeDelete { exchange: "x".into(), if_unused, nowait },
+            vec![ChannelCommand::ExchangeDelete { exchange: "x".into(), if_unused, nowait }],
+        ),
+    ];
+    let mut broker = broker();
+    for (first, again) in steps {
+        let told_first = say(&mut broker, PUBLISHER, first);
+        assert!(told_first.is_empty(), "{told_first:?}");
+        assert!(broker.take_group());
+        for command in again {
+            let what = format!("{command:?}");
+            let early = say(&mut broker, CONSUMER, command);
+            assert!(early.is_empty(), "{what} told {early:?} before the disk knows");
+        }
+        assert!(broker.commit());
+        assert!(!told(&mut broker, CONSUMER).is_empty());
+        assert_eq!(told(&mut broker, PUBLISHER).len(), 1);
+    }
+    say(&mut broker, PUBLISHER, publish("", "a", 1));
+    assert!(broker.take_group());
+    assert_eq!(say(&mut broker, CONSUMER, declare("a")).len(), 1, "a message is on its way, the queue is there");
 }

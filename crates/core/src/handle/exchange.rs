@@ -39,7 +39,6 @@ impl Shard {
             return Err(default_exchange_refused());
         }
         let Some(v) = self.vhosts.get_mut(index) else { return Ok(()) };
-        let mut commit = None;
         if d.passive {
             self.access.any_of_three(&user, &vhost, Resource::Exchange, &d.exchange)?;
             v.topology.check_declare(&d)?;
@@ -63,12 +62,17 @@ impl Shard {
                 };
                 v.topology.declare(definition.clone())?;
                 if d.durable {
-                    commit = Some(self.put_definition(Definition::Exchange(definition)));
+                    self.put_definition(Definition::Exchange(definition));
                 }
                 self.apply_exchange_policy(index, &d.exchange);
             }
         }
         if !nowait {
+            // created by this or there already: it may be on its way to the disk
+            let topology = self.vhosts.get(index).map(|v| &v.topology);
+            let durable =
+                topology.is_some_and(|t| t.find(&d.exchange).is_some_and(|id| t.exchange(id).definition.durable));
+            let commit = durable.then(|| self.log.defined());
             self.reply(from, number, ChannelEffect::ExchangeDeclareOk, commit);
         }
         Ok(())
@@ -88,11 +92,14 @@ impl Shard {
         // names that can't be deleted are told before the permission is looked at
         v.topology.check_delete(&exchange, false)?;
         self.access.check(&user, &vhost, Permission::Configure, Resource::Exchange, &exchange)?;
-        let mut commit = None;
-        if let Some(id) = v.topology.check_delete(&exchange, if_unused)? {
-            let changes = v.topology.delete(id);
-            commit = self.log_changes(index, changes);
-        }
+        let commit = match v.topology.check_delete(&exchange, if_unused)? {
+            Some(id) => {
+                let changes = v.topology.delete(id);
+                self.log_changes(index, changes)
+            }
+            // it may still be on disk
+            None => Some(self.log.defined()),
+        };
         if !nowait {
             self.reply(from, number, ChannelEffect::ExchangeDeleteOk, commit);
         }
@@ -167,7 +174,7 @@ impl Shard {
         Ok(())
     }
 
-    /// Adds a binding and logs it where both ends are durable.
+    /// Adds a binding and logs it where both ends are durable; what covers it on disk, also when it was there already.
     pub(crate) fn add_binding(
         &mut self,
         now: Now,
@@ -185,7 +192,7 @@ impl Shard {
         let Some(v) = self.vhosts.get_mut(vhost) else { return Ok(None) };
         let outcome = v.topology.bind(&binding, destination, traits)?;
         if !outcome.added {
-            return Ok(None);
+            return Ok(outcome.durable.then(|| self.log.defined()));
         }
         self.replay_recent(now, vhost, outcome.source, destination);
         Ok(outcome.durable.then(|| {
@@ -215,13 +222,14 @@ impl Shard {
     pub(crate) fn on_exchange_unbind(&mut self, from: ConnectionId, number: u16, b: Bind) -> Result<(), AmqpError> {
         let nowait = b.nowait;
         let Some(binding) = self.check_exchange_bind(from, &b)? else { return Ok(()) };
-        let mut commit = None;
+        // what is not there may still be on disk
+        let mut commit = Some(self.log.defined());
         if let Some(index) = self.vhost_names.get(&binding.vhost).copied()
             && let Some(v) = self.vhosts.get_mut(index)
             && let Some(id) = v.topology.find(&binding.destination)
         {
             let changes = v.topology.unbind(&binding, Destination::Exchange(id));
-            commit = self.log_changes(index, changes);
+            commit = self.log_changes(index, changes).or(commit);
         }
         if !nowait {
             self.reply(from, number, ChannelEffect::ExchangeUnbindOk, commit);

@@ -88,7 +88,6 @@ impl Shard {
         if let Some(rest) = d.queue.strip_prefix(REPLY_TO) {
             return self.declare_reply_to(from, number, &d, rest);
         }
-        let mut commit = None;
         let known = self.vhosts.get(index).and_then(|v| v.queues.get(&d.queue)).copied();
         let id = if d.passive {
             self.access.any_of_three(&user, &vhost, Resource::Queue, &d.queue)?;
@@ -117,13 +116,12 @@ impl Shard {
                     self.check_redeclare(from, id, &d)?;
                     id
                 }
-                None => {
-                    let (id, c) = self.create_queue(now, from, index, &d)?;
-                    commit = c;
-                    id
-                }
+                None => self.create_queue(now, from, index, &d)?,
             }
         };
+        // created by this or there already: it may be on its way to the disk
+        let logged = self.queues.get(&id).is_some_and(|q| q.is_logged());
+        let commit = logged.then(|| self.log.defined());
         self.stats.queues_declared += 1;
         self.renew_lease(now, id, d.passive);
         if let Some(channel) = self.channel_mut(from, number) {
@@ -176,7 +174,7 @@ impl Shard {
         from: ConnectionId,
         index: usize,
         d: &QueueDeclare,
-    ) -> Result<(QueueId, Option<CommitSeq>), AmqpError> {
+    ) -> Result<QueueId, AmqpError> {
         let Some((user, vhost, _)) = self.who(from) else { return Err(AmqpError::no_queue(&d.queue, "")) };
         let context = QueueContext {
             queue: &d.queue,
@@ -217,9 +215,10 @@ impl Shard {
             connection.exclusive_queues.push(id);
         }
         self.stats.queues_created += 1;
-        let logged = definition.durable && !definition.exclusive;
-        let commit = logged.then(|| self.put_definition(Definition::Queue(definition)));
-        Ok((id, commit))
+        if definition.durable && !definition.exclusive {
+            self.put_definition(Definition::Queue(definition));
+        }
+        Ok(id)
     }
 
     /// A queue id that was never used in this data folder.
@@ -354,14 +353,15 @@ impl Shard {
 
     pub(crate) fn on_queue_unbind(&mut self, from: ConnectionId, number: u16, b: Bind) -> Result<(), AmqpError> {
         let Some(binding) = self.queue_binding(from, number, &b)? else { return Ok(()) };
-        let mut commit = None;
+        // what is not there may still be on disk
+        let mut commit = Some(self.log.defined());
         let index = self.who(from).map_or(0, |w| w.2);
         // what is not there is unbound already; another connection's exclusive queue is not protected from this, as in RabbitMQ
         if let Some(v) = self.vhosts.get_mut(index)
             && let Some(id) = v.queues.get(&binding.destination).copied()
         {
             let changes = v.topology.unbind(&binding, Destination::Queue(id));
-            commit = self.log_changes(index, changes);
+            commit = self.log_changes(index, changes).or(commit);
         }
         self.reply(from, number, ChannelEffect::QueueUnbindOk, commit);
         Ok(())
@@ -416,8 +416,7 @@ impl Shard {
         let Some((user, vhost, _)) = self.who(from) else { return Ok(()) };
         let name = self.named_queue(from, number, queue)?;
         self.access.check(&user, &vhost, Permission::Configure, Resource::Queue, &name)?;
-        let (mut messages, mut commit) = (0, None);
-        match self.find_queue(from, &name) {
+        let (messages, commit) = match self.find_queue(from, &name) {
             Ok(id) => {
                 if let Some(queue) = self.queues.get(&id) {
                     if queue.args.kind == QueueKind::Quorum && (if_unused || if_empty) {
@@ -435,12 +434,14 @@ impl Shard {
                     }
                 }
                 self.deleting = Some((from, number));
-                (messages, commit) = self.delete_queue(now, id);
+                let gone = self.delete_queue(now, id);
                 self.deleting = None;
+                gone
             }
-            Err(error) if error.code == ReplyCode::NotFound => {}
+            // it may still be on disk
+            Err(error) if error.code == ReplyCode::NotFound => (0, Some(self.log.defined())),
             Err(error) => return Err(error),
-        }
+        };
         if !nowait {
             self.reply(from, number, ChannelEffect::QueueDeleteOk { messages }, commit);
         }

@@ -474,3 +474,39 @@ fn a_page_holds_the_next_queues_in_order_and_sums_add_up_over_pages() {
     }
     assert_eq!((total.queues, total.messages_ready), (34, 1));
 }
+
+/// What is there, or gone, by a change that is not on disk yet is told once it is.
+#[test]
+fn what_another_changed_is_told_once_it_is_on_disk() {
+    let mut bench = Bench::new();
+    let import = || {
+        let (vhost, name, durable) = ("/".into(), "q".into(), true);
+        Operation::Import(Box::new(Definition::Queue(QueueDefinition {
+            vhost,
+            name,
+            durable,
+            ..QueueDefinition::default()
+        })))
+    };
+    let delete = || Operation::DeletePermission { vhost: "/".into(), user: "guest".into() };
+    for (first, again, told) in [
+        (import(), import(), Outcome::Exists),
+        (queue("/", "other", true), queue("/", "other", true), Outcome::Exists),
+        (delete_queue("q"), delete_queue("q"), Outcome::NotFound),
+        (delete(), delete(), Outcome::NotFound),
+    ] {
+        let first = bench.begin("guest", first);
+        bench.turn();
+        let again = bench.begin("guest", again);
+        bench.turn();
+        assert!(bench.told(first).is_none());
+        assert_eq!(bench.told(again).map(|o| format!("{o:?}")), None, "not on disk yet");
+        bench.settle();
+        assert!(bench.told(first).is_some());
+        assert_eq!(bench.told(again).map(|o| format!("{o:?}")), Some(format!("{told:?}")));
+    }
+}
+
+fn delete_queue(name: &str) -> Operation {
+    Operation::DeleteQueue { vhost: "/".into(), queue: name.into(), if_unused: false, if_empty: false }
+}
