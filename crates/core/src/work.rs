@@ -27,9 +27,9 @@ use crate::queue::ready::Segment;
 use crate::settle::Back;
 use crate::shard::Shard;
 use hornpipe_types::args::QueueKind;
-use hornpipe_types::ids::{ConnectionId, EnqueueId, QueueId, Seq};
+use hornpipe_types::ids::{ConnectionId, EnqueueId, QueueId};
 use hornpipe_types::message::Span;
-use hornpipe_types::range::{SeqRange, push_range};
+use hornpipe_types::range::{SeqRange, in_order};
 use hornpipe_types::time::Now;
 use std::sync::Arc;
 
@@ -300,11 +300,7 @@ impl Shard {
                 settling.taken.ranges_of(id, &mut found);
             }
         }
-        let mut seqs: Vec<Seq> = found.iter().flat_map(SeqRange::iter).collect();
-        seqs.sort_unstable();
-        let mut ranges = Vec::new();
-        seqs.into_iter().for_each(|seq| push_range(&mut ranges, SeqRange::dense(seq, 1)));
-        ranges
+        in_order(found)
     }
 
     fn bury_purged(&mut self, now: Now, id: QueueId, mark: EnqueueId, segments: &mut Vec<Chunked<Segment>>) -> bool {

@@ -62,6 +62,47 @@ pub fn push_range(ranges: &mut Vec<SeqRange>, next: SeqRange) {
     ranges.push(next);
 }
 
+/// The members of all `ranges`, each once and in order. What lies apart is taken as it is; ranges that lie into each other are
+/// spread out, unless they are the parts of one run that consumers took in turn and are dense together.
+pub fn in_order(mut ranges: Vec<SeqRange>) -> Vec<SeqRange> {
+    ranges.sort_unstable_by_key(|r| r.first);
+    let mut sorted = Vec::new();
+    let mut rest = &ranges[..];
+    while let Some(first) = rest.first() {
+        let (mut n, mut last) = (1, first.last());
+        while let Some(next) = rest.get(n).filter(|next| next.first <= last) {
+            last = last.max(next.last());
+            n += 1;
+        }
+        let (tangled, behind) = rest.split_at(n);
+        rest = behind;
+        if let [alone] = tangled {
+            push_range(&mut sorted, *alone);
+        } else if let Some(dense) = woven(tangled) {
+            push_range(&mut sorted, dense);
+        } else {
+            let mut seqs: Vec<Seq> = tangled.iter().flat_map(SeqRange::iter).collect();
+            seqs.sort_unstable();
+            seqs.dedup();
+            seqs.into_iter().for_each(|seq| push_range(&mut sorted, SeqRange::dense(seq, 1)));
+        }
+    }
+    sorted
+}
+
+/// The one dense range that is made of these: as many as they are apart, each beginning one behind the other.
+fn woven(ranges: &[SeqRange]) -> Option<SeqRange> {
+    let head = ranges.first()?;
+    let count = ranges.iter().try_fold(0u32, |sum, r| sum.checked_add(r.count))?;
+    let n = ranges.len() as u32;
+    let fits = |(k, r): (u32, &SeqRange)| {
+        // the first ones have one more when the members don't divide evenly
+        let own = count / n + u32::from(k < count % n);
+        r.first == head.first + Seq::from(k) && r.count == own && (r.step == n || own == 1)
+    };
+    (0..).zip(ranges).all(fits).then(|| SeqRange::dense(head.first, count))
+}
+
 /// A set of seqs that lie in long stretches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SeqSet {
@@ -123,6 +164,36 @@ mod tests {
         assert_eq!(set.at(41), (false, Seq::MAX));
         set.insert(3, 45);
         assert_eq!(set.at(3), (true, 45));
+    }
+
+    /// Sorted, whole, and nothing twice, whatever lies across what.
+    #[test]
+    fn ranges_are_put_in_order() {
+        let range = |first, count, step| SeqRange { first, count, step };
+        let turns = |first: Seq, n: u32, count: u32| (0..n).map(move |k| range(first + Seq::from(k), count, n));
+        let mut state = 1u64;
+        let mut below = |n: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % n
+        };
+        for _ in 0..2000 {
+            let mut ranges = Vec::new();
+            for _ in 0..below(6) {
+                let first = below(120);
+                match below(3) {
+                    0 => ranges.push(range(first, below(9) as u32 + 1, below(4) as u32 + 1)),
+                    1 => ranges.extend(turns(first, below(4) as u32 + 1, below(5) as u32 + 1)),
+                    _ => ranges.push(SeqRange::dense(first, below(30) as u32 + 1)),
+                }
+            }
+            let expected: std::collections::BTreeSet<Seq> = ranges.iter().flat_map(SeqRange::iter).collect();
+            let sorted: Vec<Seq> = in_order(ranges.clone()).iter().flat_map(SeqRange::iter).collect();
+            assert_eq!(sorted, expected.into_iter().collect::<Vec<_>>(), "{ranges:?}");
+        }
+        // three consumers of a run of eleven, and what one had alone behind it
+        let mut ranges: Vec<SeqRange> = turns(100, 2, 4).map(|r| range(r.first, r.count, 3)).collect();
+        ranges.extend([range(102, 3, 3), SeqRange::dense(111, 9)]);
+        assert_eq!(in_order(ranges), [SeqRange::dense(100, 20)]);
     }
 
     #[test]
