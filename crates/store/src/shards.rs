@@ -21,6 +21,19 @@ fn line(count: u32) -> String {
 /// Where an import is made until it is whole.
 pub(crate) const IMPORTING: &str = "importing";
 
+/// Where a compaction writes the copy.
+pub(crate) const COMPACTING: &str = "compacting";
+
+/// Removes what a compaction that was interrupted left of the store in the folder `shard`, which is held: no other is under way.
+pub(crate) fn remove_copy(shard: &Path) -> Result<(), StoreError> {
+    let (Some(dir), Some(name)) = (shard.parent(), shard.file_name()) else { return Ok(()) };
+    let beside = dir.join(COMPACTING);
+    remove_dir(&beside.join(name))?;
+    // Copies of other shards are theirs: then it is not empty.
+    let _ = fs::remove_dir(beside);
+    Ok(())
+}
+
 /// Whether a shard's store is there, or something of one.
 pub fn has_shard(dir: &Path, shard: u32) -> bool {
     ["mark", "db", "generation", "bodies"].iter().any(|name| folder(dir, shard).join(name).exists())

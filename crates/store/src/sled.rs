@@ -223,6 +223,10 @@ impl SledMedium {
         first_mark: Option<&[u8]>,
         lock: FolderLock,
     ) -> Result<Self, StoreError> {
+        // First of all: it takes room that opening may need. Who only looks leaves it.
+        if first_mark.is_some() {
+            crate::shards::remove_copy(dir)?;
+        }
         let bodies = dir.join("bodies");
         let mut accepted = Accepted::default();
         let mut mark = Mark::open(dir.join("mark"))?;

@@ -180,6 +180,23 @@ fn a_compacted_store_is_smaller_and_holds_the_same() {
     put(&mut store, &group(1, vec![enqueue(1, vec![target(1, 9000)], &large)]));
 }
 
+/// The copy of a compaction that was interrupted takes room: a start removes its own store's. Who only looks leaves it.
+#[test]
+fn a_start_removes_what_an_interrupted_compaction_left() {
+    let bed = filled();
+    let copies = bed.0.path().join("compacting");
+    let make = |shard: &str| fs::create_dir_all(copies.join(shard).join("bodies")).unwrap();
+    make("shard-0");
+    assert!(tools::verify(bed.0.path(), &config()).unwrap().is_whole());
+    assert!(copies.join("shard-0").exists());
+    drop(open(&bed));
+    assert!(!copies.exists());
+    make("shard-0");
+    make("shard-1");
+    drop(open(&bed));
+    assert!(!copies.join("shard-0").exists() && copies.join("shard-1").exists());
+}
+
 #[test]
 fn a_store_in_use_and_a_folder_without_one_are_refused() {
     let bed = filled();
@@ -252,6 +269,7 @@ fn a_check_names_the_queue_and_the_file_that_are_hurt() {
         assert!(report.queues[0].hurt[0].reason.contains(name), "{report:?}");
         assert!(tools::export(bed.0.path(), &config(), &mut Vec::new()).is_err());
         assert!(tools::compact(bed.0.path(), &config()).is_err());
+        assert!(!bed.0.path().join("compacting").exists(), "half a copy");
         fs::write(&file, &whole).unwrap();
     }
     assert!(tools::verify(bed.0.path(), &config()).unwrap().is_whole());

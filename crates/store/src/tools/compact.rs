@@ -3,6 +3,7 @@
 use super::Stopped;
 use super::export::Writer;
 use crate::error::StoreError;
+use crate::shards::{COMPACTING, folder};
 use crate::{Store, StoreConfig, disk};
 use hornpipe_types::ids::{QueueId, Seq};
 use hornpipe_types::message::Span;
@@ -32,8 +33,8 @@ type MetaKey = (u64, u8, bool, u32, u32);
 ///
 /// # Errors
 /// When a store is in use or damaged, or the file system can't exchange two folders at once. The old store is untouched
-/// then, those of shards before it are done. A crash leaves the old store or the new one, and perhaps a folder `compacting`
-/// that the next compaction removes.
+/// then, those of shards before it are done, and nothing is left of the copy. A crash leaves the old store or the new one, and
+/// perhaps a folder `compacting` that the next start or compaction removes.
 pub fn compact(dir: &Path, config: &StoreConfig) -> Result<Compacted, StoreError> {
     let mut sum = Compacted::default();
     for config in super::shards(dir, config)? {
@@ -46,15 +47,35 @@ pub fn compact(dir: &Path, config: &StoreConfig) -> Result<Compacted, StoreError
 }
 
 fn compact_shard(dir: &Path, config: &StoreConfig) -> Result<Compacted, StoreError> {
-    let name = format!("shard-{}", config.shard);
-    let beside = dir.join("compacting");
-    disk::remove_dir(&beside)?;
+    let beside = dir.join(COMPACTING);
     let stopped = Stopped::open(dir, config)?;
+    disk::remove_dir(&beside)?;
+    let done = copy(stopped, dir, &beside, config).and_then(|done| exchange(dir, &beside, config).map(|()| done));
+    if done.is_err() {
+        // The error is what matters: what can't be removed now, a start removes.
+        let _ = disk::remove_dir(&beside);
+    }
+    let done = done?;
+    disk::sync_dir(dir)?;
+    disk::sync_dir(&beside)?;
+    disk::remove_dir(&beside)?;
+    Ok(done)
+}
+
+/// Puts the copy of a store in its place; durable once the folders are synced.
+fn exchange(dir: &Path, beside: &Path, config: &StoreConfig) -> Result<(), StoreError> {
+    let (old, new) = (folder(dir, config.shard), folder(beside, config.shard));
+    renameat_with(CWD, &old, CWD, &new, RenameFlags::EXCHANGE)
+        .map_err(|e| disk::io_error("cannot exchange with its copy", &old)(e.into()))
+}
+
+/// Writes a store anew into the folder `beside`, and looks whether the copy is right.
+fn copy(stopped: Stopped, dir: &Path, beside: &Path, config: &StoreConfig) -> Result<Compacted, StoreError> {
     stopped.check_log()?;
     let sizes = |files: u64, map: u64| files + map;
     let before = sizes(stopped.inspected.files.iter().map(|f| f.1).sum(), stopped.medium.map_bytes());
     let reader = stopped.reader();
-    let mut store = Store::open(&beside, config.clone())?;
+    let mut store = Store::open(beside, config.clone())?;
     store.recover(&mut |_| {})?;
     let mut writer = Writer::new(&mut store);
     for definition in &stopped.resolved.definitions {
@@ -108,17 +129,14 @@ fn compact_shard(dir: &Path, config: &StoreConfig) -> Result<Compacted, StoreErr
     store.close()?;
     drop((reader, stopped));
     // The copy is looked at before the old one goes.
-    let copy = super::verify::verify_shard(&beside, config)?;
+    let copy = super::verify::verify_shard(beside, config)?;
     let found: u64 = copy.queues.iter().map(|q| q.messages).sum();
     if !copy.is_whole() || found != messages {
-        return Err(StoreError::Fatal(format!("the copy in {} is not right; nothing was changed", beside.display())));
+        return Err(StoreError::Fatal(format!(
+            "the copy of {} is not right; nothing was changed",
+            folder(dir, config.shard).display()
+        )));
     }
-    let (old, new) = (dir.join(&name), beside.join(&name));
-    renameat_with(CWD, &old, CWD, &new, RenameFlags::EXCHANGE)
-        .map_err(|e| disk::io_error("cannot exchange with its copy", &old)(e.into()))?;
-    disk::sync_dir(dir)?;
-    disk::sync_dir(&beside)?;
-    disk::remove_dir(&beside)?;
     Ok(Compacted { before, after: sizes(usage.body_bytes, usage.map_bytes), messages })
 }
 
