@@ -19,6 +19,9 @@ use tokio::sync::oneshot;
 /// What whoever waits for a shard that has ended is told.
 pub(crate) const STOPPED: &str = "the broker has stopped";
 
+/// Vhosts that are gone and remembered.
+const LEFT_MAX: usize = 10_000;
+
 /// One shard as seen from outside its owner.
 #[derive(Debug, Default)]
 pub(crate) struct Home {
@@ -69,6 +72,8 @@ pub(crate) struct Homes {
     others: Vec<Arc<Home>>,
     /// The shard of each vhost. Kept when there are several shards only.
     vhosts: RwLock<Map<ShortStr, u32>>,
+    /// Where vhosts were that are gone: see [`Self::place`].
+    left: Mutex<Map<ShortStr, u32>>,
     /// Connections that opened or are about to, by user and shard. Kept when there are several shards only.
     connections: Mutex<Map<(ShortStr, u32), u64>>,
     /// Held by who changes users or adds or removes vhosts while there are several shards.
@@ -83,6 +88,7 @@ impl Homes {
             first: home(0),
             others: (1..count).map(home).collect(),
             vhosts: RwLock::default(),
+            left: Mutex::default(),
             connections: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
         }
@@ -143,6 +149,14 @@ impl Homes {
         self.all().min_by_key(|home| count(home)).unwrap_or(&self.first)
     }
 
+    /// Where a vhost is, or is to go if it is new: to the shard that had one of its name before, or else to the emptiest. Shards
+    /// copy their stores for a snapshot each in its own time, and what moves meanwhile could be in two copies or in none.
+    pub(crate) fn place(&self, vhost: &str) -> &Arc<Home> {
+        let before = || self.left.lock().unwrap_or_else(PoisonError::into_inner).get(vhost).copied();
+        let known = self.find(vhost).or_else(|| before().and_then(|number| self.numbered(number)));
+        known.unwrap_or_else(|| self.emptiest())
+    }
+
     /// Counts a connection of a user in; says how many there are in other shards, and how many of these are the user's. Two
     /// that come to two shards at once count each other, so that both may be refused by a limit which has room for one.
     pub(crate) fn count_in(&self, user: ShortStr, home: &Home) -> (u64, u64) {
@@ -191,7 +205,16 @@ impl Homes {
 
     /// Forgets a vhost.
     pub(crate) fn leave(&self, vhost: &str) {
-        self.vhosts.write().unwrap_or_else(PoisonError::into_inner).remove(vhost);
+        let Some((name, number)) = self.vhosts.write().unwrap_or_else(PoisonError::into_inner).remove_entry(vhost)
+        else {
+            return;
+        };
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        // far more than go while a snapshot is made
+        if left.len() >= LEFT_MAX {
+            left.clear();
+        }
+        left.insert(name, number);
     }
 }
 
@@ -217,6 +240,11 @@ mod tests {
         assert_eq!(homes.count_in("u".into(), &homes.others()[1]), (2, 1));
         homes.leave("b");
         assert_eq!(homes.emptiest().number, 1);
+        homes.leave("a");
+        homes.leave("c");
+        let places = ["a", "b", "c", "d", "e"].map(|name| homes.place(name).number);
+        assert_eq!(places, [0, 1, 2, 0, 1], "each where it was before");
+        assert_eq!(homes.enter("c".into(), homes.place("c")), None);
         assert_eq!((homes.of("c").number, homes.of("nowhere").number), (2, 0));
         assert!(homes.find("nowhere").is_none());
     }

@@ -103,7 +103,7 @@ async fn change(homes: &Homes, user: &ShortStr, operation: Operation) -> Result<
     match &operation {
         Operation::PutVhost { name, .. } => {
             let name = name.clone();
-            let home = homes.find(&name).unwrap_or_else(|| homes.emptiest());
+            let home = homes.place(&name);
             let outcome = home.operate(user, operation).await?;
             if matches!(outcome, Outcome::Created | Outcome::Exists) {
                 homes.enter(name, home);
