@@ -75,16 +75,35 @@ pub(crate) fn resident_bytes() -> Option<u64> {
     Some(pages * page_size() as u64)
 }
 
-/// The smaller of the container's limit and the machine's memory, octets; 0 when neither can be read.
+/// The smallest of the limits of the control groups this process is in and the machine's memory, octets; 0 when none can be
+/// read.
 pub fn memory_total() -> u64 {
-    let read = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| meminfo_total(&text));
-    [machine, read("/sys/fs/cgroup/memory.max"), read("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
-        .into_iter()
-        .flatten()
-        .filter(|limit| *limit > 0)
-        .min()
-        .unwrap_or(0)
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_else(|_| "1:memory:/\n0::/\n".to_owned());
+    let limit = group_limit(&groups, Path::new("/sys/fs/cgroup"));
+    [machine, limit].into_iter().flatten().min().unwrap_or(0)
+}
+
+/// The smallest memory limit of control groups, as `/proc/self/cgroup` tells them, and of those they are in. A container may
+/// see its own group alone, where the others are mounted.
+fn group_limit(groups: &str, mount: &Path) -> Option<u64> {
+    let limit = |line: &str| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (mut dir, file) = match parts.next()? {
+            "" => (mount.to_owned(), "memory.max"),
+            kinds if kinds.split(',').any(|kind| kind == "memory") => (mount.join("memory"), "memory.limit_in_bytes"),
+            _ => return None,
+        };
+        let read = |dir: &Path| std::fs::read_to_string(dir.join(file)).ok()?.trim().parse::<u64>().ok();
+        let mut limits = vec![read(&dir)];
+        // what begins with .. is outside of what can be seen
+        for name in parts.next()?.split('/').filter(|name| !name.is_empty()).take_while(|name| *name != "..") {
+            dir.push(name);
+            limits.push(read(&dir));
+        }
+        limits.into_iter().flatten().filter(|limit| *limit > 0).min()
+    };
+    groups.lines().filter_map(limit).min()
 }
 
 fn meminfo_total(text: &str) -> Option<u64> {
@@ -193,6 +212,31 @@ mod tests {
         assert_eq!(meminfo_total("MemTotal:       16 kB\nMemFree: 1 kB\n"), Some(16 * 1024));
         assert!(memory_total() > resident_bytes().unwrap());
         assert!(resident_bytes().unwrap() > 0);
+    }
+
+    /// Each group with a limit counts, of its own and those it is in; what is told of groups that can't be seen is nothing.
+    #[test]
+    fn the_smallest_limit_of_a_group_counts() {
+        let bed = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = bed.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let limit = |groups: &str| group_limit(groups, bed.path());
+        assert_eq!(limit("0::/a/b\n"), None);
+        put("a/b/c/memory.max", "max\n");
+        put("a/b/memory.max", "5000\n");
+        put("a/memory.max", "7000\n");
+        assert_eq!(limit("0::/a/b/c\n"), Some(5000));
+        assert_eq!(limit("0::/a/elsewhere\n"), Some(7000));
+        assert_eq!(limit("0::/../a/b\n"), None);
+        put("memory.max", "6000\n");
+        assert_eq!((limit("0::/\n"), limit("0::/a\n"), limit("0::/a/b\n")), (Some(6000), Some(6000), Some(5000)));
+        put("memory/memory.limit_in_bytes", "9000\n");
+        put("memory/s/t/memory.limit_in_bytes", "4000\n");
+        assert_eq!(limit("5:cpu,memory:/s/t\n3:cpuset:/a/b\n"), Some(4000));
+        assert_eq!(limit("5:memory:/not/seen\n1:name=systemd:/a/b\n"), Some(9000));
     }
 
     #[test]
