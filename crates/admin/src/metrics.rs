@@ -306,6 +306,7 @@ fn broker_metrics(f: &mut Families, node: &NodeStats, t: &BrokerStats) {
     f.gauge("resident_body_bytes", "Message bodies held in memory.", bare(t.resident_bytes));
     f.gauge("pending_ops", "Operations waiting for the store.", bare(t.pending_ops));
     f.gauge("pending_bytes", "Octets waiting for the store.", bare(t.pending_bytes));
+    f.gauge("log_runs", "Runs of messages in the log.", bare(t.log_runs));
     f.gauge("work_items", "Works on long queues that go on in slices.", bare(t.work_items));
     f.counter("groups_committed_total", "Groups of operations made durable.", bare(t.groups_committed));
     f.gauge("damaged_queues", "Queues with messages that can't be read back.", bare(t.damaged_queues));

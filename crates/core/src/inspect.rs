@@ -128,6 +128,7 @@ impl Shard {
             pending_ops: self.log.pending_ops(),
             work_items: self.work.len() as u64,
             pending_bytes: self.log.pending_bytes(),
+            log_runs: self.log.runs(),
             groups_committed: self.log.groups_committed,
             damaged_queues,
             unreadable_messages,

@@ -136,7 +136,7 @@ impl Shard {
                 self.rewriting -= 1;
                 match loaded.batch {
                     // some of them may be purged and not know it yet
-                    Ok(_) if self.is_burying() => {}
+                    Ok(_) if self.is_burying() => self.log.join_later(&members, &mut self.queues),
                     Ok(batch) => self.log.join_stored(&members, &batch, &mut self.queues),
                     Err(_) => self.log.leave_apart(&members, &mut self.queues),
                 }

@@ -10,17 +10,18 @@
 mod copy;
 mod join;
 mod run;
+mod runs;
 
 pub(crate) use join::Member;
 pub(crate) use run::LogRun;
 
 use crate::queue::{Queue, Queues};
-use hornpipe_types::Map;
 use hornpipe_types::ids::{CommitSeq, ConnectionId, EnqueueId, QueueId, Seq};
 use hornpipe_types::message::Span;
 use hornpipe_types::op::{BodyPlace, Committed, Enqueue, Group, Place, RunMeta, StoreOp, Target};
 use hornpipe_types::range::{SeqRange, push_range};
 use hornpipe_types::time::{Instant, Now};
+use runs::{Ids, Runs};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Deref;
 
@@ -142,7 +143,7 @@ impl LoggedRun {
 #[derive(Debug, Default)]
 struct RecordState {
     live: u32,
-    runs: Vec<EnqueueId>,
+    runs: Ids,
 }
 
 /// What is known of a body file.
@@ -153,7 +154,7 @@ struct FileState {
     total_bytes: u64,
     /// Where the last run that is known ends.
     end: u64,
-    runs: Vec<EnqueueId>,
+    runs: Ids,
 }
 
 /// How a message left its queue.
@@ -170,7 +171,8 @@ pub(crate) enum Left {
 #[derive(Debug)]
 enum PendingOp {
     Run(EnqueueId),
-    Op(StoreOp),
+    /// Boxed: nearly all are runs, and an operation is large.
+    Op(Box<StoreOp>),
 }
 
 /// A stretch of publish tags whose messages were taken before they reached the disk.
@@ -184,7 +186,7 @@ pub(crate) struct Log {
     in_command: bool,
     durable: CommitSeq,
     last_enqueue: EnqueueId,
-    runs: Map<EnqueueId, LoggedRun>,
+    runs: Runs<LoggedRun>,
     pending: Vec<PendingOp>,
     /// Pending operations that were not cancelled.
     pending_live: u64,
@@ -255,6 +257,10 @@ impl Log {
     pub(crate) fn pending_copies(&self) -> u64 {
         self.pending_copies
     }
+    /// Runs in the log, and on their way to it.
+    pub(crate) fn runs(&self) -> u64 {
+        self.runs.len() as u64
+    }
     /// Operations waiting for the store.
     pub(crate) fn pending_ops(&self) -> u64 {
         self.pending_live + self.pending_settles
@@ -263,7 +269,7 @@ impl Log {
     /// The oldest run of the group that gathers.
     pub(crate) fn oldest_pending(&self) -> Option<EnqueueId> {
         self.pending.iter().find_map(|op| match op {
-            PendingOp::Run(id) if self.runs.contains_key(id) => Some(*id),
+            PendingOp::Run(id) if self.runs.contains(*id) => Some(*id),
             _ => None,
         })
     }
@@ -271,14 +277,14 @@ impl Log {
     /// cancel all of it.
     pub(crate) fn pending_queues(&self) -> Option<impl Iterator<Item = QueueId>> {
         let run = |op: &PendingOp| match op {
-            PendingOp::Run(id) => self.runs.get(id).is_none_or(|run| !matches!(&run.at, At::Pending(p) if p.copy)),
+            PendingOp::Run(id) => self.runs.get(*id).is_none_or(|run| !matches!(&run.at, At::Pending(p) if p.copy)),
             PendingOp::Op(_) => false,
         };
         if self.pending_live == 0 || self.pending.len() > FEW_RUNS || !self.pending.iter().all(run) {
             return None;
         }
         let runs = self.pending.iter().filter_map(|op| match op {
-            PendingOp::Run(id) => self.runs.get(id),
+            PendingOp::Run(id) => self.runs.get(*id),
             PendingOp::Op(_) => None,
         });
         Some(runs.flat_map(|run| run.targets.iter().map(|target| target.queue)))
@@ -286,7 +292,7 @@ impl Log {
 
     /// Adds an operation that is no enqueue.
     pub(crate) fn op(&mut self, op: StoreOp) -> CommitSeq {
-        self.pending.push(PendingOp::Op(op));
+        self.pending.push(PendingOp::Op(Box::new(op)));
         self.pending_live += 1;
         self.touch()
     }
@@ -312,7 +318,7 @@ impl Log {
             meta: meta.into(),
             targets: targets.into(),
         };
-        self.runs.insert(id, run);
+        self.runs.push(id, run);
         self.pending.push(PendingOp::Run(id));
         self.pending_live += 1;
         (id, self.touch())
@@ -333,7 +339,7 @@ impl Log {
         let most = body_bytes + u64::from(count) * 64;
         let bytes = place.body.map_or(most, |b| most.min(b.len.into()));
         let (meta, targets) = (meta.into(), targets.into());
-        self.runs.insert(id, LoggedRun { live: 0, count, bytes, at: At::Stored(place), meta, targets });
+        self.runs.push(id, LoggedRun { live: 0, count, bytes, at: At::Stored(place), meta, targets });
         self.settle_down(id, place, bytes, bytes);
         id
     }
@@ -363,7 +369,7 @@ impl Log {
 
     /// So many copies of a recovered run are live.
     pub(crate) fn recovered_live(&mut self, id: EnqueueId, live: u32) {
-        if let Some(run) = self.runs.get_mut(&id) {
+        if let Some(run) = self.runs.get_mut(id) {
             run.live += live;
         }
     }
@@ -374,17 +380,17 @@ impl Log {
             file.total_bytes = file.total_bytes.max(file.end);
         }
         let mut dead = Vec::new();
-        for (id, run) in &self.runs {
+        for (id, run) in self.runs.iter() {
             if let At::Stored(place) = run.at
                 && run.live_bytes() < run.bytes.max(1)
             {
-                dead.push((*id, place, run.bytes - run.live_bytes()));
+                dead.push((id, place, run.bytes - run.live_bytes()));
             }
         }
         dead.sort_unstable_by_key(|(id, ..)| *id);
         for (id, place, died) in dead {
-            if self.runs.get(&id).is_some_and(|r| r.live == 0) {
-                self.runs.remove(&id);
+            if self.runs.get(id).is_some_and(|r| r.live == 0) {
+                self.runs.remove(id);
                 self.bury(place, died);
             } else {
                 self.forget_bytes(place, died);
@@ -402,7 +408,7 @@ impl Log {
             At::Stored(Place { body: Some(body), .. }) => index.get(&body).copied(),
             _ => None,
         };
-        self.runs.iter().filter_map(|(id, run)| of(run).map(|k| (*id, k))).collect()
+        self.runs.iter().filter_map(|(id, run)| of(run).map(|k| (id, k))).collect()
     }
     /// Whether a run is known to be damaged.
     pub(crate) fn is_unreadable(&self, id: EnqueueId) -> bool {
@@ -410,7 +416,7 @@ impl Log {
     }
     /// A run on disk turned out to be damaged.
     pub(crate) fn note_unreadable(&mut self, id: EnqueueId) {
-        if self.runs.contains_key(&id) {
+        if self.runs.contains(id) {
             self.unreadable.insert(id);
         }
     }
@@ -437,7 +443,7 @@ impl Log {
 
     /// Where a run lies, once it is on disk, and how many messages it has.
     pub(crate) fn place(&self, id: EnqueueId) -> Option<(Place, u32)> {
-        match self.runs.get(&id) {
+        match self.runs.get(id) {
             Some(LoggedRun { at: At::Stored(place), count, .. }) => Some((*place, *count)),
             _ => None,
         }
@@ -520,7 +526,7 @@ impl Log {
         early: &mut Vec<EarlyConfirm>,
     ) -> bool {
         let SeqRange { count: n, step, .. } = part;
-        let Some(run) = self.runs.get_mut(&id) else { return false };
+        let Some(run) = self.runs.get_mut(id) else { return false };
         let before = run.live_bytes();
         run.live -= n.min(run.live);
         let gone = run.live == 0;
@@ -547,7 +553,7 @@ impl Log {
                 if gone {
                     self.pending_bytes -= run.bytes.min(self.pending_bytes);
                     self.pending_live -= 1;
-                    self.runs.remove(&id);
+                    self.runs.remove(id);
                 } else if !copy {
                     p.settled.push((queue, part));
                 }
@@ -557,7 +563,7 @@ impl Log {
             At::Stored(place) => {
                 let (place, died) = (*place, before - run.live_bytes());
                 if gone {
-                    self.runs.remove(&id);
+                    self.runs.remove(id);
                     self.unreadable.remove(&id);
                     self.bury(place, died);
                 } else {
@@ -588,8 +594,8 @@ impl Log {
             record.live -= 1;
             if record.live == 0 {
                 self.live_records -= 1;
-                self.entries -= (record.runs.len() as u64).min(self.entries);
-                record.runs = Vec::new();
+                self.entries -= record.runs.count().min(self.entries);
+                record.runs = Ids::default();
             }
         }
         self.forget_bytes(place, bytes);
@@ -628,12 +634,13 @@ impl Log {
             return None;
         }
         let mut group = Group { upto: self.commit, ..Group::default() };
+        group.ops.reserve(self.pending_live as usize);
         for op in std::mem::take(&mut self.pending) {
             match op {
-                PendingOp::Op(op) => group.ops.push(op),
+                PendingOp::Op(op) => group.ops.push(*op),
                 PendingOp::Run(id) => {
                     // a run that is gone was cancelled by its own acknowledgements
-                    let Some(run) = self.runs.get_mut(&id) else { continue };
+                    let Some(run) = self.runs.get_mut(id) else { continue };
                     let At::Pending(p) = std::mem::replace(&mut run.at, At::Writing(None)) else { continue };
                     let Pending { mut span, settled, mut publisher, copy } = *p;
                     let meta = run.meta.get();
@@ -729,7 +736,7 @@ impl Log {
             self.records.entry(committed.lsn).or_default();
         }
         for (id, place) in committed.places {
-            let Some(run) = self.runs.get_mut(&id) else {
+            let Some(run) = self.runs.get_mut(id) else {
                 // settled while it was written
                 self.settle_down(id, place, 0, 0);
                 self.bury(place, 0);
@@ -741,7 +748,7 @@ impl Log {
             touched.extend(run.targets.iter().map(|t| (t.queue, t.first_seq + count)));
             self.settle_down(id, place, bytes, live);
             if dead {
-                self.runs.remove(&id);
+                self.runs.remove(id);
                 self.bury(place, live);
             }
         }

@@ -409,7 +409,7 @@ impl Shard {
                 }
             }
         }
-        self.log.note_crowd(self.limits.short_runs, queue);
+        self.log.note_crowd(&self.limits, queue);
         let remark = hurt.remark(&queue.definition, &unreadable);
         let reason = unreadable.keys().next().and_then(|body| hurt.reasons.get(*body));
         if let Some(reason) = reason.filter(|_| !hurt.dropped) {

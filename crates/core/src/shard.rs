@@ -371,7 +371,7 @@ impl Shard {
         for (id, stored) in touched {
             if let Some(queue) = self.queues.get_mut(&id) {
                 queue.stored_upto = queue.stored_upto.max(stored);
-                self.log.note_crowd(self.limits.short_runs, queue);
+                self.log.note_crowd(&self.limits, queue);
             }
             self.page_out(id);
             // what had no place on disk yet can be read now
@@ -567,12 +567,24 @@ impl Shard {
         !self.work.is_empty()
     }
 
-    /// Whether so much waits for the store that the driver stops reading publishers.
+    /// Whether the driver stops reading publishers: so much waits for the store, or there are so many runs in the log that
+    /// what is being joined, or copied so that others can be, must be there first.
     pub fn is_full(&self) -> bool {
+        self.store_is_full() || self.copies_are_behind()
+    }
+
+    /// Whether as much waits for the store as may.
+    pub(crate) fn store_is_full(&self) -> bool {
         self.log.pending_bytes() > self.limits.pending_bytes || self.log.pending_copies() > self.limits.pending_copies
     }
 
-    /// What waits for the store, as octets; each copy to be logged counts as its part of what [`Self::is_full`] allows.
+    /// Only as long as a step is under way, for it comes to an end whatever anybody does: where there is nothing to do, runs
+    /// may be more.
+    fn copies_are_behind(&self) -> bool {
+        self.log.runs() > self.limits.log_runs && (self.rewriting > 0 || self.log.writes_copies())
+    }
+
+    /// What waits for the store, as octets; each copy to be logged counts as its part of what may wait.
     pub fn waiting_for_store(&self) -> u64 {
         let copy = self.limits.pending_bytes / self.limits.pending_copies.max(1);
         self.log.pending_bytes() + self.log.pending_copies() * copy

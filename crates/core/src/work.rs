@@ -113,7 +113,7 @@ impl Shard {
 
     /// Whether the log has so much to write that more is not made for it.
     fn log_is_full(&self) -> bool {
-        self.is_full() || self.log.pending_ops() > self.limits.pending_copies
+        self.store_is_full() || self.log.pending_ops() > self.limits.pending_copies
     }
 
     /// Whether purged messages still look alive in their runs. Written again, they would stand behind the purge in the log and

@@ -157,3 +157,102 @@ fn a_fan_out_is_one_run_for_all_queues_also_after_it_was_written_again() {
     }
     assert!(batches.len() < 15, "{} batches hold 30 messages of {QUEUES} queues", batches.len());
 }
+
+/// The oldest group gets onto the disk; nothing is read back yet.
+fn commit_alone(broker: &mut Broker) {
+    broker.take_group();
+    let committed = broker.disk.commit().expect("a group is under way");
+    broker.shard.handle_committed(broker.now, committed);
+}
+
+#[test]
+fn with_too_many_runs_publishers_wait_for_those_that_are_being_joined() {
+    let mut broker = broker(Limits { short_runs: 16, log_runs: 3, ..Limits::default() }, 1);
+    for id in 0..7 {
+        publish(&mut broker, "", "q0", id);
+        commit_alone(&mut broker);
+        assert!(!broker.shard.is_full(), "{id}: nothing is joined yet");
+    }
+    publish(&mut broker, "", "q0", 7);
+    commit_alone(&mut broker);
+    assert!(broker.shard.is_full(), "eight runs, half of what they might be, are read to be joined");
+    broker.turn();
+    assert!(!broker.shard.is_full(), "they are one");
+    assert_eq!(broker.totals().log_runs, 1);
+}
+
+#[test]
+fn publishers_wait_for_the_write_of_joined_runs_but_not_where_nothing_can_be_joined() {
+    const QUEUES: u64 = 20;
+    let mut broker = broker(Limits { short_runs: 4, log_runs: 8, ..Limits::default() }, QUEUES as usize);
+    for n in 0..QUEUES {
+        publish(&mut broker, "", &format!("q{n}"), n);
+        commit_alone(&mut broker);
+        broker.turn();
+        assert!(!broker.shard.is_full(), "a queue with one message has nothing to join");
+    }
+    for id in 0..3 {
+        publish(&mut broker, "", "q0", id);
+        commit_alone(&mut broker);
+    }
+    assert!(broker.shard.is_full(), "four runs are read to be joined");
+    broker.turn();
+    assert!(broker.shard.is_full(), "they are to be written as one");
+    broker.take_group();
+    assert!(broker.shard.is_full(), "they are being written");
+    broker.commit();
+    assert!(!broker.shard.is_full(), "they are on disk");
+    assert_eq!(broker.totals().log_runs, QUEUES);
+}
+
+#[test]
+fn what_a_fan_out_left_is_joined_though_one_queue_has_taken_its_copies() {
+    const MESSAGES: u64 = 400;
+    let mut broker = broker(Limits { short_runs: 16, ..Limits::default() }, 3);
+    for id in 0..MESSAGES {
+        publish(&mut broker, "amq.fanout", "", id);
+        broker.take_group();
+        broker.commit();
+        // at once, or when it is on disk in a run with others
+        let behind = id % 100;
+        match behind {
+            0..59 => get(&mut broker, "q1", 1),
+            99 => get(&mut broker, "q1", 41),
+            _ => {}
+        }
+    }
+    broker.commit_all();
+    for (n, left) in [(0, 0..MESSAGES), (1, 0..0), (2, 0..MESSAGES)] {
+        let queue = queue_id(&mut broker, n);
+        let (mut ids, runs) = on_disk(&broker, queue);
+        ids.sort_unstable();
+        assert_eq!(broker.queue(&format!("q{n}")).unwrap().messages_ready, left.end, "queue {n}");
+        assert!(left.clone().all(|id| ids.binary_search(&id).is_ok()), "queue {n}");
+        assert!(left.is_empty() || runs < 60, "{runs} runs in queue {n}");
+    }
+}
+
+/// Takes messages out of a queue.
+fn get(broker: &mut Broker, queue: &str, count: u64) {
+    for _ in 0..count {
+        broker.run(CLIENT, vec![channel(ChannelCommand::Get { queue: queue.into(), no_ack: true })]);
+    }
+}
+
+#[test]
+fn runs_that_are_read_while_a_purge_goes_on_are_joined_after_it() {
+    let mut broker = broker(Limits { short_runs: 16, slice_units: 1, ..Limits::default() }, 2);
+    for id in 0..15 {
+        publish(&mut broker, "", "q1", id);
+        commit_alone(&mut broker);
+    }
+    for id in 0..16 {
+        publish(&mut broker, "", "q0", id);
+        commit_alone(&mut broker);
+    }
+    broker.run(CLIENT, vec![channel(ChannelCommand::QueuePurge { queue: "q1".into(), nowait: true })]);
+    broker.commit_all();
+    let queue = queue_id(&mut broker, 0);
+    let (ids, runs) = on_disk(&broker, queue);
+    assert_eq!((ids, runs), ((0..16).collect(), 1));
+}

@@ -141,6 +141,7 @@ fn share(config: &ServerConfig) -> (Limits, StoreConfig) {
         resident_bytes: part(config.limits.resident_bytes),
         pending_bytes: part(config.limits.pending_bytes),
         inline_live_bytes: part(config.limits.inline_live_bytes),
+        log_runs: (config.limits.log_runs / shards).max(1),
         ..config.limits.clone()
     };
     let cache_bytes = part(config.store.cache_bytes);

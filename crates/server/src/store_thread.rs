@@ -3,7 +3,7 @@
 use crate::Shared;
 use crate::homes::Home;
 use crate::inbox::Item;
-use hornpipe_store::{Ballast, Reader, Snapshot, Store, StoreError, Tended};
+use hornpipe_store::{Ballast, ReadAhead, Reader, Snapshot, Store, StoreError, Tended};
 use hornpipe_types::effect::{Load, Loaded};
 use hornpipe_types::message::Span;
 use hornpipe_types::op::{Group, StoreOp};
@@ -32,7 +32,7 @@ const STEP: u64 = 4 << 20;
 /// With so much free beside a write nothing else is looked at for it.
 const AMPLE: u64 = 1 << 30;
 /// Runs to be written as one that are read, and handled, at once.
-const JOINED_AT_ONCE: usize = 512;
+const JOINED_AT_ONCE: usize = 2048;
 /// How often a full disk is looked at.
 const FULL_PAUSE: Duration = Duration::from_millis(50);
 
@@ -378,7 +378,7 @@ impl ReaderThread {
             let mut joins = VecDeque::new();
             while let Some(asked) = take_loads(&jobs, joins.is_empty()) {
                 let loads = next_loads(asked, &mut joins);
-                let answers = catch_unwind(AssertUnwindSafe(|| loads.iter().map(|l| read(&reader, l)).collect()));
+                let answers = catch_unwind(AssertUnwindSafe(|| read_all(&reader, &loads)));
                 match answers {
                     Ok(answers) => home.inbox.push(Item::Loaded(answers)),
                     Err(_) => return shared.fatal("the store's reader panicked"),
@@ -427,7 +427,13 @@ fn next_loads(asked: Vec<Load>, joins: &mut VecDeque<Load>) -> Vec<Load> {
     next
 }
 
-fn read(reader: &Reader, load: &Load) -> Loaded {
+fn read_all(reader: &Reader, loads: &[Load]) -> Vec<Loaded> {
+    // short runs, which lie beside those of other queues
+    let ahead = reader.ahead(loads.iter().filter(|l| !l.behind.is_empty()).flat_map(Load::places));
+    loads.iter().map(|load| read(&ahead, load)).collect()
+}
+
+fn read(reader: &ReadAhead<'_>, load: &Load) -> Loaded {
     let batch = load.read_with(|place| reader.read(place)).map_err(|error| {
         // The shard knows whose they are; it says so unless they have gone or moved meanwhile.
         tracing::warn!(enqueue = %load.enqueue, place = ?load.place, "a run of messages can't be read back: {error}");

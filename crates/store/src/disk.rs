@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 const SLOT: u64 = 4096;
 
 pub(crate) fn io_error(what: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
-    let what = format!("{what} {}", path.display());
-    move |e| StoreError::io(what, &e)
+    move |e| StoreError::io(format!("{what} {}", path.display()), &e)
 }
 
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), StoreError> {

@@ -16,6 +16,7 @@
 //! shard-N/bodies/   big groups' messages, one frame a run
 //! ```
 
+mod ahead;
 mod ballast;
 mod body;
 mod definition;
@@ -44,7 +45,7 @@ pub use medium::Medium;
 pub use memory::Memory;
 pub use shards::{has_shard, set_shard_count, shard_count};
 pub use space::{Snapshot, Tended};
-pub use store::{Reader, Store, Usage};
+pub use store::{ReadAhead, Reader, Store, Usage};
 
 use std::time::Duration;
 

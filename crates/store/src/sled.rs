@@ -583,7 +583,8 @@ impl View for SledView {
     }
     fn read_file(&self, file: u64, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
         let f = self.0.handle(file)?;
-        read_at(&f, offset, len).map_err(io_error("cannot read", &self.0.path(file)))
+        // its name is only made when there is something to tell
+        read_at(&f, offset, len).map_err(|e| io_error("cannot read", &self.0.path(file))(e))
     }
     fn file_name(&self, file: u64) -> String {
         self.0.path(file).display().to_string()

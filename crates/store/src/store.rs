@@ -1,5 +1,6 @@
 //! Groups in, places out.
 
+use crate::ahead::Ahead;
 use crate::body::{self, BodyWriter};
 use crate::error::StoreError;
 use crate::faulty::{Faults, Faulty};
@@ -614,5 +615,23 @@ impl Reader {
     /// sound.
     pub fn read(&self, place: &Place) -> Result<Arc<Batch>, StoreError> {
         read(&*self.view, place)
+    }
+    /// Makes ready for reading all of these, wherever they lie, with fewer reads than there are runs.
+    pub fn ahead<'a>(&self, places: impl IntoIterator<Item = &'a Place>) -> ReadAhead<'_> {
+        let bodies = places.into_iter().filter_map(|place| place.body);
+        ReadAhead { view: Ahead::of(&*self.view, bodies, body::FRAME as u64) }
+    }
+}
+
+/// See [`Reader::ahead`].
+#[derive(Debug)]
+pub struct ReadAhead<'a> {
+    view: Ahead<'a>,
+}
+
+impl ReadAhead<'_> {
+    /// The same as [`Reader::read`].
+    pub fn read(&self, place: &Place) -> Result<Arc<Batch>, StoreError> {
+        read(&self.view, place)
     }
 }

@@ -129,6 +129,10 @@ pub struct Load {
 }
 
 impl Load {
+    /// All places it reads.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        std::iter::once(&self.place).chain(&self.behind)
+    }
     /// What is wanted, as one batch, by whoever can read a run.
     pub fn read_with<E>(&self, mut read: impl FnMut(&Place) -> Result<Arc<Batch>, E>) -> Result<Arc<Batch>, E> {
         let first = read(&self.place)?;

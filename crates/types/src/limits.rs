@@ -33,6 +33,9 @@ pub struct Limits {
     pub log_records_slack: u64,
     /// Short runs (messages logged one by one) a queue may have in the log before they are joined in the background.
     pub short_runs: u64,
+    /// Runs in the log above which publishers are no longer read while short ones are being joined: each takes memory. From
+    /// half of it on a few short ones of a queue are enough to be joined.
+    pub log_runs: u64,
     /// Octets of waiting messages inside log records above which they are rewritten to body files.
     pub inline_live_bytes: u64,
     /// Units of work on long lists (a run of messages settled, a segment returned; a message dead-lettered counts as eight)
@@ -77,6 +80,7 @@ impl Default for Limits {
             settle_delay_ms: 50,
             log_records_slack: 512,
             short_runs: 1024,
+            log_runs: 200_000,
             inline_live_bytes: 32 * 1024 * 1024,
             slice_units: 2048,
             resident_bytes: 32 * 1024 * 1024,

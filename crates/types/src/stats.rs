@@ -170,6 +170,8 @@ pub struct BrokerStats {
     /// Operations waiting for the store.
     pub pending_ops: u64,
     pub pending_bytes: u64,
+    /// Runs of messages in the log.
+    pub log_runs: u64,
     /// Works on long lists that go on in slices.
     pub work_items: u64,
     /// Groups written since start.
@@ -227,6 +229,7 @@ impl BrokerStats {
             resident_bytes: _,
             pending_ops: _,
             pending_bytes: _,
+            log_runs: _,
             work_items: _,
             groups_committed: _,
             damaged_queues: _,
@@ -237,7 +240,7 @@ impl BrokerStats {
         add_fields!(self, more: connections channels consumers queues exchanges bindings messages_ready
             messages_unacknowledged publishers connections_opened connections_closed channels_opened channels_closed
             queues_declared queues_created queues_deleted size_sum resident_bytes pending_ops pending_bytes
-            work_items groups_committed damaged_queues unreadable_messages);
+            log_runs work_items groups_committed damaged_queues unreadable_messages);
         self.message_stats.add(message_stats);
         self.size_buckets.iter_mut().zip(size_buckets).for_each(|(sum, count)| *sum += count);
         self.memory_alarm |= memory_alarm;

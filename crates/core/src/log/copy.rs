@@ -51,8 +51,8 @@ impl Log {
         if self.too_many_records(limits) || (too_many_entries && !self.head_was_last) {
             self.plan_head(&mut plan);
         } else if self.inline_live > limits.inline_live_bytes {
-            let runs = self.records.values().filter(|r| r.live > 0).flat_map(|r| &r.runs);
-            plan.rewrite = up_to_a_step(runs.filter_map(|id| self.stored(*id)).filter(|r| r.1.body.is_none()));
+            let runs = self.records.values().filter(|r| r.live > 0).flat_map(|r| r.runs.iter());
+            plan.rewrite = up_to_a_step(runs.filter_map(|id| self.stored(id)).filter(|r| r.1.body.is_none()));
         } else if self.too_much_dead() {
             plan.rewrite = self.half_dead_file();
         }
@@ -65,6 +65,11 @@ impl Log {
             plan.rewrite = self.half_dead_file();
         }
         plan
+    }
+
+    /// Whether what was copied is being written, or about to be.
+    pub(crate) fn writes_copies(&self) -> bool {
+        !self.copied_next.is_empty() || self.copied.iter().any(|places| !places.is_empty())
     }
 
     fn too_many_records(&self, limits: &Limits) -> bool {
@@ -90,7 +95,7 @@ impl Log {
     fn half_dead_file(&self) -> Vec<(EnqueueId, Place)> {
         // a file still being filled is the newest one
         let half_dead = self.files.range(..self.newest_file).filter(|(_, s)| s.live_bytes * 2 < s.total_bytes);
-        let mut steps = half_dead.map(|(_, file)| up_to_a_step(file.runs.iter().filter_map(|id| self.stored(*id))));
+        let mut steps = half_dead.map(|(_, file)| up_to_a_step(file.runs.iter().filter_map(|id| self.stored(id))));
         // what is damaged stays, the other files need not wait for it
         steps.find(|step| !step.is_empty()).unwrap_or_default()
     }
@@ -104,7 +109,7 @@ impl Log {
 
     /// A run on disk with something live in it that can be read: its place and octets.
     pub(super) fn stored(&self, id: EnqueueId) -> Option<(EnqueueId, Place, u64)> {
-        match self.runs.get(&id) {
+        match self.runs.get(id) {
             Some(LoggedRun { at: At::Stored(place), bytes, live, .. })
                 if *live > 0 && !self.unreadable.contains(&id) =>
             {
@@ -116,9 +121,9 @@ impl Log {
 
     fn plan_head(&self, plan: &mut CopyPlan) {
         const RUNS_MAX: usize = 1024;
-        let head = self.records.values().filter(|r| r.live > 0).take(64).flat_map(|r| &r.runs);
+        let head = self.records.values().filter(|r| r.live > 0).take(64).flat_map(|r| r.runs.iter());
         let mut bytes = 0;
-        for (id, place, n) in head.filter_map(|id| self.stored(*id)).take(RUNS_MAX) {
+        for (id, place, n) in head.filter_map(|id| self.stored(id)).take(RUNS_MAX) {
             if place.body.is_some() {
                 plan.refer.push((id, place));
             } else {
@@ -133,7 +138,7 @@ impl Log {
 
     /// Moves the unsettled messages of a run on disk to new runs: by reference, or with their bodies in `batch`.
     pub(crate) fn copy_forward(&mut self, id: EnqueueId, from: Place, batch: Option<&Arc<Batch>>, queues: &mut Queues) {
-        let Some(run) = self.runs.get(&id) else { return };
+        let Some(run) = self.runs.get(id) else { return };
         if !matches!(&run.at, At::Stored(place) if *place == from) {
             return;
         }
@@ -158,14 +163,14 @@ impl Log {
                 None => {
                     let (targets, place) = (targets.clone(), from);
                     let op = StoreOp::Refer { id: copy, targets, meta, place, from: start, count };
-                    self.pending.push(PendingOp::Op(op));
+                    self.pending.push(PendingOp::Op(Box::new(op)));
                     At::Writing(None)
                 }
             };
             self.pending_live += 1;
             let live = count.saturating_mul(targets.len() as u32);
             let (meta, targets) = (meta.into(), targets.into());
-            self.runs.insert(copy, LoggedRun { live, count, bytes: part, at, meta, targets });
+            self.runs.push(copy, LoggedRun { live, count, bytes: part, at, meta, targets });
         }
         for (queue, fresh) in fresh {
             if let Some(queue) = queues.get_mut(&queue) {
@@ -174,14 +179,14 @@ impl Log {
             }
         }
         self.touch();
-        let died = self.runs.remove(&id).map_or(0, |run| run.live_bytes());
+        let died = self.runs.remove(id).map_or(0, |run| run.live_bytes());
         self.copied_next.push((from, died));
     }
 
     /// What was noted of messages since they were logged may stand in records that go when they are logged again.
     pub(super) fn repeat_counters(&mut self, queue: &Queue, run: &LogRun) {
         for (seq, counters) in queue.counters.range(run.first..run.end()) {
-            self.pending.push(PendingOp::Op(counters.op(queue.id, *seq)));
+            self.pending.push(PendingOp::Op(Box::new(counters.op(queue.id, *seq))));
             self.pending_live += 1;
         }
     }

@@ -6,13 +6,14 @@
 //! joined again when enough of about the same size lies side by side: however long a queue gets, a message is written again a
 //! few times only.
 
-use super::{At, Log, LogRun, LoggedRun, Meta, Pending, PendingOp, copy::STEP_BYTES, span_bytes};
+use super::{At, Log, LogRun, LoggedRun, Meta, Pending, PendingOp, Targets, copy::STEP_BYTES, span_bytes};
 use crate::queue::{Queue, Queues};
+use hornpipe_types::Map;
 use hornpipe_types::ids::{EnqueueId, QueueId, Seq};
 use hornpipe_types::limits::Limits;
 use hornpipe_types::message::{Batch, Span};
 use hornpipe_types::op::{Enqueue, Place, StoreOp, Target};
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// A run with fewer messages is short.
@@ -45,48 +46,60 @@ pub(crate) struct Member {
 /// Runs on disk that lie side by side in all their queues.
 #[derive(Debug, Default)]
 struct Stretch<'a> {
-    /// Meta and queues of the first one.
-    head: Option<(&'a Meta, &'a [Target])>,
+    /// Meta of the first one, and the queues that hold it.
+    head: Option<(&'a Meta, Cow<'a, [Target]>)>,
     members: Vec<Member>,
     count: u32,
     bytes: u64,
 }
 
 impl<'a> Stretch<'a> {
-    fn of(member: Member, run: &'a LoggedRun) -> Self {
-        let head = Some((&run.meta, &run.targets[..]));
-        Self { head, members: vec![member], count: run.count, bytes: run.bytes }
+    fn of(Candidate { member, run, holders }: Candidate<'a>) -> Self {
+        Self { head: Some((&run.meta, holders)), members: vec![member], count: run.count, bytes: run.bytes }
     }
     fn has_room(&self, run: &LoggedRun) -> bool {
         self.bytes + run.bytes <= JOINED_BYTES
             && self.count + run.count <= JOINED_MESSAGES
             && self.members.len() < JOINED_RUNS
     }
-    fn goes_on_with(&self, run: &LoggedRun) -> bool {
-        let follows =
-            |(meta, targets): (&Meta, &[Target])| *meta == run.meta && in_step(targets, self.count, &run.targets);
-        self.has_room(run) && self.head.is_some_and(follows)
+    fn goes_on_with(&self, next: &Candidate<'_>) -> bool {
+        let follows = |(meta, holders): &(&Meta, Cow<'_, [Target]>)| {
+            **meta == next.run.meta && in_step(holders, self.count, &next.holders)
+        };
+        self.has_room(next.run) && self.head.as_ref().is_some_and(follows)
     }
-    fn begins_behind(&self, run: &LoggedRun) -> bool {
-        let follows =
-            |(meta, targets): (&Meta, &[Target])| *meta == run.meta && in_step(&run.targets, run.count, targets);
-        self.head.is_some_and(follows)
+    fn begins_behind(&self, before: &Candidate<'_>) -> bool {
+        let follows = |(meta, holders): &(&Meta, Cow<'_, [Target]>)| {
+            **meta == before.run.meta && in_step(&before.holders, before.run.count, holders)
+        };
+        self.head.as_ref().is_some_and(follows)
     }
+}
+
+/// A run on disk that may become a part of a longer one.
+struct Candidate<'a> {
+    member: Member,
+    run: &'a LoggedRun,
+    /// The queues that hold all of it; no other has anything of it.
+    holders: Cow<'a, [Target]>,
 }
 
 impl Log {
     /// How many short runs a queue may have.
-    pub(super) fn crowd(&self, short_runs: u64) -> u64 {
-        let share = short_runs.saturating_mul(FEW_RUNS) / (self.runs.len() as u64).max(1);
-        share.clamp(ALWAYS.min(short_runs), short_runs)
+    pub(super) fn crowd(&self, limits: &Limits) -> u64 {
+        let (most, runs) = (limits.short_runs, self.runs());
+        let share = most.saturating_mul(FEW_RUNS) / runs.max(1);
+        // near the limit it is time, however few each queue has
+        let share = if runs > limits.log_runs / 2 { share.min(2 * ALWAYS) } else { share };
+        share.clamp(ALWAYS.min(most), most)
     }
 
     /// Notes a queue whose runs on disk are many and short.
-    pub(crate) fn note_crowd(&mut self, short_runs: u64, queue: &mut Queue) {
-        if queue.crowded || (queue.logged.len() as u64) < ALWAYS.min(short_runs) {
+    pub(crate) fn note_crowd(&mut self, limits: &Limits, queue: &mut Queue) {
+        if queue.crowded || (queue.logged.len() as u64) < ALWAYS.min(limits.short_runs) {
             return;
         }
-        let crowd = self.crowd(short_runs);
+        let crowd = self.crowd(limits);
         if (queue.logged.len() as u64) < crowd {
             return;
         }
@@ -118,10 +131,11 @@ impl Log {
             && bytes < STEP_BYTES
             && let Some(id) = self.crowded.pop_front()
         {
-            let Some(queue) = queues.get_mut(&id) else { continue };
-            let (stretches, upto, seen) = self.short_stretches(queue, room);
+            let Some(queue) = queues.get(&id) else { continue };
+            let (stretches, upto, seen) = self.short_stretches(queue, queues, room);
             bytes += stretches.iter().map(|s| s.bytes).sum::<u64>();
             plan.extend(stretches.into_iter().map(|s| s.members));
+            let Some(queue) = queues.get_mut(&id) else { continue };
             queue.joined_upto = upto;
             // there may be more behind them
             queue.crowded = seen >= room;
@@ -135,58 +149,62 @@ impl Log {
 
     /// Runs of a queue, short ones among them, that lie side by side, from where joining stopped; up to where it was looked,
     /// and how many short ones there are: `most` when there may be more.
-    fn short_stretches(&self, queue: &Queue, most: usize) -> (Vec<Stretch<'_>>, Seq, usize) {
+    fn short_stretches(&self, queue: &Queue, queues: &Queues, most: usize) -> (Vec<Stretch<'_>>, Seq, usize) {
         let from = queue.logged.partition_point(|r| r.end() <= queue.joined_upto);
         let (mut found, mut upto, mut seen) = (Vec::new(), queue.joined_upto, 0);
         let mut open = Stretch::default();
         for log_run in queue.logged.iter().skip(from) {
-            let run = self.runs.get(&log_run.enqueue);
+            let run = self.runs.get(log_run.enqueue);
             // what is still on its way to the disk is looked at when there is a new crowd
             if seen >= most || run.is_some_and(|r| !matches!(r.at, At::Stored(_))) {
                 break;
             }
             upto = log_run.end();
-            let short = |(_, run): &(Member, &LoggedRun)| run.count < SHORT && run.bytes <= SHORT_BYTES;
-            let Some((member, run)) = self.member(queue, log_run).filter(short) else {
+            let short = |c: &Candidate<'_>| c.run.count < SHORT && c.run.bytes <= SHORT_BYTES;
+            let Some(next) = self.candidate(queue, log_run, queues).filter(short) else {
                 found.push(std::mem::take(&mut open));
                 continue;
             };
             seen += 1;
-            if open.goes_on_with(run) {
-                open.members.push(member);
-                open.count += run.count;
-                open.bytes += run.bytes;
+            if open.goes_on_with(&next) {
+                open.members.push(next.member);
+                open.count += next.run.count;
+                open.bytes += next.run.bytes;
             } else {
-                found.push(std::mem::replace(&mut open, Stretch::of(member, run)));
+                found.push(std::mem::replace(&mut open, Stretch::of(next)));
             }
         }
         found.push(open);
         found.retain(|s| s.count > 0);
         if let Some(first) = found.first_mut() {
-            self.reach_back(queue, from, first);
+            self.reach_back(queue, queues, from, first);
         }
         found.retain(|s| s.members.len() > 1);
         (found, upto, seen)
     }
 
     /// What a queue has in a log run, if that is a whole run on disk that is no other queue's to join.
-    fn member(&self, queue: &Queue, log_run: &LogRun) -> Option<(Member, &LoggedRun)> {
-        let run = self.runs.get(&log_run.enqueue)?;
-        let whole = (log_run.index, log_run.count) == (0, run.count) && run.live == run.copies();
-        let ours = run.targets.first().is_some_and(|t| t.queue == queue.id);
-        let (id, place, _) = self.stored(log_run.enqueue)?;
-        (whole && ours).then_some((Member { id, place, count: run.count }, run))
+    fn candidate(&self, queue: &Queue, log_run: &LogRun, queues: &Queues) -> Option<Candidate<'_>> {
+        let id = log_run.enqueue;
+        let run = self.runs.get(id)?;
+        let At::Stored(place) = run.at else { return None };
+        if (log_run.index, log_run.count) != (0, run.count) || self.unreadable.contains(&id) {
+            return None;
+        }
+        let holders = holders(id, run, queues)?;
+        let ours = holders.first().is_some_and(|t| t.queue == queue.id);
+        ours.then_some(Candidate { member: Member { id, place, count: run.count }, run, holders })
     }
 
     /// Takes in what was joined before and lies in front of a stretch, where that is worth it.
-    fn reach_back<'a>(&'a self, queue: &Queue, mut from: usize, stretch: &mut Stretch<'a>) {
+    fn reach_back<'a>(&'a self, queue: &Queue, queues: &Queues, mut from: usize, stretch: &mut Stretch<'a>) {
         loop {
-            let mut longer = Stretch { head: stretch.head, ..Stretch::default() };
-            let mut before = Vec::new();
+            let mut longer = Stretch { head: stretch.head.clone(), ..Stretch::default() };
             for k in (0..from).rev() {
                 let log_run = queue.logged.get(k).filter(|r| r.first >= queue.join_from);
-                let Some((member, run)) = log_run.and_then(|r| self.member(queue, r)) else { break };
-                if run.count >= stretch.count.saturating_mul(2) || !longer.begins_behind(run) {
+                let Some(before) = log_run.and_then(|r| self.candidate(queue, r, queues)) else { break };
+                let run = before.run;
+                if run.count >= stretch.count.saturating_mul(2) || !longer.begins_behind(&before) {
                     break;
                 }
                 let sums = Stretch {
@@ -197,36 +215,39 @@ impl Log {
                 if !sums.has_room(run) {
                     break;
                 }
-                before.push(member);
+                longer.members.push(before.member);
                 longer.count += run.count;
                 longer.bytes += run.bytes;
-                longer.head = Some((&run.meta, &run.targets));
+                longer.head = Some((&run.meta, before.holders));
             }
-            if before.len() < AGAIN {
+            if longer.members.len() < AGAIN {
                 return;
             }
-            from -= before.len();
-            before.reverse();
-            before.append(&mut stretch.members);
-            let (count, bytes) = (stretch.count + longer.count, stretch.bytes + longer.bytes);
-            *stretch = Stretch { head: longer.head, members: before, count, bytes };
+            from -= longer.members.len();
+            longer.members.reverse();
+            longer.members.append(&mut stretch.members);
+            longer.count += stretch.count;
+            longer.bytes += stretch.bytes;
+            *stretch = longer;
         }
     }
 
     /// The messages of some runs came back in one batch: what is still as it was is logged again as one run.
     pub(crate) fn join_stored(&mut self, members: &[Member], batch: &Arc<Batch>, queues: &mut Queues) {
-        let mut from = 0;
+        let (mut from, mut held_by) = (0, 0);
         let mut side: Vec<(u32, Member)> = Vec::new();
         for member in members {
-            let run = self.runs.get(&member.id);
-            let same = run.is_some_and(|r| {
+            let same = |r: &&LoggedRun| {
                 matches!(r.at, At::Stored(place) if place == member.place)
                     && r.count == member.count
-                    && r.live == r.copies()
-            });
-            if !same {
+                    && r.live.is_multiple_of(r.count.max(1))
+            };
+            let holders = self.runs.get(member.id).filter(same).map_or(0, |r| r.live / r.count.max(1));
+            if holders != held_by {
                 self.write_as_one(&std::mem::take(&mut side), batch, queues);
-            } else {
+                held_by = holders;
+            }
+            if holders > 0 {
                 side.push((from, *member));
             }
             from += member.count;
@@ -234,13 +255,15 @@ impl Log {
         self.write_as_one(&side, batch, queues);
     }
 
-    /// Logs runs, each given with its place in the batch, as one.
+    /// Logs runs, each given with its place in the batch, as one. Each has as many copies left as if so many queues held all
+    /// of it, the same number for all of them.
     fn write_as_one(&mut self, members: &[(u32, Member)], batch: &Arc<Batch>, queues: &mut Queues) {
-        let ([(from, head), _, ..], Some(run)) = (members, members.first().and_then(|(_, m)| self.runs.get(&m.id)))
+        let ([(from, head), _, ..], Some(run)) = (members, members.first().and_then(|(_, m)| self.runs.get(m.id)))
         else {
             return;
         };
-        let (meta, targets) = (run.meta.clone(), run.targets.clone());
+        let Some(targets) = holders(head.id, run, queues).map(|t| Targets::from(t.into_owned())) else { return };
+        let meta = run.meta.clone();
         let counts: Vec<(EnqueueId, u32)> = members.iter().map(|(_, m)| (m.id, m.count)).collect();
         let count: u32 = counts.iter().map(|(_, count)| count).sum();
         if !self.stand_side_by_side(&targets, &counts, queues) || from + count > batch.len() {
@@ -251,7 +274,7 @@ impl Log {
         let id = self.last_enqueue;
         let mut bytes = 0;
         for (_, member) in members {
-            let Some(run) = self.runs.remove(&member.id) else { continue };
+            let Some(run) = self.runs.remove(member.id) else { continue };
             bytes += run.bytes;
             self.copied_next.push((member.place, run.live_bytes()));
         }
@@ -265,7 +288,7 @@ impl Log {
         let span = Span { batch: Arc::clone(batch), from: *from, count, step: 1 };
         let at = At::Pending(Box::new(Pending { span, settled: Vec::new(), publisher: None, copy: true }));
         let live = count.saturating_mul(targets.len() as u32);
-        self.runs.insert(id, LoggedRun { live, count, bytes, at, meta, targets });
+        self.runs.push(id, LoggedRun { live, count, bytes, at, meta, targets });
         self.pending.push(PendingOp::Run(id));
         self.pending_bytes += bytes;
         self.pending_live += 1;
@@ -278,9 +301,21 @@ impl Log {
         targets.iter().all(intact)
     }
 
+    /// Some runs are not to be joined now: their queues are looked at again.
+    pub(crate) fn join_later(&mut self, members: &[Member], queues: &mut Queues) {
+        let Some(first) = members.iter().find_map(|m| self.runs.get(m.id)) else { return };
+        for target in first.targets.iter() {
+            let Some(queue) = queues.get_mut(&target.queue) else { continue };
+            queue.joined_upto = queue.joined_upto.min(target.first_seq);
+            if !std::mem::replace(&mut queue.crowded, true) {
+                self.crowded.push_back(queue.id);
+            }
+        }
+    }
+
     /// Some runs can't be read as one: they stay as they are.
     pub(crate) fn leave_apart(&self, members: &[Member], queues: &mut Queues) {
-        let Some(last) = members.iter().rev().find_map(|m| self.runs.get(&m.id)) else { return };
+        let Some(last) = members.iter().rev().find_map(|m| self.runs.get(m.id)) else { return };
         for target in last.targets.iter() {
             if let Some(queue) = queues.get_mut(&target.queue) {
                 queue.join_from = queue.join_from.max(target.first_seq + Seq::from(last.count));
@@ -293,12 +328,12 @@ impl Log {
     /// same queue concern older seqs.
     pub(super) fn join_runs(&mut self, ops: &mut Vec<StoreOp>, queues: &mut Queues) {
         // by their first queue, the run that may grow
-        let mut open: BTreeMap<QueueId, Joined> = BTreeMap::new();
+        let mut open: Map<QueueId, Joined> = Map::default();
         let mut closed: Vec<Joined> = Vec::new();
         for (at, op) in ops.iter().enumerate() {
             let StoreOp::Enqueue(e) = op else { continue };
             let Some(first) = e.targets.first() else { continue };
-            let Some(run) = self.runs.get(&e.id) else { continue };
+            let Some(run) = self.runs.get(e.id) else { continue };
             let bytes = span_bytes(&e.span);
             let whole = run.live == run.copies();
             if !whole || bytes > JOINED_BYTES / 2 || e.span.step != 1 {
@@ -306,21 +341,21 @@ impl Log {
                 continue;
             }
             if let Some(joined) = open.get_mut(&first.queue)
-                && let Some(StoreOp::Enqueue(head)) = joined.members.first().and_then(|k| ops.get(*k))
+                && let Some(StoreOp::Enqueue(head)) = ops.get(joined.head)
                 && joined.bytes + bytes <= JOINED_BYTES
                 && joined.count + e.span.count <= JOINED_MESSAGES
                 && follows(head, joined.count, e)
             {
-                joined.members.push(at);
+                joined.behind.push(at);
                 joined.count += e.span.count;
                 joined.bytes += bytes;
                 continue;
             }
-            let fresh = Joined { members: vec![at], count: e.span.count, bytes };
+            let fresh = Joined { head: at, behind: Vec::new(), count: e.span.count, bytes };
             closed.extend(open.insert(first.queue, fresh));
         }
         closed.extend(open.into_values());
-        closed.retain(|j| j.members.len() > 1);
+        closed.retain(|j| !j.behind.is_empty());
         if closed.is_empty() {
             return;
         }
@@ -333,7 +368,7 @@ impl Log {
     }
 
     fn join(&mut self, joined: &Joined, ops: &mut [StoreOp], gone: &mut [bool], queues: &mut Queues) {
-        let members = joined.members.iter().filter_map(|k| match ops.get(*k) {
+        let members = joined.members().filter_map(|k| match ops.get(k) {
             Some(StoreOp::Enqueue(e)) => Some(e.clone()),
             _ => None,
         });
@@ -352,10 +387,10 @@ impl Log {
         }
         // one publisher's tags in a row, or nobody is told early
         let of = |run: Option<&mut LoggedRun>| run.and_then(|r| r.publisher().and_then(|p| *p));
-        let mut publisher = of(self.runs.get_mut(&head.id));
+        let mut publisher = of(self.runs.get_mut(head.id));
         let mut next_tag = publisher.map_or(0, |p| p.first_tag + u64::from(head.span.count));
         for member in members.iter().skip(1) {
-            let own = of(self.runs.remove(&member.id).as_mut());
+            let own = of(self.runs.remove(member.id).as_mut());
             let same = own.zip(publisher).is_some_and(|(own, p)| {
                 (own.connection, own.channel, own.first_tag) == (p.connection, p.channel, next_tag)
             });
@@ -364,18 +399,18 @@ impl Log {
                 publisher = None;
             }
         }
-        if let Some(run) = self.runs.get_mut(&head.id) {
+        if let Some(run) = self.runs.get_mut(head.id) {
             run.live = joined.count.saturating_mul(head.targets.len() as u32);
             run.count = joined.count;
             run.bytes = joined.bytes;
             run.publisher().into_iter().for_each(|p| *p = publisher);
         }
         let mut more: Vec<Span> = members.iter().skip(1).map(|m| m.span.clone()).collect();
-        for (k, at) in joined.members.iter().enumerate() {
-            match ops.get_mut(*at) {
-                Some(StoreOp::Enqueue(e)) if k == 0 => e.more.append(&mut more),
-                _ => gone.get_mut(*at).into_iter().for_each(|g| *g = true),
-            }
+        for at in &joined.behind {
+            gone.get_mut(*at).into_iter().for_each(|g| *g = true);
+        }
+        if let Some(StoreOp::Enqueue(e)) = ops.get_mut(joined.head) {
+            e.more.append(&mut more);
         }
     }
 }
@@ -383,14 +418,32 @@ impl Log {
 /// Runs of a group that become one: their indexes among its ops, messages and octets.
 #[derive(Debug)]
 struct Joined {
-    members: Vec<usize>,
+    head: usize,
+    behind: Vec<usize>,
     count: u32,
     bytes: u64,
+}
+
+impl Joined {
+    fn members(&self) -> impl Iterator<Item = usize> {
+        std::iter::once(self.head).chain(self.behind.iter().copied())
+    }
 }
 
 /// Whether `next` continues `head`, which has grown to `count` messages, in every queue.
 fn follows(head: &Enqueue, count: u32, next: &Enqueue) -> bool {
     head.meta == next.meta && in_step(&head.targets, count, &next.targets)
+}
+
+/// The queues that hold all of a run, if none holds a part of it: one may have taken its copies before the others.
+fn holders<'a>(id: EnqueueId, run: &'a LoggedRun, queues: &Queues) -> Option<Cow<'a, [Target]>> {
+    if run.live == run.copies() {
+        return Some(Cow::Borrowed(&run.targets));
+    }
+    let whole = [(id, run.count)];
+    let holds = |t: &&Target| queues.get(&t.queue).is_some_and(|q| q.holds_whole_runs(t.first_seq, &whole));
+    let left: Vec<Target> = run.targets.iter().filter(holds).copied().collect();
+    (!left.is_empty() && run.live == run.count.saturating_mul(left.len() as u32)).then_some(Cow::Owned(left))
 }
 
 /// Whether the second targets are those of messages that follow `count` others to the first ones.

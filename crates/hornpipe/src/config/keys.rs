@@ -47,6 +47,7 @@ pub(crate) const KEYS: &[&str] = &[
     "settle_delay_ms",
     "log_records_slack",
     "short_runs",
+    "log_runs",
     "inline_live_bytes",
     "store_cache_bytes",
     "store_inline_bytes_max",

@@ -247,6 +247,7 @@ pub(crate) fn resolve(raw: &RawConfig) -> Result<Resolved, Vec<ConfigError>> {
         settle_delay_ms: r.number("settle_delay_ms", d.settle_delay_ms, 0..=MINUTE_MS),
         log_records_slack: r.number("log_records_slack", d.log_records_slack, 0..=1 << 32),
         short_runs: r.number("short_runs", d.short_runs, 2..=1 << 32),
+        log_runs: r.number("log_runs", d.log_runs, 1024..=1 << 32),
         inline_live_bytes: r.size("inline_live_bytes", d.inline_live_bytes, 1 << 20..=TIB),
     };
     if limits.frame_max_min > limits.frame_max {
