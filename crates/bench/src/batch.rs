@@ -52,11 +52,14 @@ impl Batch {
                 let key = &keys[(index / row + if plan.channels > 1 { index / plan.channels } else { 0 }) % keys.len()];
                 batch.push(&mut out, plan, key, &body[..plan.size(index)], (1 + index % plan.channels) as u16);
             }
-            if out.0.len() >= plan.write || batch.ends.len() >= MOST {
+            let rounds = batch.ends.len() / cycle;
+            if out.0.len() / rounds * (rounds + 1) > plan.write || batch.ends.len() >= MOST {
                 break;
             }
         }
-        batch.per_write = (plan.write * batch.ends.len() / out.0.len()).clamp(1, batch.ends.len());
+        // Evenly, so that no write is the crumb that the others left of the buffer: it would cost as much as they do.
+        let writes = out.0.len().div_ceil(plan.write.max(1)).clamp(1, batch.ends.len());
+        batch.per_write = batch.ends.len().div_ceil(writes);
         batch.bytes = out.0;
         batch
     }

@@ -22,8 +22,8 @@ pub(crate) struct Paging {
     /// Octets of bodies that may be in memory: what `resident_bytes` leaves when the books of messages of the size that comes
     /// in are counted.
     room: u64,
-    /// Messages that came in, and octets of their bodies; halved now and then.
-    came: (u64, u64),
+    /// Messages that came in, octets of their bodies, and octets kept beside them; halved now and then.
+    came: (u64, u64, u64),
     /// Queues that had bodies in memory when they were last served, the longest unseen first.
     holders: VecDeque<QueueId>,
     /// How many of them are no more.
@@ -32,18 +32,22 @@ pub(crate) struct Paging {
     pub(crate) crowded: Vec<(ConnectionId, u16)>,
 }
 
-/// What a message takes in memory beside its body, octets, about.
+/// What a message takes in memory beside its body, octets, at least and about.
 const BESIDE: u64 = 128;
 /// Messages after which those that came before count half.
 const CAME_MAX: u64 = 1 << 16;
 
 impl Paging {
     pub(crate) fn new(limit: u64) -> Self {
-        Self { room: limit, came: (0, 0), holders: VecDeque::new(), gone: 0, crowded: Vec::new() }
+        Self { room: limit, came: (0, 0, 0), holders: VecDeque::new(), gone: 0, crowded: Vec::new() }
     }
-    /// Messages came in.
-    pub(crate) fn note(&mut self, count: u32, bytes: u64) {
-        self.came = (self.came.0 + u64::from(count), self.came.1 + bytes);
+    /// Messages came in, with so many octets of bodies.
+    pub(crate) fn note(&mut self, span: &Span, bytes: u64) {
+        let count = u64::from(span.count);
+        // a batch that was taken over from a read holds more than its messages
+        let held = span.batch.resident_bytes() as u64 * count / u64::from(span.batch.len().max(1));
+        let beside = held.saturating_sub(bytes).max(count * BESIDE);
+        self.came = (self.came.0 + count, self.came.1 + bytes, self.came.2 + beside);
     }
     /// A queue that stood in the list is no more. Takes such ones off the list as they come, so that it doesn't grow with all
     /// queues there ever were.
@@ -59,13 +63,13 @@ impl Paging {
     }
     /// Works out how many octets of bodies may stay of the messages there are now.
     fn measure(&mut self, limit: u64) {
-        let (count, bytes) = self.came;
+        let (count, bytes, beside) = self.came;
         if count > 0 {
-            let part = u128::from(limit) * u128::from(bytes) / u128::from((bytes + count * BESIDE).max(1));
+            let part = u128::from(limit) * u128::from(bytes) / u128::from((bytes + beside).max(1));
             self.room = (part as u64).max(limit / 16);
         }
         if count > CAME_MAX {
-            self.came = (count / 2, bytes / 2);
+            self.came = (count / 2, bytes / 2, beside / 2);
         }
     }
 }

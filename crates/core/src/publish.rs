@@ -522,7 +522,7 @@ impl Shard {
         self.spent = self.spent.saturating_add(queues.len() as u32);
         let mut entered = Entered::default();
         let bytes = span.body_bytes();
-        self.paging.note(span.count, bytes);
+        self.paging.note(span, bytes);
         // what must not be logged leaves memory by way of the log all the same, where a queue has more than its share of it
         let spill_above = self.is_short().then(|| self.share());
         // targets that share what recovery must know go into one logged run

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 /// Buffers kept when nobody uses them.
 const KEPT: usize = 32;
 /// A buffer that has grown past this is freed rather than kept.
-const KEPT_BYTES: usize = 4 * READ_BYTES;
+const KEPT_BYTES: usize = 2 * READ_BYTES;
 
 /// The pool.
 #[derive(Debug, Default)]

@@ -25,8 +25,9 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-/// Octets asked for in one read: above it the cache suffers, below it syscalls cost more.
-pub(crate) const READ_BYTES: usize = 64 * 1024;
+/// Octets asked for in one read, and the size of a batch that a read becomes: above it the cache suffers, below it syscalls cost
+/// more.
+pub(crate) const READ_BYTES: usize = 128 * 1024;
 /// With less room than this the read buffer grows first.
 const READ_BYTES_MIN: usize = 16 * 1024;
 /// A peer that doesn't take so many octets of answers isn't read any more.
@@ -250,8 +251,10 @@ impl Driver {
         if input.capacity() == 0 {
             *input = self.shared.buffers.take();
         }
+        // What was used up in front is room again where no batch has it.
+        let _ = input.try_reclaim(input.capacity() - input.len() + 1);
         if input.capacity() - input.len() < READ_BYTES_MIN {
-            input.reserve(READ_BYTES);
+            input.reserve(READ_BYTES.saturating_sub(input.len()).max(READ_BYTES_MIN));
         }
         let read = pin!(self.stream.read_buf(input)).poll(cx);
         match &read {

@@ -3,7 +3,7 @@
 //! A [`Batch`] holds the content frames (header frame, body frames) of consecutive messages back to back, as they came off
 //! the wire, so that a delivery is a copy of bytes plus patched channel numbers. One reference count serves all of them.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::sync::Arc;
 
 /// `delivery-mode` is 2.
@@ -90,6 +90,8 @@ pub fn is_full_route(route: &[u8]) -> bool {
 #[derive(Debug, Default)]
 pub struct Batch {
     bytes: Bytes,
+    /// Octets that stay in memory for `bytes`.
+    held: usize,
     routes: Vec<RouteMeta>,
     messages: Vec<MessageMeta>,
 }
@@ -124,10 +126,7 @@ impl Batch {
     }
     /// Octets this batch keeps in memory, roughly.
     pub fn resident_bytes(&self) -> usize {
-        self.bytes.len()
-            + self.messages.len() * size_of::<MessageMeta>()
-            + self.routes.len() * size_of::<RouteMeta>()
-            + 96
+        self.held + self.messages.len() * size_of::<MessageMeta>() + self.routes.len() * size_of::<RouteMeta>() + 96
     }
     /// What is known of message `i`. Panics when `i` is out of range, as all accessors here do: indexes come from spans
     /// that were checked when they were made.
@@ -248,10 +247,20 @@ impl Span {
     }
 }
 
-/// Builds a [`Batch`].
+/// Marks offsets that count from the front of a buffer outside the builder.
+const OUTSIDE: u32 = 1 << 31;
+/// A buffer becomes a batch as it is when no more than this part of it is anything but content: queued messages keep all of it.
+const WASTE: usize = 8;
+/// Smallest buffer that becomes a batch as it is, octets: less is copied sooner than a new one is made.
+const WHOLE_MIN: usize = 32 << 10;
+
+/// Builds a [`Batch`], either from octets that are put into it, or from messages that lie in a buffer of the caller's
+/// ([`Self::push_frames_at`]): then that buffer becomes the batch, if it holds little else.
 #[derive(Debug, Default)]
 pub struct BatchBuilder {
     bytes: BytesMut,
+    /// Octets of the messages and routes that lie outside.
+    outside: usize,
     routes: Vec<RouteMeta>,
     messages: Vec<MessageMeta>,
 }
@@ -263,7 +272,7 @@ impl BatchBuilder {
     }
     /// Octets collected so far.
     pub fn size(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.outside
     }
     /// Messages collected so far.
     pub fn len(&self) -> u32 {
@@ -279,6 +288,14 @@ impl BatchBuilder {
         let index = self.routes.len() as u16;
         self.routes.push(RouteMeta { offset: self.bytes.len() as u32, len: route.len() as u16, beside: 0 });
         self.bytes.put_slice(route);
+        index
+    }
+    /// Adds a route as [`Self::push_route_bytes`] does, which lies at `at` in a buffer outside.
+    pub fn push_route_at(&mut self, at: usize, route: &[u8]) -> u16 {
+        let Some(offset) = outside(at) else { return self.push_route_bytes(route) };
+        let index = self.routes.len() as u16;
+        self.routes.push(RouteMeta { offset, len: route.len() as u16, beside: 0 });
+        self.outside += route.len();
         index
     }
     /// Adds a route as [`Batch::full_route`] gave it.
@@ -321,7 +338,7 @@ impl BatchBuilder {
     }
     /// Whether a new batch must be begun before the next message: routes or offsets would overflow their integers.
     pub fn is_full(&self) -> bool {
-        self.routes.len() >= usize::from(u16::MAX) - 1 || self.bytes.len() >= 1 << 30
+        self.routes.len() >= usize::from(u16::MAX) - 1 || self.size() >= 1 << 30
     }
     /// Adds a message whose content frames are already encoded. `meta.offset` and `meta.len` are set here.
     pub fn push_frames(&mut self, frames: &[u8], mut meta: MessageMeta) {
@@ -329,6 +346,16 @@ impl BatchBuilder {
         meta.len = frames.len() as u32;
         self.bytes.put_slice(frames);
         self.messages.push(meta);
+    }
+    /// Adds a message as [`Self::push_frames`] does, which lies at `at` in a buffer outside.
+    pub fn push_frames_at(&mut self, at: usize, frames: &[u8], meta: MessageMeta) {
+        let Some(offset) = outside(at) else { return self.push_frames(frames, meta) };
+        self.outside += frames.len();
+        self.messages.push(MessageMeta { offset, len: frames.len() as u32, ..meta });
+    }
+    /// Makes room for so many more messages.
+    pub fn reserve(&mut self, messages: usize) {
+        self.messages.reserve(messages);
     }
     /// Begins a message whose frames are put piece by piece into [`Self::buf`]; ended by [`Self::end_message`].
     pub fn begin_message(&mut self, meta: MessageMeta) {
@@ -397,23 +424,62 @@ impl BatchBuilder {
             self.push_copy(&from.batch, i, route);
         }
     }
+    /// The batch of messages that lie in the first `used` octets of `buffer`, which are taken off it: copied, or together with
+    /// the whole buffer when that holds hardly anything else.
+    pub fn finish_with(mut self, buffer: &mut BytesMut, used: usize) -> Arc<Batch> {
+        let held = buffer.capacity();
+        if held >= WHOLE_MIN && self.outside >= held - held / WASTE && self.bytes.is_empty() {
+            let bytes = if used == buffer.len() { std::mem::take(buffer) } else { buffer.split_to(used) };
+            self.routes.iter_mut().for_each(|route| route.offset &= !OUTSIDE);
+            self.messages.iter_mut().for_each(|message| message.offset &= !OUTSIDE);
+            return self.batch(bytes.freeze(), held);
+        }
+        self.copy_outside(buffer);
+        buffer.advance(used);
+        self.finish()
+    }
+    /// Takes in what lies outside.
+    pub fn copy_outside(&mut self, buffer: &[u8]) {
+        if self.outside == 0 {
+            return;
+        }
+        self.bytes.reserve(std::mem::take(&mut self.outside));
+        let routes = self.routes.iter_mut().map(|r| (&mut r.offset, usize::from(r.len)));
+        for (offset, len) in routes.chain(self.messages.iter_mut().map(|m| (&mut m.offset, m.len as usize))) {
+            if *offset & OUTSIDE != 0 {
+                let from = (*offset & !OUTSIDE) as usize;
+                *offset = self.bytes.len() as u32;
+                self.bytes.put_slice(&buffer[from..from + len]);
+            }
+        }
+    }
     /// The batch. It may live long: what was reserved for more is given back where that is much.
     pub fn finish(mut self) -> Arc<Batch> {
-        const MUCH: usize = 4096;
-        let spare = self.bytes.capacity() - self.bytes.len();
-        let bytes = if spare > MUCH && spare > self.bytes.len() / 4 {
-            Bytes::copy_from_slice(&self.bytes)
-        } else {
-            self.bytes.freeze()
-        };
+        debug_assert_eq!(self.outside, 0, "messages outside need finish_with");
+        let own = std::mem::take(&mut self.bytes);
+        let spare = own.capacity() - own.len();
+        let copies = spare > MUCH && spare > own.len() / 4;
+        let bytes = if copies { Bytes::copy_from_slice(&own) } else { own.freeze() };
+        let held = bytes.len();
+        self.batch(bytes, held)
+    }
+    fn batch(mut self, bytes: Bytes, held: usize) -> Arc<Batch> {
         if (self.messages.capacity() - self.messages.len()) * size_of::<MessageMeta>() > MUCH {
             self.messages.shrink_to_fit();
         }
         if (self.routes.capacity() - self.routes.len()) * size_of::<RouteMeta>() > MUCH {
             self.routes.shrink_to_fit();
         }
-        Arc::new(Batch { bytes, routes: self.routes, messages: self.messages })
+        Arc::new(Batch { bytes, held, routes: self.routes, messages: self.messages })
     }
+}
+
+/// What is kept on a lasting batch's end unused before it is given back, octets.
+const MUCH: usize = 4096;
+
+/// The offset of a place outside; `None` where it is too far out.
+fn outside(at: usize) -> Option<u32> {
+    u32::try_from(at).ok().filter(|at| at & OUTSIDE == 0).map(|at| at | OUTSIDE)
 }
 
 /// Appends one frame on channel 0.
@@ -446,6 +512,44 @@ mod tests {
         assert_eq!(batch.header(0)[4..12], 11u64.to_be_bytes());
         assert_eq!(batch.body(1).count(), 0);
         assert_eq!(batch.body_bytes(0, 2, 1), 11);
+    }
+
+    /// Two messages of `size` octets as a client sends them, in a buffer with room for `room`; what the builder makes of
+    /// them, and whether they were left where they lie.
+    fn from_buffer(size: usize, room: usize) -> (BytesMut, Arc<Batch>, bool) {
+        let header = [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let mut buffer = BytesMut::with_capacity(room);
+        let mut b = BatchBuilder::default();
+        for octet in [b'x', b'y'] {
+            buffer.put_slice(b"publish\x02ex\x04key.");
+            let route = b.push_route_at(buffer.len() - 8, b"\x02ex\x04key.");
+            let at = buffer.len();
+            put_frame(&mut buffer, 2, &header);
+            put_frame(&mut buffer, 3, &vec![octet; size]);
+            b.push_frames_at(at, &buffer[at..], MessageMeta { route, ..MessageMeta::default() });
+        }
+        let used = buffer.len();
+        buffer.put_slice(b"rest");
+        let address = buffer.as_ptr();
+        let batch = b.finish_with(&mut buffer, used);
+        let in_place = address <= batch.frames(0).as_ptr() && batch.frames(0).as_ptr() < address.wrapping_add(used);
+        assert!(!in_place || batch.resident_bytes() >= room, "a batch counts what it keeps");
+        (buffer, batch, in_place)
+    }
+
+    #[test]
+    fn a_buffer_full_of_messages_becomes_their_batch_and_any_other_is_left() {
+        let (size, room) = (20_000, 42_000);
+        let cases = [(size, room, true), (size, 2 * room, false), (100, room, false), (500, 1_200, false)];
+        for (size, room, taken) in cases {
+            let (rest, batch, in_place) = from_buffer(size, room);
+            assert_eq!(&rest[..], b"rest");
+            assert_eq!(in_place, taken, "{size} {room}");
+            for (i, octet) in [(0, b'x'), (1, b'y')] {
+                assert_eq!((batch.exchange(i), batch.routing_key(i)), ("ex", "key."));
+                assert_eq!(batch.body(i).collect::<Vec<_>>().concat(), vec![octet; size]);
+            }
+        }
     }
 
     #[test]

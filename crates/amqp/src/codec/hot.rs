@@ -121,6 +121,46 @@ pub(crate) fn content<'a>(
     Some((at, meta))
 }
 
+/// Largest body that is waited for in the input, octets: copying it twice would cost more.
+const AWAITED_MAX: u64 = 16 * 1024;
+
+/// Whether `bytes` are the beginning of content that [`content`] will take once the rest has come: a header frame and one body
+/// frame that isn't large. In the input it costs nothing to wait, and a message needs no batch of its own.
+pub(crate) fn is_on_its_way(bytes: &[u8], channel: [u8; 2], frame_max: u32, body_max: u64) -> bool {
+    /// Begin of a frame as far as it has come; what its payload may measure.
+    fn begins(bytes: &[u8], kind: u8, channel: [u8; 2]) -> bool {
+        bytes.iter().zip([kind, channel[0], channel[1]]).all(|(a, b)| *a == b)
+    }
+    let Some(fixed) = bytes.first_chunk::<{ PREFIX + CONTENT_HEADER_FIXED }>() else {
+        return begins(bytes, HEADER, channel)
+            && bytes.get(3..PREFIX).is_none_or(|size| size_of_frame(size) <= frame_max);
+    };
+    let header = size_of_frame(&fixed[3..PREFIX]);
+    let &[0, 60, 0, 0, ref size @ ..] = &fixed[PREFIX..] else { return false };
+    let body = size.iter().fold(0, |sum, octet| sum << 8 | u64::from(*octet));
+    if !begins(bytes, HEADER, channel) || header > frame_max || body > body_max.min(AWAITED_MAX) {
+        return false;
+    }
+    let Some(rest) = bytes.get(header as usize + OVERHEAD..) else { return true };
+    let Some(header) = envelope(bytes, HEADER, channel, frame_max) else { return false };
+    if body == 0 || header::scan(header).is_err() || !begins(rest, BODY, channel) {
+        return false;
+    }
+    match rest.get(3..PREFIX) {
+        None => true,
+        Some(size) => {
+            u64::from(size_of_frame(size)) == body
+                && body <= u64::from(frame_max)
+                && rest.len() < body as usize + OVERHEAD
+        }
+    }
+}
+
+/// The number in the four octets of a frame's size.
+fn size_of_frame(octets: &[u8]) -> u32 {
+    octets.iter().fold(0, |sum, octet| sum << 8 | u32::from(*octet))
+}
+
 /// The payload of the frame at the front of `bytes` if it is complete, sound, and of this kind and channel.
 pub(crate) fn envelope(bytes: &[u8], kind: u8, channel: [u8; 2], frame_max: u32) -> Option<&[u8]> {
     let &[k, c0, c1, s0, s1, s2, s3] = bytes.first_chunk::<PREFIX>()?;
@@ -201,5 +241,69 @@ pub(crate) fn confirms(out: &mut BytesMut, channel: u16, tag: Tag, count: u32, m
     for k in 0..u64::from(count) {
         frame[11..19].copy_from_slice(&tag.saturating_add(k).to_be_bytes());
         out.put_slice(&frame);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::put;
+    use super::*;
+
+    /// Header and body frames on channel 5: the body as these pieces, announced as so many octets.
+    fn content_of(announced: u64, pieces: &[&[u8]]) -> BytesMut {
+        let mut header = HEADER_START.to_vec();
+        header.put_u64(announced);
+        header.put_slice(&[0x10, 0, 2]);
+        let mut bytes = BytesMut::new();
+        put(&mut bytes, HEADER, 5, &header);
+        for piece in pieces {
+            put(&mut bytes, BODY, 5, piece);
+        }
+        bytes
+    }
+
+    fn waits(bytes: &[u8]) -> bool {
+        is_on_its_way(bytes, [0, 5], 4096, 1000)
+    }
+
+    #[test]
+    fn what_is_waited_for_is_taken_once_it_is_there() {
+        for pieces in [&[][..], &[&b"x"[..]], &[&[7; 1000]]] {
+            let bytes = content_of(pieces.iter().map(|p| p.len() as u64).sum(), pieces);
+            for end in 0..bytes.len() {
+                assert!(waits(&bytes[..end]), "{end} of {}", bytes.len());
+                assert!(content(&bytes[..end], [0, 5], 4096, 1000, &mut Scanned::default()).is_none());
+            }
+            assert!(!waits(&bytes));
+            assert!(content(&bytes, [0, 5], 4096, 1000, &mut Scanned::default()).is_some());
+        }
+    }
+
+    #[test]
+    fn what_will_never_be_taken_is_not_waited_for() {
+        let whole = content_of(1000, &[&[7; 1000]]);
+        let cut = |bytes: &[u8]| bytes[..bytes.len() - 5].to_vec();
+        let with = |at: usize, octet: u8| {
+            let mut bytes = cut(&whole);
+            bytes[at] = octet;
+            bytes
+        };
+        let body = whole.len() - 1000 - OVERHEAD;
+        let never = [
+            ("a heartbeat", with(0, 8)),
+            ("another channel", with(2, 6)),
+            ("a header larger than a frame", with(4, 1)),
+            ("another class", with(8, 10)),
+            ("a header without an end", with(body - 1, 0)),
+            ("an unknown property flag", with(body - 2 - 2, 0xff)),
+            ("another frame in between", with(body, METHOD)),
+            ("a body on another channel", with(body + 2, 6)),
+            ("a body in pieces", cut(&content_of(1000, &[&[7; 900]]))),
+            ("a body that is too large", cut(&content_of(1001, &[&[7; 1001]]))),
+            ("an empty body frame", content_of(3, &[&[]]).to_vec()),
+        ];
+        for (what, bytes) in never {
+            assert!(!waits(&bytes), "{what}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use bytes::Buf;
 use hornpipe_types::command::{ChannelCommand, Command, PublishRun, Publishes, RunHead};
 use hornpipe_types::error::{AmqpError, ReplyCode};
 use hornpipe_types::header;
-use hornpipe_types::message::{BatchBuilder, CONTENT_HEADER_FIXED, MULTI_FRAME};
+use hornpipe_types::message::{Batch, BatchBuilder, CONTENT_HEADER_FIXED, MULTI_FRAME};
 use hornpipe_types::time::Instant;
 use std::sync::Arc;
 
@@ -19,6 +19,9 @@ use std::sync::Arc;
 const BODY_MAX: u64 = 512 * 1024 * 1024;
 /// Bodies over this (and over frame_max) are collected into a batch of their own.
 const LARGE_BODY: u64 = 128 * 1024;
+
+/// Room made for messages before it is known how many a read brought, at most.
+const MESSAGES_EXPECTED: usize = 4096;
 
 /// The publish method frame seen last in this buffer: an identical one needs no look.
 #[derive(Debug, Default)]
@@ -89,13 +92,14 @@ impl Connection {
     pub(super) fn read(&mut self, now: Instant) {
         let mut input = std::mem::take(&mut self.input);
         let used = self.walk(now, &input);
-        if used == input.len() {
-            input.clear();
-        } else {
-            input.advance(used);
+        match self.batch.take() {
+            Some(builder) => {
+                let batch = builder.finish_with(&mut input, used);
+                self.hand_batch(batch);
+            }
+            None => input.advance(used),
         }
         self.input = input;
-        self.finish_batch();
     }
 
     fn walk(&mut self, now: Instant, bytes: &[u8]) -> usize {
@@ -119,9 +123,12 @@ impl Connection {
                 State::Running if self.held || self.is_behind() => break,
                 // under an alarm frame by frame: the first content ends it
                 State::Running if self.hold.is_none() => {
-                    let n = self.read_publishes(rest, &mut repeat);
+                    let (n, waits) = self.read_publishes(bytes, at, &mut repeat);
+                    at += n;
+                    if waits {
+                        break;
+                    }
                     if n > 0 {
-                        at += n;
                         continue;
                     }
                 }
@@ -148,6 +155,9 @@ impl Connection {
                     } else {
                         repeat.forget();
                         self.on_channel_frame(now, frame);
+                        if self.batch.as_ref().is_some_and(BatchBuilder::is_full) {
+                            self.finish_batch(bytes);
+                        }
                     }
                 }
                 _ => self.on_frame_while_closing(frame),
@@ -165,11 +175,13 @@ impl Connection {
         self.config.limits.max_message_size.min(BODY_MAX)
     }
 
-    /// Takes complete publishes off the front of `bytes`; octets taken. Stops at the first thing that is anything else.
-    fn read_publishes<'a>(&mut self, bytes: &'a [u8], repeat: &mut Repeat<'a>) -> usize {
+    /// Takes the complete publishes that begin at `start`: octets taken, and whether the next publish is to be left there until
+    /// more of it has come. Stops at the first thing that is anything else.
+    fn read_publishes<'a>(&mut self, bytes: &'a [u8], start: usize, repeat: &mut Repeat<'a>) -> (usize, bool) {
         let (frame_max, body_max) = (self.frame_max, self.body_max());
-        let mut at = 0;
+        let mut at = start;
         let (mut from, mut count) = (0, 0);
+        let mut waits = false;
         loop {
             let rest = &bytes[at..];
             if repeat.frame.is_empty() || !rest.starts_with(repeat.frame) {
@@ -182,32 +194,38 @@ impl Connection {
             let content = &rest[repeat.frame.len()..];
             let Some((len, mut meta)) = hot::content(content, repeat.channel, frame_max, body_max, &mut repeat.scanned)
             else {
+                waits = hot::is_on_its_way(content, repeat.channel, frame_max, body_max);
                 break;
             };
             if self.batch.as_ref().is_some_and(BatchBuilder::is_full) {
                 self.push_run(repeat, from, count);
                 count = 0;
-                self.finish_batch();
+                self.finish_batch(bytes);
                 repeat.index = None;
                 repeat.known = KnownFrames::default();
             }
-            let batch = batch_for(&mut self.batch, &mut self.batch_input, self.content_share, rest.len());
+            let size = repeat.frame.len() + len;
+            let batch = self.batch.get_or_insert_with(|| {
+                let mut batch = BatchBuilder::default();
+                batch.reserve((rest.len() / size + 1).min(MESSAGES_EXPECTED));
+                batch
+            });
             if count == 0 {
                 from = batch.len();
             }
             meta.route = match repeat.index {
                 Some(index) => index,
-                None => *repeat.index.insert(batch.push_route_bytes(repeat.route)),
+                None => *repeat.index.insert(batch.push_route_at(at + PREFIX + ROUTE_AT, repeat.route)),
             };
             if std::mem::take(&mut repeat.is_new) {
                 repeat.known.keep(repeat.frame, meta.route);
             }
-            batch.push_frames(&content[..len], meta);
+            batch.push_frames_at(at + repeat.frame.len(), &content[..len], meta);
             count += 1;
-            at += repeat.frame.len() + len;
+            at += size;
         }
         self.push_run(repeat, from, count);
-        at
+        (at - start, waits)
     }
 
     /// Looks at a publish frame that differs from the one before; `false` for anything out of the ordinary.
@@ -279,15 +297,17 @@ impl Connection {
         self.tail.index = index;
     }
 
-    /// Ends the batch of this read and gives it to the runs made of it.
-    fn finish_batch(&mut self) {
-        let Some(builder) = self.batch.take() else {
-            return;
-        };
-        // the next batch is sized by how much of this input was content
-        self.content_share = (builder.size() * 256 / self.batch_input.max(1) + 4).min(256);
+    /// Ends the batch so far of what is read, which lies in `bytes`.
+    fn finish_batch(&mut self, bytes: &[u8]) {
+        if let Some(mut builder) = self.batch.take() {
+            builder.copy_outside(bytes);
+            self.hand_batch(builder.finish());
+        }
+    }
+
+    /// Gives a finished batch to the runs made of it.
+    fn hand_batch(&mut self, batch: Arc<Batch>) {
         self.tail = Tail::default();
-        let batch = builder.finish();
         for i in self.runs.drain(..) {
             let Some(command) = self.commands.get_mut(i) else { continue };
             let Command::Publishes(publishes) = command else { continue };
@@ -513,11 +533,7 @@ impl Connection {
                 if frames.body_frames > 1 {
                     meta.flags |= MULTI_FRAME;
                 }
-                if self.batch.as_ref().is_some_and(BatchBuilder::is_full) {
-                    self.finish_batch();
-                }
-                let size = frames.bytes.len() + route.len();
-                let batch = batch_for(&mut self.batch, &mut self.batch_input, 256, size);
+                let batch = self.batch.get_or_insert_default();
                 let from = batch.len();
                 if from == 0 || self.tail.route != route {
                     self.tail.route_index = batch.push_route_bytes(&route);
@@ -540,19 +556,6 @@ impl Connection {
             }
         }
     }
-}
-
-/// The batch being built, or a new one with room for `share`/256 of `input` octets.
-fn batch_for<'b>(
-    batch: &'b mut Option<BatchBuilder>,
-    batch_input: &mut usize,
-    share: usize,
-    input: usize,
-) -> &'b mut BatchBuilder {
-    batch.get_or_insert_with(|| {
-        *batch_input = input;
-        BatchBuilder::with_capacity(input * share / 256 + 64)
-    })
 }
 
 /// Types and sizes RabbitMQ's frame analysis knows; anything else is an unknown frame to it.

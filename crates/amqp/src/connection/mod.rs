@@ -115,10 +115,6 @@ pub struct Connection {
 
     /// The batch of this read; `None` between reads.
     batch: Option<BatchBuilder>,
-    /// Octets of input when the batch was begun.
-    batch_input: usize,
-    /// Share of content in the input of the batch before, of 256.
-    content_share: usize,
     /// Commands that wait for the batch.
     runs: Vec<usize>,
     tail: Tail,
@@ -159,8 +155,6 @@ impl Connection {
             unwritten: 0,
             scratch: Vec::new(),
             batch: None,
-            batch_input: 0,
-            content_share: 256,
             runs: Vec::new(),
             tail: Tail::default(),
             no_batch: Arc::default(),
