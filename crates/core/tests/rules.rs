@@ -259,3 +259,36 @@ fn a_connection_that_opens_behind_the_stop_is_closed_like_the_others() {
     }
     assert!(broker.connections().is_empty());
 }
+
+/// The active consumer stops for one of higher priority, until what it has is settled; and goes on when that one leaves.
+#[test]
+fn a_single_active_consumer_goes_on_when_the_one_it_makes_way_for_leaves() {
+    let mut broker = broker(Limits::default());
+    let mut arguments = FieldTable::default();
+    arguments.set("x-queue-type", Value::long_str("quorum"));
+    arguments.set("x-single-active-consumer", Value::Bool(true));
+    let (passive, durable, exclusive, auto_delete, nowait) = (false, true, false, false, false);
+    let queue = "q".into();
+    let declare = QueueDeclare { queue, passive, durable, exclusive, auto_delete, nowait, arguments };
+    say(&mut broker, ChannelCommand::QueueDeclare(Box::new(declare)));
+    let publish = |broker: &mut Broker| {
+        let mut batch = BatchBuilder::default();
+        let route = batch.push_route("", "q");
+        message::push(&mut batch, route, &Properties::default(), 1, 10);
+        let run = PublishRun { batch: batch.finish(), from: 0, count: 1, mandatory: false };
+        say(broker, ChannelCommand::Publish(run)).len()
+    };
+    say(&mut broker, consume("q", "low", false));
+    assert_eq!(publish(&mut broker), 1, "it is delivered");
+    let mut arguments = FieldTable::default();
+    arguments.set("x-priority", Value::I32(1));
+    let (queue, consumer_tag) = ("q".into(), "high".into());
+    let high = Consume { queue, consumer_tag, no_ack: false, exclusive: false, nowait: false, arguments };
+    say(&mut broker, ChannelCommand::Consume(Box::new(high)));
+    assert_eq!(publish(&mut broker), 0, "it waits for the first one to be settled");
+    let told = say(&mut broker, ChannelCommand::Cancel { consumer_tag: "high".into(), nowait: true });
+    assert!(
+        matches!(&told[..], [ConnectionEffect::Channel(1, ChannelEffect::Deliver(d))] if d.consumer_tag == "low"),
+        "{told:?}"
+    );
+}

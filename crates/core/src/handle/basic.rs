@@ -223,6 +223,10 @@ impl Shard {
     /// The next single active consumer takes over, an auto-delete queue without consumers goes.
     pub(crate) fn after_consumer_left(&mut self, now: Now, id: QueueId) {
         self.choose_single_active(id);
+        // the active one goes on if this was the one of higher priority that it made way for
+        if self.queues.get(&id).is_some_and(|q| q.args.single_active && q.ready > 0) {
+            self.mark_dirty(id);
+        }
         let Some(queue) = self.queues.get(&id) else { return };
         if queue.definition.auto_delete && queue.had_consumer && queue.consumers.is_empty() {
             self.delete_queue(now, id);
