@@ -76,6 +76,8 @@ impl Paging {
 
 /// Most queues looked at at the end of a turn when memory is short: a turn may bring something to as many.
 const STEP: usize = 4096;
+/// Segments of a queue, each level's, that are looked at when memory has run out.
+const APART_MAX: usize = 1 << 16;
 /// Visits in a turn where there are fewer queues than this.
 const FEW: usize = 4;
 /// So many that give up nothing, one behind the other, say that the others hardly have more.
@@ -162,8 +164,12 @@ impl Shard {
         // what is left of a long queue leaves when it is served
         let most = self.limits.slice_units as usize;
         let mut freed = 0;
-        for queue in self.queues.values_mut().filter(|q| !q.logged.is_empty()) {
-            freed += queue.page_out(0, most);
+        for queue in self.queues.values_mut() {
+            if !queue.logged.is_empty() {
+                freed += queue.page_out(0, most);
+            }
+            // what stays, transient messages mostly, must not keep all that came in the same reads
+            queue.levels.iter_mut().for_each(|level| level.keep_apart(APART_MAX));
         }
         self.resident -= freed.min(self.resident);
         let mut channels = Vec::new();

@@ -2,11 +2,13 @@
 
 use hornpipe_testkit::{Broker, message};
 use hornpipe_types::command::{ChannelCommand, Command, Consume, PublishRun, QueueDeclare};
+use hornpipe_types::effect::{ChannelEffect, ConnectionEffect};
 use hornpipe_types::header::Properties;
 use hornpipe_types::ids::ConnectionId;
 use hornpipe_types::limits::Limits;
 use hornpipe_types::message::BatchBuilder;
 use hornpipe_types::table::{FieldTable, Value};
+use std::sync::Arc;
 
 const PEER: ConnectionId = ConnectionId(1);
 
@@ -88,4 +90,25 @@ fn a_queue_has_one_share_however_many_priorities_it_has() {
     let held = broker.queue("p").expect("it was declared").message_bytes_ram;
     // the budget, and what came last: fifty shares would be 400 000
     assert!(held < 64_000 + 20_000, "{held} octets in memory");
+}
+
+#[test]
+fn a_message_that_stays_does_not_keep_all_that_came_with_it() {
+    let mut broker = broker();
+    declare(&mut broker, "slow", &[]);
+    let mut b = BatchBuilder::default();
+    let route = b.push_route("", "slow");
+    (0..64).for_each(|id| message::push(&mut b, route, &Properties::default(), id, 1000));
+    let read = b.finish();
+    // the others went elsewhere
+    let run = PublishRun { batch: Arc::clone(&read), from: 7, count: 1, mandatory: false };
+    say(&mut broker, ChannelCommand::Publish(run));
+    assert_eq!(Arc::strong_count(&read), 2);
+    broker.shard.handle_alarms(broker.now, true, false);
+    assert_eq!(Arc::strong_count(&read), 1);
+    let get = ChannelCommand::Get { queue: "slow".into(), no_ack: true };
+    say(&mut broker, get);
+    let told = broker.told(PEER);
+    let Some(ConnectionEffect::Channel(1, ChannelEffect::GetOk { span, .. })) = told.last() else { panic!("{told:?}") };
+    assert_eq!(message::id_of(&span.batch, span.from), 7);
 }

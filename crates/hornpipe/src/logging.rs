@@ -12,7 +12,9 @@ use tracing_subscriber::prelude::*;
 /// When it is neither.
 pub(crate) fn filter(level: &str) -> Result<Targets, String> {
     // The storage library logs its inner life at info.
-    let quiet = format!("sled=warn,{level}");
+    // An empty directive would be taken for one that lets nothing but errors through.
+    let given = level.split(',').filter(|directive| !directive.trim().is_empty());
+    let quiet = ["sled=warn"].into_iter().chain(given).collect::<Vec<_>>().join(",");
     quiet.parse().map_err(|error: tracing_subscriber::filter::ParseError| error.to_string())
 }
 
@@ -44,5 +46,6 @@ mod tests {
             assert!(filter(level).is_ok(), "{level}");
         }
         assert!(filter("hornpipe=loud").is_err());
+        assert_eq!(filter("info,").map(|f| f.to_string()), filter("info").map(|f| f.to_string()));
     }
 }

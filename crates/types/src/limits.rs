@@ -38,7 +38,7 @@ pub struct Limits {
     pub log_runs: u64,
     /// Octets of waiting messages inside log records above which they are rewritten to body files.
     pub inline_live_bytes: u64,
-    /// Units of work on long lists (a run of messages settled, a segment returned; a message dead-lettered counts as eight)
+    /// Units of work on long lists (a run of messages settled, a segment returned; a message dead-lettered counts as sixteen)
     /// that a command or a turn does before others come to their turn. A unit is well under a microsecond.
     pub slice_units: u32,
     /// Resident body octets of all queues together above which queues page out what is in the log.

@@ -241,6 +241,15 @@ impl Span {
         let (from, step) = (self.from, self.step);
         (0..self.count).map(move |k| from + k * step)
     }
+    /// The same messages in a batch of their own, when they are less than half of this one, which could go then.
+    pub fn apart(&self) -> Option<Arc<Batch>> {
+        if self.count >= self.batch.len() / 2 {
+            return None;
+        }
+        let mut builder = BatchBuilder::with_capacity(self.body_bytes() as usize + 64 * self.count as usize);
+        builder.append(self);
+        Some(builder.finish())
+    }
     /// Sum of body octets.
     pub fn body_bytes(&self) -> u64 {
         self.batch.body_bytes(self.from, self.count, self.step)
@@ -429,7 +438,14 @@ impl BatchBuilder {
     pub fn finish_with(mut self, buffer: &mut BytesMut, used: usize) -> Arc<Batch> {
         let held = buffer.capacity();
         if held >= WHOLE_MIN && self.outside >= held - held / WASTE && self.bytes.is_empty() {
-            let bytes = if used == buffer.len() { std::mem::take(buffer) } else { buffer.split_to(used) };
+            let bytes = if used == buffer.len() {
+                std::mem::take(buffer)
+            } else {
+                let bytes = buffer.split_to(used);
+                // without the room behind it: what is read next would keep this batch's memory, and count as little
+                *buffer = buffer.split();
+                bytes
+            };
             self.routes.iter_mut().for_each(|route| route.offset &= !OUTSIDE);
             self.messages.iter_mut().for_each(|message| message.offset &= !OUTSIDE);
             return self.batch(bytes.freeze(), held);

@@ -131,14 +131,16 @@ pub(crate) fn is_on_its_way(bytes: &[u8], channel: [u8; 2], frame_max: u32, body
     fn begins(bytes: &[u8], kind: u8, channel: [u8; 2]) -> bool {
         bytes.iter().zip([kind, channel[0], channel[1]]).all(|(a, b)| *a == b)
     }
+    // a header without properties has their flags all the same
+    let sizes = CONTENT_HEADER_FIXED as u32 + 2..=frame_max;
     let Some(fixed) = bytes.first_chunk::<{ PREFIX + CONTENT_HEADER_FIXED }>() else {
         return begins(bytes, HEADER, channel)
-            && bytes.get(3..PREFIX).is_none_or(|size| size_of_frame(size) <= frame_max);
+            && bytes.get(3..PREFIX).is_none_or(|size| sizes.contains(&size_of_frame(size)));
     };
     let header = size_of_frame(&fixed[3..PREFIX]);
     let &[0, 60, 0, 0, ref size @ ..] = &fixed[PREFIX..] else { return false };
     let body = size.iter().fold(0, |sum, octet| sum << 8 | u64::from(*octet));
-    if !begins(bytes, HEADER, channel) || header > frame_max || body > body_max.min(AWAITED_MAX) {
+    if !begins(bytes, HEADER, channel) || !sizes.contains(&header) || body > body_max.min(AWAITED_MAX) {
         return false;
     }
     let Some(rest) = bytes.get(header as usize + OVERHEAD..) else { return true };
@@ -300,6 +302,8 @@ mod tests {
             ("a body on another channel", with(body + 2, 6)),
             ("a body in pieces", cut(&content_of(1000, &[&[7; 900]]))),
             ("a body that is too large", cut(&content_of(1001, &[&[7; 1001]]))),
+            ("a header of nothing", vec![HEADER, 0, 5, 0, 0, 0, 0, 0xce]),
+            ("a header without flags", vec![HEADER, 0, 5, 0, 0, 0, 12, 0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xce]),
             ("an empty body frame", content_of(3, &[&[]]).to_vec()),
         ];
         for (what, bytes) in never {

@@ -2,7 +2,7 @@
 
 use crate::chunked::{At, Chunked};
 use hornpipe_types::ids::{QueueId, Seq, Tag};
-use hornpipe_types::message::{Batch, BatchBuilder, Span};
+use hornpipe_types::message::{Batch, Span};
 use hornpipe_types::range::SeqRange;
 use hornpipe_types::time::Instant;
 use hornpipe_types::{Map, Set};
@@ -111,12 +111,10 @@ impl Unacked {
         if let Some(batch) = &self.batch
             && self.holes.is_none()
             && (self.step == 1 || self.count == 1)
-            && self.count < batch.len() / 2
+            && let Some(apart) =
+                (Span { batch: Arc::clone(batch), from: self.from, count: self.count, step: 1 }).apart()
         {
-            let span = Span { batch: Arc::clone(batch), from: self.from, count: self.count, step: 1 };
-            let mut builder = BatchBuilder::with_capacity(self.bytes as usize + 64 * self.count as usize);
-            builder.append(&span);
-            self.batch = Some(builder.finish());
+            self.batch = Some(apart);
             self.from = 0;
         }
     }
@@ -497,7 +495,7 @@ impl UnackedList {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hornpipe_types::message::MessageMeta;
+    use hornpipe_types::message::{BatchBuilder, MessageMeta};
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 

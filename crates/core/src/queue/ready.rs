@@ -266,6 +266,18 @@ impl Ready {
         (resident, correction)
     }
 
+    /// Lets go of batches of which these segments are the smaller part, looking at `most` segments from the head on.
+    pub(crate) fn keep_apart(&mut self, most: usize) {
+        let mut at = self.segments.start();
+        for _ in 0..most {
+            let Some(segment) = self.segments.get_mut(at) else { return };
+            if let Some(apart) = segment.span().and_then(|span| span.apart()) {
+                (segment.batch, segment.from) = (Some(apart), 0);
+            }
+            at = self.segments.next(at);
+        }
+    }
+
     /// Drops the bodies of segments that are in the log (`logged`, all seqs below `stored`), from the tail towards the
     /// head, until `keep` octets from the head on are reached or an already paged-out segment is met; `keep` falls by what the
     /// head has. Looks at `most` segments at most, the next call goes on from there. Returns the octets freed.
