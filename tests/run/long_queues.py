@@ -33,6 +33,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import brokers  # noqa: E402
+import length_curve  # noqa: E402
 
 RECV = 1 << 20
 
@@ -457,38 +458,44 @@ class Run:
         self.outstanding("nack multiple into a DLX", nack, more, lambda n: self.books.settled("dead", n))
 
     def case_curve(self):
-        """Rates of publishing and draining against length."""
-        control = Wire(self.broker)
-        control.declare("q")
+        """Cost of a message put in and taken out against length, over several passes."""
         steps = self.args.steps
         step = self.args.messages // steps
         size = delivery_size("q", self.args.body)
-        rows = []
-        publisher = None
-        for k in range(steps):
-            begun = time.perf_counter()
-            wire = self.fill("q", step, False)
-            if publisher:
-                publisher.close()
-            publisher = wire
-            self.books.settled("q", (k + 1) * step)
-            rows.append([(k + 1) * step, step / (time.perf_counter() - begun), 0.0])
-        consumer = Wire(self.broker)
-        consumer.consume("q", True)
-        for row in reversed(rows):
-            begun = time.perf_counter()
-            consumer.receive(step, size)
-            row[2] = step / (time.perf_counter() - begun)
-        print("\n| length | published/s | drained/s |\n|---|---|---|")
-        for length, into, out in rows:
-            print(f"| {length:,} | {into:,.0f} | {out:,.0f} |", flush=True)
-        for name, k in (("publish", 1), ("drain", 2)):
-            half = len(rows) // 2
-            low = sum(row[k] for row in rows[:half]) / half
-            high = sum(row[k] for row in rows[half:]) / (len(rows) - half)
-            print(f"{name}: upper half of the lengths at {high / low:.2f} of the lower half's rate")
-        control.delete("q")
-        self.wait_idle()
+        pid = self.broker.process.pid
+        control = Wire(self.broker)
+
+        def cost(act):
+            elapsed, processor = time.perf_counter(), length_curve.cpu_seconds(pid)
+            act()
+            return [(time.perf_counter() - elapsed) / step * 1e6, (length_curve.cpu_seconds(pid) - processor) / step * 1e6]
+
+        def put(length):
+            wires.append(self.fill("q", step, False))
+            self.books.settled("q", length)
+
+        passes = []
+        for _ in range(self.args.passes):
+            control.declare("q")
+            wires = []
+            lengths = [(k + 1) * step for k in range(steps)]
+            into = [(length, cost(lambda: put(length))) for length in lengths]
+            consumer = Wire(self.broker)
+            consumer.consume("q", True)
+            out = [(length, cost(lambda: consumer.receive(step, size))) for length in reversed(lengths)][::-1]
+            figures = {}
+            for name, rows in (("in", into), ("out", out)):
+                for k, kind in enumerate(("elapsed", "processor")):
+                    figures[f"{name}, {kind}"] = [(length, costs[k]) for length, costs in rows]
+            passes.append(figures)
+            control.delete("q")
+            for wire in (*wires, consumer):
+                wire.close()
+            self.wait_idle()
+        print("\n" + "\n".join(length_curve.report(passes)), flush=True)
+        if self.args.plot:
+            title = f"{self.args.body} octets, persistent, one queue: {self.args.passes} passes to {self.args.messages:,}"
+            Path(self.args.plot).write_text(length_curve.svg(passes, title))
 
     def case_cold(self):
         """One queue among many whose messages lie interleaved, drained while nothing of it is in memory."""
@@ -659,6 +666,8 @@ def main():
     parser.add_argument("--body", type=int, default=100)
     parser.add_argument("--ttl", type=float, default=30)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--passes", type=int, default=5, help="of `curve`")
+    parser.add_argument("--plot", help="file for the drawing of `curve`")
     parser.add_argument("--queues", type=int, default=10_000)
     parser.add_argument("--each", type=int, default=100)
     parser.add_argument("--limit-ms", type=float, default=0)
