@@ -2,7 +2,9 @@
 
 use hornpipe_types::stats::{TURN_BOUNDS_US, TurnTimes};
 use rustix::time::{ClockId, clock_gettime};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// A histogram of times, in µs.
 #[derive(Debug, Default)]
@@ -35,17 +37,35 @@ pub(crate) struct Turns {
     cpu: Times,
 }
 
+/// A look at a thread's processor time.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    at: Instant,
+    cpu_ns: u64,
+}
+
+thread_local! {
+    /// The last look this thread took.
+    static LAST: Cell<Option<Look>> = const { Cell::new(None) };
+}
+
+/// How old a look may be to stand for the beginning of a turn. Processor time is a system call, two of them were 4 % of a short turn.
+const FRESH: Duration = Duration::from_micros(250);
+
 /// When a turn began.
 #[derive(Debug)]
 pub(crate) struct Begun {
-    wall: std::time::Instant,
+    wall: Instant,
+    /// Of this thread then, or up to [`FRESH`] before.
     cpu_ns: u64,
 }
 
 impl Begun {
     /// A turn begins.
     pub(crate) fn now() -> Self {
-        Self { wall: std::time::Instant::now(), cpu_ns: thread_ns() }
+        let wall = Instant::now();
+        let last = LAST.get().filter(|look| wall.saturating_duration_since(look.at) < FRESH);
+        Self { wall, cpu_ns: last.unwrap_or_else(|| look(wall)).cpu_ns }
     }
     /// How long it lasts already, µs.
     pub(crate) fn us(&self) -> u64 {
@@ -54,10 +74,13 @@ impl Begun {
 }
 
 impl Turns {
-    /// A turn is over.
+    /// A turn is over. It can't have used more processor time than it took, so a short one needs no look; of a longer one that was interrupted
+    /// too much may be noted, by [`FRESH`] at most.
     pub(crate) fn note(&self, begun: &Begun) {
-        self.wall.note(begun.us());
-        self.cpu.note(thread_ns().saturating_sub(begun.cpu_ns) / 1000);
+        let us = begun.us();
+        self.wall.note(us);
+        let used = if us <= TURN_BOUNDS_US[0] { us } else { look(Instant::now()).cpu_ns.saturating_sub(begun.cpu_ns) / 1000 };
+        self.cpu.note(used.min(us));
     }
     /// By wall clock.
     pub(crate) fn wall(&self) -> TurnTimes {
@@ -67,6 +90,13 @@ impl Turns {
     pub(crate) fn cpu(&self) -> TurnTimes {
         self.cpu.read()
     }
+}
+
+/// Takes a look at this thread's processor time.
+fn look(at: Instant) -> Look {
+    let look = Look { at, cpu_ns: thread_ns() };
+    LAST.set(Some(look));
+    look
 }
 
 /// Processor time of this thread so far, ns.
@@ -91,5 +121,22 @@ mod tests {
         assert_eq!(read.counts.iter().sum::<u64>(), 6);
         assert_eq!(read.counts.last(), Some(&1));
         assert_eq!(read.max_us, u64::MAX / 2);
+    }
+
+    #[test]
+    fn a_turn_that_works_is_told_from_one_that_waits() {
+        let turns = Turns::default();
+        let begun = Begun::now();
+        std::thread::sleep(Duration::from_millis(30));
+        turns.note(&begun);
+        let waited = turns.cpu().max_us;
+        let begun = Begun::now();
+        while begun.us() < waited + 5000 || thread_ns() - begun.cpu_ns < (waited + 5000) * 1000 {
+            std::hint::spin_loop();
+        }
+        turns.note(&begun);
+        let wall = turns.wall();
+        assert!(wall.max_us >= 30_000 && waited < wall.max_us, "{waited} of {wall:?}");
+        assert!(turns.cpu().max_us >= waited + 5000, "{waited}, then {:?}", turns.cpu());
     }
 }
