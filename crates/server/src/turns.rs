@@ -79,7 +79,8 @@ impl Turns {
     pub(crate) fn note(&self, begun: &Begun) {
         let us = begun.us();
         self.wall.note(us);
-        let used = if us <= TURN_BOUNDS_US[0] { us } else { look(Instant::now()).cpu_ns.saturating_sub(begun.cpu_ns) / 1000 };
+        let used =
+            if us <= TURN_BOUNDS_US[0] { us } else { look(Instant::now()).cpu_ns.saturating_sub(begun.cpu_ns) / 1000 };
         self.cpu.note(used.min(us));
     }
     /// By wall clock.
