@@ -282,14 +282,23 @@ impl Ready {
     /// head, until `keep` octets from the head on are reached or an already paged-out segment is met; `keep` falls by what the
     /// head has. Looks at `most` segments at most, the next call goes on from there. Returns the octets freed.
     pub(crate) fn page_out(&mut self, stored: Seq, keep: &mut u64, most: usize) -> u64 {
-        // what the head keeps
-        let (mut head_bytes, mut first) = (0, self.segments.start());
-        while let Some(segment) = self.segments.get(first) {
-            if head_bytes >= *keep {
+        // what the head keeps: segments whose bodies are gone already add nothing to it, so looking ends with the last one that has some,
+        // and after a slice's worth of segments anyway
+        let (mut head_bytes, mut head_count, mut first) = (0, 0, self.segments.start());
+        for _ in 0..most {
+            if head_bytes >= *keep || head_count >= self.tally.resident {
                 break;
             }
-            head_bytes += if segment.batch.is_some() { segment.bytes } else { 0 };
+            let Some(segment) = self.segments.get(first) else { break };
+            if segment.batch.is_some() {
+                head_bytes += segment.bytes;
+                head_count += u64::from(segment.count);
+            }
             first = self.segments.next(first);
+        }
+        if head_count >= self.tally.resident {
+            *keep -= head_bytes.min(*keep);
+            return 0;
         }
         *keep -= head_bytes.min(*keep);
         let mut freed = 0;
@@ -365,6 +374,26 @@ mod tests {
         r.iter().for_each(|s| walked.add(Tally::of(s)));
         assert_eq!(r.tally(), walked);
         r.iter().flat_map(|s| s.first..s.end()).collect()
+    }
+
+    #[test]
+    fn looking_for_what_the_head_keeps_ends_after_a_slice() {
+        let (b, mut r) = (batch(1), Ready::default());
+        // alternating deadlines: nothing joins
+        for k in 0..100 {
+            r.push_back(Segment { deadline: k, ..segment(k, &b, 0, 1) });
+        }
+        assert_eq!(r.page_out(100, &mut 0, 100), 100);
+        for k in 100..103 {
+            r.push_back(Segment { deadline: k, ..segment(k, &b, 0, 1) });
+        }
+        let mut keep = 50;
+        assert_eq!(
+            (r.page_out(103, &mut keep, 1000), keep),
+            (0, 47),
+            "all that has a body was seen, and is less than may stay"
+        );
+        assert_eq!(r.page_out(103, &mut 50, 10), 3, "100 without a body stand before them");
     }
 
     proptest! {
