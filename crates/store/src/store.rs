@@ -89,6 +89,18 @@ struct Job<'a> {
     frames: usize,
 }
 
+impl Job<'_> {
+    /// Whether another one's messages are these very ones, not only alike.
+    fn holds_the_same(&self, other: &Self) -> bool {
+        let same = |a: &Span, b: &Span| {
+            Arc::ptr_eq(&a.batch, &b.batch) && (a.from, a.count, a.step) == (b.from, b.count, b.step)
+        };
+        same(&self.span, &other.span)
+            && self.more.len() == other.more.len()
+            && self.more.iter().zip(other.more).all(|(a, b)| same(a, b))
+    }
+}
+
 impl Store {
     /// Opens or creates `dir/shard-N`. A second process is refused. Damage that shows only in the log is found by
     /// [`Self::recover`].
@@ -300,6 +312,7 @@ impl Store {
         let (mut parts, mut places) = (Parts::default(), Vec::with_capacity(jobs.len()));
         let stamp = body::Stamp { lsn, watermark: self.watermark };
         let mut jobs = jobs.into_iter();
+        let mut before: Option<(Job<'_>, BodyPlace)> = None;
         let mut op = std::mem::take(&mut self.op);
         for store_op in &group.ops {
             op.clear();
@@ -310,7 +323,11 @@ impl Store {
                     let spans = || std::iter::once(&*job.span).chain(job.more);
                     let sums = (spans().map(|s| s.count).sum(), spans().map(Span::body_bytes).sum());
                     let (at, body) = if out_of_line {
-                        let body = self.bodies.append(&mut *self.medium, stamp, spans(), table, job.frames)?;
+                        // queues that differ in deadline or priority have a run each of what is the same on disk
+                        let body = match &before {
+                            Some((same, body)) if same.holds_the_same(&job) => *body,
+                            _ => self.bodies.append(&mut *self.medium, stamp, spans(), table, job.frames)?,
+                        };
                         (put_body(&mut parts, &mut op, job.targets, job.meta, sums, &body, None), Some(body))
                     } else {
                         let len = run::PREFIX + table.len() + job.frames;
@@ -319,6 +336,7 @@ impl Store {
                         (parts.push(&op), None)
                     };
                     places.push((job.id, Place { lsn, part: at.0, index: at.1, body }));
+                    before = body.map(|body| (job, body));
                 }
                 StoreOp::Refer { id, targets, meta, place, from, count } => {
                     let Some(body) = place.body else { continue };

@@ -8,11 +8,12 @@ use common::*;
 use hornpipe_store::{StoreConfig, StoreError};
 use hornpipe_types::definition::{BindingDefinition, Definition, QueueDefinition};
 use hornpipe_types::ids::{EnqueueId, QueueId};
-use hornpipe_types::message::Span;
+use hornpipe_types::message::{Batch, Span};
 use hornpipe_types::op::{Enqueue, Group, Place, Recovered, RunMeta, StoreOp};
 use hornpipe_types::range::SeqRange;
 use hornpipe_types::table::{FieldTable, Value};
 use hornpipe_types::time::UnixMillis;
+use std::sync::Arc;
 
 fn on_all(test: impl Fn(&str, &dyn Bed)) {
     for (name, bed) in beds() {
@@ -275,8 +276,11 @@ fn removed_records_and_files_stay_away() {
 fn a_record_may_name_a_file_that_was_removed() {
     on_all(|name, bed| {
         let (mut store, _) = open(bed);
-        let large = batch(3, &[1000; 200]);
-        let ops = |n: u64| (0..3).map(|i| enqueue(n * 3 + i, vec![target(1, (n * 3 + i) * 200 + 1)], &large)).collect();
+        let large: Vec<_> = (0..3).map(|i| batch(i, &[1000; 200])).collect();
+        let ops = |n: u64| {
+            let op = |(i, b)| enqueue(n * 3 + i, vec![target(1, (n * 3 + i) * 200 + 1)], b);
+            (0..).zip(&large).map(op).collect()
+        };
         let a = put(&mut store, &group(1, ops(0)));
         put(&mut store, &group(2, ops(1)));
         let file = |i: usize| a.places[i].1.body.unwrap().file;
@@ -284,7 +288,7 @@ fn a_record_may_name_a_file_that_was_removed() {
         put(&mut store, &Group { remove_files: vec![file(0)], ..group(3, vec![]) });
         for _ in 0..2 {
             assert!(store.reader().read(&a.places[0].1).is_err(), "{name}");
-            assert_reads(&store.reader(), &a.places[2].1, &large);
+            assert_reads(&store.reader(), &a.places[2].1, &large[2]);
             drop(store);
             let told;
             (store, told) = open(bed);
@@ -450,4 +454,39 @@ fn a_second_process_is_refused_in_words() {
     assert!(matches!(bed.open(config()), Err(StoreError::Locked { .. })));
     drop(reader);
     open(&bed);
+}
+
+#[test]
+fn runs_of_the_same_messages_share_a_body() {
+    on_all(|name, bed| {
+        let (mut store, _) = open(bed);
+        let (large, alike) = (batch(1, &[50_000; 4]), batch(1, &[50_000; 4]));
+        let run = |id, queue, batch: &Arc<Batch>, (from, count), deadline| {
+            let meta = RunMeta { deadline: UnixMillis(deadline), ..RunMeta::default() };
+            let span = Span { batch: batch.clone(), from, count, step: 1 };
+            StoreOp::Enqueue(Enqueue {
+                id: EnqueueId(id),
+                targets: vec![target(queue, 1)],
+                meta,
+                span,
+                more: Vec::new(),
+            })
+        };
+        let ops = vec![
+            run(1, 1, &large, (0, 4), 7),
+            run(2, 2, &large, (0, 4), 8),
+            run(3, 3, &large, (0, 3), 9),
+            run(4, 4, &alike, (0, 3), 10),
+        ];
+        let committed = put(&mut store, &group(1, ops));
+        let bodies: Vec<_> = committed.places.iter().map(|(_, place)| place.body.unwrap()).collect();
+        assert_eq!(bodies[0], bodies[1], "{name}: nothing but the deadline differs");
+        assert!(bodies[1] != bodies[2] && bodies[2] != bodies[3], "{name}: part of a batch, another batch");
+        store.close().unwrap();
+        let (store, told) = open(bed);
+        assert_eq!(told.runs().len(), 4, "{name}");
+        for (_, place) in &committed.places[..2] {
+            assert_reads(&store.reader(), place, &large);
+        }
+    });
 }

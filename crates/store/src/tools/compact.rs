@@ -3,6 +3,7 @@
 use super::Stopped;
 use super::export::Writer;
 use crate::error::StoreError;
+use crate::record::SLICED;
 use crate::shards::{COMPACTING, folder};
 use crate::{Store, StoreConfig, disk};
 use hornpipe_types::ids::{QueueId, Seq};
@@ -111,7 +112,7 @@ fn copy(stopped: Stopped, dir: &Path, beside: &Path, config: &StoreConfig) -> Re
     let mut last = None;
     for ((place, (from, end), _), (meta, targets)) in parts {
         let batch = match last.take() {
-            Some((of, batch)) if of == place => batch,
+            Some((of, batch)) if of == place || are_the_same(&of, &place) => batch,
             _ => reader.read(&place)?,
         };
         if end > batch.len() {
@@ -125,7 +126,6 @@ fn copy(stopped: Stopped, dir: &Path, beside: &Path, config: &StoreConfig) -> Re
         writer.hold(queue, stretch.first, &stretch.meta, stretch.hold_until)?;
     }
     writer.finish()?;
-    let usage = store.usage();
     store.close()?;
     drop((reader, stopped));
     // The copy is looked at before the old one goes.
@@ -137,7 +137,12 @@ fn copy(stopped: Stopped, dir: &Path, beside: &Path, config: &StoreConfig) -> Re
             folder(dir, config.shard).display()
         )));
     }
-    Ok(Compacted { before, after: sizes(usage.body_bytes, usage.map_bytes), messages })
+    Ok(Compacted { before, after: sizes(copy.body_files.1, copy.map_bytes.0), messages })
+}
+
+/// Whether two places name the same messages: runs that differ in deadline or priority alone share theirs.
+fn are_the_same(a: &Place, b: &Place) -> bool {
+    a.body.is_some() && a.body == b.body && (a.index | b.index) & SLICED == 0
 }
 
 /// Orders by what must be alike to stay one run.
