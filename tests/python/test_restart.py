@@ -1,5 +1,6 @@
 """What a stop, a crash and a return look like from outside."""
 
+import os
 import threading
 import time
 
@@ -117,3 +118,41 @@ def test_delayed_messages_are_released_after_a_kill_beside_other_traffic(own_bro
         return ch.queue_declare("out", passive=True).method.message_count == count
 
     until(all_out, "every delayed message to be released")
+
+
+@pytest.mark.parametrize("there", [0, 50, 1500], ids=lambda n: f"{n} there")
+@pytest.mark.parametrize("again", [False, True], ids=["gone", "declared again"])
+def test_what_was_rejected_before_its_queue_was_deleted_outlives_a_kill(own_broker, connect, there, again):
+    """The deletion is answered while dead letters go on their way in slices, and the kill comes in between."""
+    if os.environ.get("AMQP_URL") or os.environ.get("BROKER") == "rabbitmq":
+        pytest.skip("about what Hornpipe does in slices")
+    count = 3000
+    broker = own_broker(HORNPIPE_SLICE_UNITS="64")
+    arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"}
+    connection = connect(broker)
+    ch = connection.channel()
+    ch.confirm_delivery()
+    ch.queue_declare("dead", durable=True)
+    ch.queue_declare("work", durable=True, arguments=arguments)
+    put(ch, "work", *[b"%d" % n for n in range(count)])
+    tags = []
+    ch.basic_consume("work", lambda _ch, method, _properties, _body: tags.append(method.delivery_tag))
+    while len(tags) < count:
+        connection.process_data_events(time_limit=1)
+    ch.basic_nack(tags[-1], multiple=True, requeue=False)
+    ch.queue_delete("work")
+    if again:
+        ch.queue_declare("work", durable=True, arguments=arguments)
+        put(ch, "work", b"new")
+    if there:
+        until(lambda: ready(ch, "dead") >= there, f"{there} dead letters")
+    broker.kill()
+    broker.start()
+    connection = connect(broker)
+    ch = connection.channel()
+    until(lambda: ready(ch, "dead") >= count, f"{count} dead letters, {ready(ch, 'dead')} are there")
+    assert get_all(ch, "dead") == [b"%d" % n for n in range(count)]
+    if again:
+        assert get_all(ch, "work") == [b"new"]
+    else:
+        refused(lambda: ch.queue_declare("work", passive=True), 404, "no queue 'work'")

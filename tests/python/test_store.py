@@ -559,6 +559,35 @@ def test_a_compaction_that_is_killed_leaves_the_old_store_or_the_new_one(own_bro
     assert broker.stop() == 0
 
 
+def test_nothing_starts_beside_a_compaction(own_broker):
+    """The data folder is held from before the first store is opened until the last copy is in its place."""
+    broker = own_broker(HORNPIPE_SHARDS="2")
+    publish(broker, "q", bodies(400, 20_000))
+    assert broker.stop() == 0
+    beside = broker.data / "compacting"
+    # While the copy is made, and when it is whole and its store closed: its mark is written again then.
+    moments = [lambda: beside.exists(), lambda: (beside / "shard-0/mark").exists(), lambda: (beside / "shard-1").exists()]
+    held = 0
+    for moment in moments:
+        run = subprocess.Popen(
+            [brokers.Hornpipe.binary(), "store", "compact", str(broker.data)],
+            env=brokers.Hornpipe.environment(),
+            stdout=subprocess.DEVNULL,
+        )
+        while run.poll() is None and not moment():
+            pass
+        run.send_signal(signal.SIGSTOP)
+        if run.poll() is None:
+            with pytest.raises(brokers.BrokerFailed, match="in use"):
+                broker.start()
+            held += 1
+            run.send_signal(signal.SIGCONT)
+        assert run.wait(brokers.DEADLINE) == 0
+    assert held >= 2
+    broker.start()
+    assert take(broker, "q") == bodies(400, 20_000)
+
+
 def test_a_store_that_is_gone_is_not_taken_for_a_new_one(own_broker):
     broker = own_broker()
     publish(broker, "q", bodies(3, 100))

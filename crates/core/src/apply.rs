@@ -39,7 +39,7 @@ impl Shard {
             }
             *after = id;
             self.spend(1);
-            if self.queues.get(&id).is_some_and(|q| q.vhost == vhost && q.delayed.is_none()) {
+            if self.queues.get(&id).is_some_and(|q| q.vhost == vhost && !q.is_hidden()) {
                 self.spend(LOOK_UNITS);
                 self.apply_to_queue(now, id);
             }

@@ -28,7 +28,9 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    fn name(self) -> &'static str {
+    pub(crate) const ALL: [Self; 4] = [Self::Rejected, Self::Expired, Self::MaxLen, Self::DeliveryLimit];
+
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Rejected => "rejected",
             Self::Expired => "expired",
@@ -63,7 +65,7 @@ impl Grave {
     pub(crate) fn of(queue: &Queue) -> Self {
         Self {
             vhost: queue.vhost,
-            queue: queue.definition.name.clone(),
+            queue: queue.shown_name().clone(),
             exchange: queue.settings.dead_letter_exchange.clone(),
             routing_key: queue.settings.dead_letter_routing_key.clone(),
         }

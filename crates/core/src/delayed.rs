@@ -12,14 +12,13 @@ use crate::shard::Shard;
 use crate::timer::TimerKey;
 use crate::topology::ExchangeId;
 use hornpipe_types::args::{QueueArgs, parse_expiration};
-use hornpipe_types::definition::{Definition, DefinitionKey, QueueDefinition};
+use hornpipe_types::definition::{Definition, QueueDefinition};
 use hornpipe_types::effect::ChannelEffect;
 use hornpipe_types::error::ReplyCode;
 use hornpipe_types::header::Properties;
 use hornpipe_types::ids::{ConnectionId, QueueId, Seq};
 use hornpipe_types::message::{PERSISTENT, Span};
 use hornpipe_types::names::ShortStr;
-use hornpipe_types::op::StoreOp;
 use hornpipe_types::range::SeqRange;
 use hornpipe_types::table::{FieldTable, Value};
 use hornpipe_types::time::{Instant, Now};
@@ -142,6 +141,7 @@ impl Shard {
             exclusive: false,
             auto_delete: false,
             arguments: FieldTable::default(),
+            grave: None,
         };
         if of.durable {
             self.put_definition(Definition::Queue(definition.clone()));
@@ -175,11 +175,6 @@ impl Shard {
             self.timers.disarm(at, TimerKey::Delayed(id));
         }
         self.resident -= queue.resident.min(self.resident);
-        if queue.is_logged() {
-            self.log.op(StoreOp::DropQueue(id));
-            let (vhost, name) = (queue.definition.vhost.clone(), queue.definition.name.clone());
-            self.log.op(StoreOp::Delete(DefinitionKey::Queue { vhost, name }));
-        }
         self.drop_queue(Now::default(), queue);
     }
 

@@ -93,7 +93,7 @@ impl Shard {
                 ids
             }
             _ => {
-                let shown = |q: &Queue| q.delayed.is_none() && vhost.is_none_or(|v| q.definition.vhost == *v);
+                let shown = |q: &Queue| !q.is_hidden() && vhost.is_none_or(|v| q.definition.vhost == *v);
                 let known = self.queue_order.after(after).iter().copied();
                 known.filter(|id| self.queues.get(id).is_some_and(|q| shown(q))).take(limit).collect()
             }
@@ -106,7 +106,7 @@ impl Shard {
         let page = &ids[..limit.min(ids.len())];
         let mut sums =
             QueueSums { next: page.last().copied().filter(|_| page.len() < ids.len()), ..Default::default() };
-        for queue in page.iter().filter_map(|id| self.queues.get(id)).filter(|q| q.delayed.is_none()) {
+        for queue in page.iter().filter_map(|id| self.queues.get(id)).filter(|q| !q.is_hidden()) {
             sums.queues += 1;
             sums.messages_ready += queue.ready;
             sums.messages_unacknowledged += queue.unacked;

@@ -18,6 +18,7 @@ mod dead_letter;
 mod delayed;
 pub mod exchange;
 mod gather;
+mod grave;
 mod handle;
 mod held_back;
 mod inspect;

@@ -188,10 +188,17 @@ impl Shard {
                     self.on_delayed_due(now, id);
                     return;
                 }
-                self.out.remarks.push(format!(
-                    "queue '{name}' in vhost '{vhost}' stops at messages that can't be read back: {error}; \
-                     purge or delete it to go on without them"
-                ));
+                self.out.remarks.push(match &queue.definition.grave {
+                    Some(grave) => format!(
+                        "queue '{}' in vhost '{vhost}' was deleted, and messages that died in it before can't be read \
+                         back: {error}; start with --accept-data-loss to go on without them",
+                        grave.queue
+                    ),
+                    None => format!(
+                        "queue '{name}' in vhost '{vhost}' stops at messages that can't be read back: {error}; \
+                         purge or delete it to go on without them"
+                    ),
+                });
                 queue.unreadable_from = queue.unreadable_from.min(first);
                 self.log.note_unreadable(enqueue);
                 self.note_damage(id, error);

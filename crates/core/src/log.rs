@@ -792,7 +792,9 @@ impl Log {
     }
     /// A channel's replies wait for `commit`.
     pub(crate) fn wait_reply(&mut self, commit: CommitSeq, connection: ConnectionId, channel: u16) {
-        self.reply_waiters.push_back((commit, connection, channel));
+        // one that waits for an earlier definition comes behind those that wait for all there is
+        let at = self.reply_waiters.partition_point(|(other, ..)| *other <= commit);
+        self.reply_waiters.insert(at, (commit, connection, channel));
     }
     /// Channels whose confirms the watermark reached.
     pub(crate) fn ready_confirms(&mut self, mut each: impl FnMut(CommitSeq, ConnectionId, u16)) {

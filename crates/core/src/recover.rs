@@ -4,6 +4,7 @@
 //! at the end, without bodies: those are read when they are wanted.
 
 use crate::delayed::HIDDEN;
+use crate::grave::Causes;
 use crate::log::LogRun;
 use crate::queue::Counters;
 use crate::queue::ready::Segment;
@@ -110,7 +111,12 @@ struct Hurt {
 impl Hurt {
     /// What an operator should read of a queue's messages, counted by body.
     fn remark(&self, queue: &QueueDefinition, unreadable: &BTreeMap<usize, u64>) -> Option<String> {
-        let (name, vhost) = (&queue.name, &queue.vhost);
+        let vhost = &queue.vhost;
+        let (name, after, ways) = match &queue.grave {
+            // nobody can get at it by its name
+            Some(grave) => (&grave.queue, " that was deleted before they were dead-lettered", ""),
+            None => (&queue.name, "", "purge or delete the queue, "),
+        };
         let mut reason = self.reasons.get(*unreadable.keys().next()?)?.clone();
         if unreadable.len() > 1 {
             reason += &format!(", and {} bodies more", unreadable.len() - 1);
@@ -121,8 +127,8 @@ impl Hurt {
             return Some(format!("{what} of queue '{name}' in vhost '{vhost}' can't be read and left it: {reason}"));
         }
         Some(format!(
-            "{what} of queue '{name}' in vhost '{vhost}' can't be read, it will stop at the first of them: {reason}; \
-             restore the file, purge or delete the queue, or start with --accept-data-loss to drop them"
+            "{what} of queue '{name}' in vhost '{vhost}'{after} can't be read, it will stop at the first of them: {reason}; \
+             restore the file, {ways}or start with --accept-data-loss to drop them"
         ))
     }
 }
@@ -274,6 +280,8 @@ impl Shard {
             self.next_queue = self.next_queue.max(id.next());
             if definition.name.starts_with(HIDDEN) {
                 self.insert_hidden(now, index, definition);
+            } else if definition.grave.is_some() {
+                self.insert_grave(index, definition);
             } else {
                 let args = QueueArgs::trusted(&definition.arguments);
                 self.insert_queue(now, index, definition, args, None);
@@ -342,6 +350,7 @@ impl Shard {
     fn fill_queue(&mut self, now: Now, id: QueueId, found: Messages, clean: bool, hurt: &Hurt) -> Option<String> {
         let queue = self.queues.get_mut(&id)?;
         let mut unreadable: BTreeMap<usize, u64> = BTreeMap::new();
+        let causes = queue.definition.grave.as_deref().map(Causes::of);
         queue.next_seq = found.highest + 1;
         queue.stored_upto = found.highest + 1;
         for (first, run) in found.replay.runs() {
@@ -365,6 +374,10 @@ impl Shard {
                 // one log run for each live stretch: what is settled between is not the queue's any more
                 let index = run.index + (a - first) as u32;
                 queue.logged.push_back(LogRun::new(*a, (b - a) as u32, run.enqueue, index));
+            }
+            if let Some(causes) = &causes {
+                stretches.into_iter().for_each(|(a, b)| causes.bury(queue, a, b));
+                continue;
             }
             for (a, b) in stretches {
                 // messages with counters of their own are segments of their own

@@ -29,8 +29,9 @@ enum Stop {
 impl Shard {
     /// Hands out what can be handed out, drops what must go.
     pub(crate) fn serve(&mut self, now: Now, id: QueueId) {
-        if self.is_held_up(id) {
-            return;
+        let Some(queue) = self.queues.get(&id).filter(|q| !q.is_held_up()) else { return };
+        if queue.is_grave() {
+            return self.close_grave(now, id);
         }
         // a deadline of this very moment still lets a waiting consumer have the message (TTL 0)
         if !self.expire_head(now, id, now.wall.0) {

@@ -20,18 +20,18 @@
 
 use crate::channel::unacked::{Taken, Unacked};
 use crate::chunked::Chunked;
-use crate::dead_letter::{Death, Grave, Reason};
+use crate::dead_letter::Reason;
 use crate::log::Left;
 use crate::queue::Queue;
 use crate::queue::ready::Segment;
 use crate::settle::Back;
 use crate::shard::Shard;
 use hornpipe_types::args::QueueKind;
-use hornpipe_types::ids::{ConnectionId, EnqueueId, QueueId};
-use hornpipe_types::message::Span;
-use hornpipe_types::range::{SeqRange, in_order};
+use hornpipe_types::definition::DefinitionKey;
+use hornpipe_types::ids::{CommitSeq, ConnectionId, EnqueueId, QueueId, Seq};
+use hornpipe_types::op::StoreOp;
+use hornpipe_types::range::{SeqRange, SeqSet, in_order};
 use hornpipe_types::time::Now;
-use std::sync::Arc;
 
 /// Units a message costs that is dead-lettered: its header is read and written anew.
 pub(crate) const DEATH_UNITS: u32 = 16;
@@ -56,6 +56,9 @@ pub(crate) enum Work {
     Trim(QueueId),
     /// Messages were purged; the log knows, for runs up to `mark`.
     Purged { queue: QueueId, mark: EnqueueId, segments: Vec<Chunked<Segment>> },
+    /// A queue was deleted, and what stays of it is to be dead-lettered; the log knows, for runs up to `mark`. Those below
+    /// `next` have been looked at.
+    Emptied { queue: QueueId, mark: EnqueueId, stay: SeqSet, next: Seq },
     /// A queue is gone; the log knows, for runs up to `mark`.
     Dropped { queue: Box<Queue>, mark: EnqueueId },
     /// Deliveries end.
@@ -76,9 +79,7 @@ pub(crate) struct Settling {
     /// Purges with a higher stamp take what is returned, too.
     stamp: u64,
     /// Queues that wait for it.
-    holds: Vec<QueueId>,
-    /// Queues that went since, with where their messages die: what was rejected before is dead-lettered all the same.
-    graves: Vec<(QueueId, Grave)>,
+    pub(crate) holds: Vec<QueueId>,
 }
 
 impl Shard {
@@ -108,6 +109,11 @@ impl Shard {
                 }
             }
         }
+        if let Work::Emptied { queue, .. } = &work
+            && let Some(queue) = self.queues.get_mut(queue)
+        {
+            queue.returning += 1;
+        }
         self.work.push_back(work);
     }
 
@@ -119,7 +125,7 @@ impl Shard {
     /// Whether purged messages still look alive in their runs. Written again, they would stand behind the purge in the log and
     /// outlive it.
     pub(crate) fn is_burying(&self) -> bool {
-        self.work.iter().any(|w| matches!(w, Work::Purged { .. }))
+        self.work.iter().any(|w| matches!(w, Work::Purged { .. } | Work::Emptied { .. }))
     }
 
     /// Whether a slice of listed work can be done now.
@@ -171,16 +177,18 @@ impl Shard {
     fn end_work(&mut self, now: Now, work: Work) {
         match work {
             Work::Trim(id) => self.serve(now, id),
-            Work::Settle(settling) => {
-                for id in settling.holds {
-                    if let Some(queue) = self.queues.get_mut(&id) {
-                        queue.returning -= 1;
-                        self.mark_dirty(id);
-                    }
-                }
-            }
+            Work::Settle(settling) => settling.holds.into_iter().for_each(|id| self.release_hold(id)),
+            Work::Emptied { queue, .. } => self.release_hold(queue),
             Work::Release(id) => self.released(id),
             Work::Purged { .. } | Work::Dropped { .. } | Work::Policies { .. } => {}
+        }
+    }
+
+    /// A queue need not wait for a work any more.
+    fn release_hold(&mut self, id: QueueId) {
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.returning -= 1;
+            self.mark_dirty(id);
         }
     }
 
@@ -189,6 +197,7 @@ impl Shard {
         match work {
             Work::Trim(id) => self.trim(now, *id),
             Work::Purged { queue, mark, segments } => self.bury_purged(now, *queue, *mark, segments),
+            Work::Emptied { queue, mark, stay, next } => self.empty_grave(now, *queue, *mark, stay, next),
             Work::Dropped { queue, mark } => self.bury_dropped(now, queue, *mark),
             Work::Settle(settling) => self.settle_some(now, settling),
             Work::Release(id) => self.release_due(now, *id),
@@ -209,9 +218,9 @@ impl Shard {
         }
     }
 
-    /// Whether a queue hands out nothing for now: messages must leave its head, or return to it, first.
+    /// Whether a queue hands out nothing for now.
     pub(crate) fn is_held_up(&self, id: QueueId) -> bool {
-        self.queues.get(&id).is_some_and(|q| q.behind || q.returning > 0)
+        self.queues.get(&id).is_some_and(|q| q.is_held_up())
     }
 
     fn trim(&mut self, now: Now, id: QueueId) -> bool {
@@ -271,7 +280,7 @@ impl Shard {
             mark = self.log.last_enqueue();
             let except = self.outstanding(id);
             let upto = self.queues.get(&id).map_or(0, |q| q.next_seq - 1);
-            self.log.op(hornpipe_types::op::StoreOp::Purge { queue: id, upto, except });
+            self.log.op(StoreOp::Purge { queue: id, upto, except });
         }
         self.begin_work(now, Work::Purged { queue: id, mark, segments });
     }
@@ -316,7 +325,7 @@ impl Shard {
                 return false;
             }
             let units = self.units;
-            let Some(queue) = self.queues.get_mut(&id).filter(|_| segment.logged) else {
+            let Some(queue) = self.queues.get_mut(&id).filter(|q| segment.logged && !q.is_grave()) else {
                 self.spend(1);
                 continue;
             };
@@ -334,19 +343,18 @@ impl Shard {
         true
     }
 
-    /// A queue is no more: what is left of it goes.
-    pub(crate) fn drop_queue(&mut self, now: Now, queue: Box<Queue>) {
+    /// A queue is no more, on disk neither: what is left of it goes.
+    pub(crate) fn drop_queue(&mut self, now: Now, queue: Box<Queue>) -> Option<CommitSeq> {
         self.forget_holder(&queue);
+        queue.dying.iter().for_each(|dying| dying.reason.count(&mut self.totals, dying.range.count));
+        let commit = queue.is_logged().then(|| {
+            self.log.op(StoreOp::DropQueue(queue.id));
+            let (vhost, name) = (queue.definition.vhost.clone(), queue.definition.name.clone());
+            self.log.op(StoreOp::Delete(DefinitionKey::Queue { vhost, name }))
+        });
         let mark = self.log.last_enqueue();
-        for work in &mut self.work {
-            if let Work::Settle(settling) = work
-                && settling.ending == Ending::Discarded
-                && settling.taken.has_queue(queue.id)
-            {
-                settling.graves.push((queue.id, Grave::of(&queue)));
-            }
-        }
         self.begin_work(now, Work::Dropped { queue, mark });
+        commit
     }
 
     fn bury_dropped(&mut self, now: Now, queue: &mut Queue, mark: EnqueueId) -> bool {
@@ -409,7 +417,7 @@ impl Shard {
         }
         self.stamp += 1;
         let stamp = self.stamp;
-        let settling = Settling { channel, ending, taken, stamp, holds: Vec::new(), graves: Vec::new() };
+        let settling = Settling { channel, ending, taken, stamp, holds: Vec::new() };
         self.begin_work(now, Work::Settle(Box::new(settling)));
     }
 
@@ -440,32 +448,21 @@ impl Shard {
             let most = self.units.checked_div(each).map_or(u32::MAX, |n| n.max(1));
             let Some(run) = settling.taken.next(most) else { break };
             self.spend(1 + run.count.saturating_mul(each) + run.count / BITS_PER_UNIT);
-            let purged = self.queues.get(&run.queue).is_some_and(|q| q.purged > settling.stamp);
+            let queue = self.queues.get(&run.queue);
+            let purged = queue.is_some_and(|q| q.purged > settling.stamp);
+            // what was rejected before its queue was deleted is among what stayed, all else has left with it
+            let gone = queue.is_none_or(|q| q.is_grave() && !purged);
             self.release_credit(settling.channel, &run);
             match settling.ending {
                 Ending::Acked => self.on_acked(now, settling.channel, &run),
-                Ending::Discarded => match settling.graves.iter().find(|(id, _)| *id == run.queue) {
-                    Some((_, grave)) => self.discard_late(grave, &run),
-                    None => self.discard(now, &run, Reason::Rejected),
-                },
+                Ending::Discarded if gone => Reason::Rejected.count(&mut self.totals, run.count),
+                Ending::Discarded => self.discard(now, &run, Reason::Rejected),
                 Ending::Returned(_) if purged => self.settle_gone(now, &run),
                 Ending::Returned(back) => self.take_back(now, &run, back, &mut returned),
             }
         }
         self.put_back(now, returned);
         settling.taken.is_empty()
-    }
-
-    /// Messages that were rejected while their queue was there, and whose turn comes after it went. Their places in the
-    /// log went with it: without its body in memory a message is counted only.
-    fn discard_late(&mut self, grave: &Grave, run: &Unacked) {
-        match &run.batch {
-            Some(batch) => {
-                let span = Span { batch: Arc::clone(batch), from: run.from, count: run.count, step: run.step };
-                self.deaths.push_back(Death::new(grave.clone(), span, Reason::Rejected));
-            }
-            None => Reason::Rejected.count(&mut self.totals, run.count),
-        }
     }
 
     /// What each message of a run costs, beyond what the run does.

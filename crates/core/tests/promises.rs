@@ -185,3 +185,18 @@ fn what_another_made_is_there_once_the_disk_has_it() {
     assert!(broker.take_group());
     assert_eq!(say(&mut broker, CONSUMER, declare("a")).len(), 1, "a message is on its way, the queue is there");
 }
+
+/// A reply waits for its own commit only, whatever was asked for before it on other channels.
+#[test]
+fn a_reply_does_not_wait_for_one_of_a_later_commit() {
+    let mut broker = broker();
+    assert!(say(&mut broker, PUBLISHER, declare("new")).is_empty());
+    assert!(broker.take_group());
+    say(&mut broker, PUBLISHER, publish("", "a", 1));
+    let purge = ChannelCommand::QueuePurge { queue: "z".into(), nowait: false };
+    assert!(say(&mut broker, PUBLISHER, purge).is_empty(), "it waits for all there is");
+    assert!(say(&mut broker, CONSUMER, declare("new")).is_empty(), "it waits for the queue");
+    assert!(broker.commit());
+    let answers = told(&mut broker, CONSUMER);
+    assert!(matches!(answers[..], [ChannelEffect::QueueDeclareOk { .. }]), "{answers:?}");
+}

@@ -595,8 +595,20 @@ impl Oracle {
     /// Whether messages were to be moved to other queues in these turns, which may have been done or not: the books can't
     /// hold both.
     pub(crate) fn was_moving(&self, rested: u64, durable: u64) -> bool {
-        let moved = |h: &Entry| !h.done && !h.swept && h.turn > rested && h.turn <= durable;
-        rested < durable && self.copies.iter().any(|c| !c.ended && c.history.iter().skip(1).any(moved))
+        let moved = |c: &Copy, k: usize, h: &Entry| {
+            let open = !h.done && !h.swept && h.turn > rested && h.turn <= durable;
+            open && !self.outlives_its_queue(c, k, durable)
+        };
+        let moves = |c: &Copy| c.history.iter().enumerate().skip(1).any(|(k, h)| moved(c, k, h));
+        rested < durable && self.copies.iter().any(|c| !c.ended && moves(c))
+    }
+
+    /// Whether what a copy went through last but may not have come to the end of is certain all the same: it died in a queue
+    /// that was deleted since, and goes on to where the dead go whatever happens.
+    fn outlives_its_queue(&self, copy: &Copy, k: usize, durable: u64) -> bool {
+        let (Some(from), Some(h)) = (copy.history.get(k.wrapping_sub(1)), copy.history.get(k)) else { return false };
+        let deleted = self.dropped.get(&from.at).is_some_and(|(turn, _)| (h.turn..=durable).contains(turn));
+        deleted && !h.done && self.plan.queues[from.at].logs(self.messages[copy.message].persistent)
     }
 
     /// Takes a copy back to the end of turn `durable` and asks whether it survives the process.
@@ -613,11 +625,16 @@ impl Oracle {
             return Ok(());
         }
         let persistent = self.messages[copy.message].persistent;
-        let copy = &mut self.copies[id];
         let was_done = copy.phase == Phase::Done;
         let first = copy.history.first().map(|h| h.turn);
-        let on_disk = |h: &Entry| h.turn <= if h.swept || Some(h.turn) == first && !h.done { durable } else { rested };
-        let kept = copy.history.iter().take_while(|h| on_disk(h)).count();
+        let on_disk = |(k, h): &(usize, &Entry)| {
+            let at_once = h.swept || Some(h.turn) == first && !h.done || self.outlives_its_queue(copy, *k, durable);
+            h.turn <= if at_once { durable } else { rested }
+        };
+        let kept = copy.history.iter().enumerate().take_while(on_disk).count();
+        // what arrives after the crash has not been delivered before it
+        let arrives = copy.history.get(kept.wrapping_sub(1)).is_some_and(|h| kept > 1 && h.turn > rested);
+        let copy = &mut self.copies[id];
         // what was on a work list may have been done or not
         copy.lost_ok |= copy.history.get(kept).is_some_and(|h| h.turn <= durable);
         let undone = kept < copy.history.len();
@@ -643,7 +660,7 @@ impl Oracle {
         if !clean {
             copy.unclean = true;
             // it may be where nothing has been delivered from
-            copy.flag_unknown |= copy.due.is_some();
+            copy.flag_unknown |= copy.due.is_some() || arrives;
         }
         if copy.phase == Phase::Done {
             self.live.remove(&id);

@@ -8,7 +8,8 @@ use crate::wire::Input;
 use hornpipe_types::definition::{Definition, DefinitionKey};
 use serde::Deserialize;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+const FIRST_VERSION: u8 = 1;
 /// u8 version, u16 parts, u32 crc32c of key, parts and JSON.
 const HEADER: usize = 7;
 const CHUNK: usize = 48 << 10;
@@ -21,6 +22,14 @@ fn part_key(prefix: &[u8], part: u16) -> Vec<u8> {
 
 fn checksum(key: &[u8], value: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(key), &value[1..3]), &value[HEADER..])
+}
+
+/// What a reader must know. Versions before took the grave of a queue for a queue that anybody may use.
+fn version_of(definition: &Definition) -> u8 {
+    match definition {
+        Definition::Queue(d) if d.grave.is_some() => VERSION,
+        _ => FIRST_VERSION,
+    }
 }
 
 /// What a part counts as in the sum of all.
@@ -58,7 +67,7 @@ pub(crate) fn put(
         for (i, chunk) in json.chunks(CHUNK).enumerate() {
             let k = part_key(&prefix, i as u16);
             let mut v = Vec::with_capacity(HEADER + chunk.len());
-            v.push(VERSION);
+            v.push(version_of(definition));
             v.extend_from_slice(&parts.to_be_bytes());
             v.extend_from_slice(&[0; 4]);
             v.extend_from_slice(chunk);
@@ -110,7 +119,7 @@ pub(crate) fn scan(
         if checksum(k, v) != crc {
             return reject(prefix, "its checksum does not match");
         }
-        if version != VERSION {
+        if !(FIRST_VERSION..=VERSION).contains(&version) {
             return Err(StoreError::Unsupported { what: "a definition".to_owned(), found: version, known: VERSION });
         }
         let part = u16::from_be_bytes(*part);

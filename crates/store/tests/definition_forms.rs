@@ -5,6 +5,7 @@
 
 use hornpipe_types::definition::*;
 use hornpipe_types::ids::{QueueId, VhostId};
+use hornpipe_types::range::SeqRange;
 use hornpipe_types::table::{FieldTable, Value};
 
 fn table(entries: &[(&str, Value)]) -> FieldTable {
@@ -94,6 +95,23 @@ fn forms() -> Vec<(&'static str, Definition)> {
                 name: "q".into(),
                 id: QueueId(9),
                 durable: true,
+                ..QueueDefinition::default()
+            }),
+        ),
+        (
+            // what stays of a deleted queue
+            r#"{"Queue":{"vhost":"/","name":"\u0001grave.9","id":9,"durable":true,"grave":{"queue":"q","exchange":"dlx","routing_key":"k","reasons":[["expired",[{"first":3,"count":2,"step":1}]]]}}}"#,
+            Definition::Queue(QueueDefinition {
+                vhost: "/".into(),
+                name: "\u{1}grave.9".into(),
+                id: QueueId(9),
+                durable: true,
+                grave: Some(Box::new(GraveDefinition {
+                    queue: "q".into(),
+                    exchange: "dlx".into(),
+                    routing_key: Some("k".into()),
+                    reasons: vec![("expired".into(), vec![SeqRange::dense(3, 2)])],
+                })),
                 ..QueueDefinition::default()
             }),
         ),

@@ -6,7 +6,7 @@ mod common;
 
 use common::*;
 use hornpipe_store::{Call, Fault, Faulty, Memory, Store, StoreError, tools};
-use hornpipe_types::definition::{Definition, QueueDefinition};
+use hornpipe_types::definition::{Definition, GraveDefinition, QueueDefinition};
 use hornpipe_types::header::Properties;
 use hornpipe_types::ids::{EnqueueId, QueueId};
 use hornpipe_types::message::{BatchBuilder, MessageMeta, Span};
@@ -92,6 +92,46 @@ fn exported(dir: &Path) -> (tools::Ported, String) {
 /// Without the counts of definitions and order of no meaning.
 fn messages(export: &str) -> Vec<&str> {
     export.lines().filter(|l| l.starts_with("{\"message\"")).collect()
+}
+
+/// A grave is a queue like others to the tools, and an import, which counts positions anew, still says what died of what.
+#[test]
+fn a_grave_comes_through_all_tools() {
+    let bed = on_disk();
+    let (mut store, _) = open(&bed);
+    let reasons = vec![("expired".into(), vec![SeqRange { first: 12, count: 3, step: 4 }])];
+    let grave = GraveDefinition { queue: "one".into(), exchange: "dlx".into(), routing_key: None, reasons };
+    let grave = QueueDefinition {
+        vhost: "/".into(),
+        name: "\u{1}grave.1".into(),
+        id: QueueId(1),
+        durable: true,
+        grave: Some(Box::new(grave)),
+        ..QueueDefinition::default()
+    };
+    put(&mut store, &group(1, vec![enqueue(1, vec![target(1, 1)], &letters(1, 20, 30))]));
+    // 11 to 20 stay, of which 13 and 14 leave
+    let ops = vec![
+        StoreOp::Purge { queue: QueueId(1), upto: 20, except: vec![SeqRange::dense(11, 10)] },
+        StoreOp::Put(Definition::Queue(grave)),
+        StoreOp::Settled { queue: QueueId(1), ranges: vec![SeqRange::dense(13, 2)] },
+        queue(2, "one"),
+    ];
+    put(&mut store, &group(2, ops));
+    store.close().unwrap();
+    let dir = bed.0.path();
+    tools::compact(dir, &config()).unwrap();
+    let report = tools::verify(dir, &config()).unwrap();
+    assert!(report.is_whole(), "{report:?}");
+    assert_eq!((report.homeless, report.queues.iter().map(|q| q.messages).collect::<Vec<_>>()), (0, vec![8, 0]));
+    let (ported, text) = exported(dir);
+    assert_eq!((ported.definitions, ported.messages), (2, 8));
+    let second = tempfile::tempdir().unwrap();
+    assert_eq!(tools::import(&mut text.as_bytes(), second.path(), &config(), 1).unwrap(), ported);
+    // 12, 16 and 20 of 11, 12, 15 to 20
+    let (_, again) = exported(second.path());
+    let reasons = r#""reasons":[["expired",[{"first":2,"count":2,"step":2},{"first":8,"count":1,"step":1}]]]"#;
+    assert!(again.contains(reasons), "{again}");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 use crate::Map;
 use crate::ids::{QueueId, VhostId};
 use crate::names::ShortStr;
+use crate::range::SeqRange;
 use crate::table::FieldTable;
 use serde::{Deserialize, Serialize};
 
@@ -195,6 +196,26 @@ pub struct QueueDefinition {
     pub auto_delete: bool,
     #[serde(skip_serializing_if = "FieldTable::is_empty")]
     pub arguments: FieldTable,
+    /// Set in what stays of a deleted queue for a while.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grave: Option<Box<GraveDefinition>>,
+}
+
+/// What a deleted queue leaves behind whose rejected messages are still to be dead-lettered: all that is in the log under
+/// its id then. It has a name that no client sees.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GraveDefinition {
+    /// The name the queue had.
+    pub queue: ShortStr,
+    /// Its dead-letter exchange.
+    pub exchange: ShortStr,
+    /// The routing key for its dead letters; `None` = their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub routing_key: Option<ShortStr>,
+    /// Messages that died of something else than a rejection: RabbitMQ's word for it and their seqs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<(ShortStr, Vec<SeqRange>)>,
 }
 
 /// A binding of an exchange to a queue or an exchange.

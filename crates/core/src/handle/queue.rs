@@ -14,12 +14,11 @@ use hornpipe_types::args::{
     with_default_queue_type,
 };
 use hornpipe_types::command::{Bind, QueueDeclare};
-use hornpipe_types::definition::{BindingDefinition, Definition, DefinitionKey, QueueDefinition};
+use hornpipe_types::definition::{BindingDefinition, Definition, QueueDefinition};
 use hornpipe_types::effect::ChannelEffect;
 use hornpipe_types::error::{AmqpError, ReplyCode};
 use hornpipe_types::ids::{CommitSeq, ConnectionId, QueueId};
 use hornpipe_types::names::ShortStr;
-use hornpipe_types::op::StoreOp;
 use hornpipe_types::time::Now;
 
 /// Queue ids are reserved in the log in strides, so that a new queue does not rewrite the counter each time.
@@ -205,6 +204,7 @@ impl Shard {
             exclusive: d.exclusive,
             auto_delete: d.auto_delete,
             arguments: d.arguments.clone(),
+            grave: None,
         };
         let id = definition.id;
         let owner = d.exclusive.then_some(from);
@@ -496,12 +496,11 @@ impl Shard {
             {
                 connection.exclusive_queues.retain(|q| *q != id);
             }
-            if queue.is_logged() {
-                let (vhost, name) = (queue.definition.vhost.clone(), queue.definition.name.clone());
-                self.log.op(StoreOp::DropQueue(id));
-                commit = Some(self.log.op(StoreOp::Delete(DefinitionKey::Queue { vhost, name })));
+            commit = match self.has_rest(&queue) {
+                true => self.dig_grave(now, queue),
+                false => self.drop_queue(now, queue),
             }
-            self.drop_queue(now, queue);
+            .or(commit);
         }
         (messages, commit)
     }

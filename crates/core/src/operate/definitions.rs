@@ -140,6 +140,7 @@ impl Shard {
             self.delete_queue(now, id);
         }
         // what the queues let die is not routed any more
+        self.drop_graves(now, index);
         let exchanges: Vec<ShortStr> = self
             .vhosts
             .get(index)

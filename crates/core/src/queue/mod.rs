@@ -12,6 +12,7 @@ use hornpipe_types::args::{QueueArgs, QueueKind};
 use hornpipe_types::definition::QueueDefinition;
 use hornpipe_types::ids::{ConnectionId, EnqueueId, LoadId, QueueId, Seq};
 use hornpipe_types::message::{Batch, HAS_PRIORITY, MessageMeta};
+use hornpipe_types::names::ShortStr;
 use hornpipe_types::op::StoreOp;
 use hornpipe_types::range::SeqRange;
 use hornpipe_types::stats::MessageStats;
@@ -245,6 +246,18 @@ impl Queue {
     pub(crate) fn droppable_upto(&self) -> Seq {
         if self.settings.dead_letter_exchange.is_some() { 0 } else { self.stored_upto }
     }
+    /// Whether it has been deleted and is there only until what died in it has been dead-lettered (`grave.rs`).
+    pub(crate) fn is_grave(&self) -> bool {
+        self.definition.grave.is_some()
+    }
+    /// Whether no client sees it.
+    pub(crate) fn is_hidden(&self) -> bool {
+        self.delayed.is_some() || self.is_grave()
+    }
+    /// The name clients know, or knew, it by.
+    pub(crate) fn shown_name(&self) -> &ShortStr {
+        self.definition.grave.as_ref().map_or(&self.definition.name, |grave| &grave.queue)
+    }
     /// Whether messages of this queue can be logged at all.
     pub(crate) fn is_logged(&self) -> bool {
         self.definition.durable && !self.definition.exclusive
@@ -457,6 +470,10 @@ impl Queue {
         }
     }
 
+    /// Whether it hands out nothing for now: messages must leave its head, or return to it, first.
+    pub(crate) fn is_held_up(&self) -> bool {
+        self.behind || self.returning > 0
+    }
     /// Whether nobody else takes messages as long as this consumer has credit.
     pub(crate) fn listens_alone(&self, consumer: u64) -> bool {
         let first = self.groups.iter().find(|g| !g.active.is_empty());

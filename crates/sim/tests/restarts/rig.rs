@@ -8,9 +8,10 @@ use hornpipe_types::command::{
 use hornpipe_types::definition::UserDefinition;
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Load, Loaded, Outbox};
 use hornpipe_types::header::{Properties, scan};
-use hornpipe_types::ids::ConnectionId;
+use hornpipe_types::ids::{ConnectionId, RequestId};
 use hornpipe_types::limits::Limits;
 use hornpipe_types::message::{BatchBuilder, MessageMeta, Span};
+use hornpipe_types::operate::Operation;
 use hornpipe_types::table::{FieldTable, Value};
 use hornpipe_types::time::{Now, UnixMillis};
 
@@ -180,6 +181,43 @@ impl Rig {
                 return;
             }
         }
+    }
+
+    /// A turn of the owner and what the disk does with it: a slice of work, a group. Nothing is read back.
+    pub(crate) fn turn(&mut self) {
+        let mut out = Outbox::default();
+        self.shard.poll_effects(self.now, &mut out);
+        self.loads.append(&mut out.loads);
+        self.told.extend(out.connections.into_iter().flat_map(|(_, effects)| effects));
+        let later = Now { mono: self.now.mono.plus_ms(60_000), ..self.now };
+        if let Some(group) = self.shard.poll_group(later) {
+            let store = self.store.as_mut().unwrap();
+            store.commit(&group).unwrap();
+            for committed in store.sync().unwrap() {
+                self.shard.handle_committed(self.now, committed);
+            }
+        }
+    }
+    /// Memory is short for a moment: bodies that can be read back leave it.
+    pub(crate) fn shortage(&mut self) {
+        for short in [true, false] {
+            self.shard.handle_alarms(self.now, short, false);
+        }
+    }
+    /// A change of the admin side's.
+    pub(crate) fn operate(&mut self, operation: Operation) {
+        self.shard.handle_operation(self.now, RequestId(1), &"guest".into(), operation);
+        self.settle_down();
+    }
+    /// One read is done.
+    pub(crate) fn read_one(&mut self) {
+        if self.loads.is_empty() {
+            return;
+        }
+        let load = self.loads.remove(0);
+        let store = self.store.as_ref().unwrap();
+        let batch = load.read_with(|place| store.reader().read(place)).map_err(|e| e.to_string());
+        self.shard.handle_loaded(self.now, Loaded { id: load.id, batch });
     }
 
     pub(crate) fn advance(&mut self, ms: u64) {

@@ -9,12 +9,13 @@ use crate::{Store, StoreConfig, disk};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hornpipe_types::Map;
-use hornpipe_types::definition::Definition;
+use hornpipe_types::definition::{Definition, GraveDefinition, QueueDefinition};
 use hornpipe_types::header::{self, Properties};
 use hornpipe_types::ids::{CommitSeq, EnqueueId, QueueId, Seq, VhostId};
 use hornpipe_types::message::{Batch, BatchBuilder, DEAD_LETTERED, Span};
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::op::{Enqueue, Group, RunMeta, StoreOp, Target};
+use hornpipe_types::range::{SeqRange, SeqSet, push_range};
 use hornpipe_types::table::FieldTable;
 use hornpipe_types::time::UnixMillis;
 use serde::{Deserialize, Serialize};
@@ -158,15 +159,21 @@ pub fn export(dir: &Path, config: &StoreConfig, out: &mut dyn Write) -> Result<P
 fn export_shard(stopped: &Stopped, shard: u32, ported: &mut Ported, out: &mut dyn Write) -> Result<(), StoreError> {
     stopped.check_log()?;
     let reader = stopped.reader();
+    let queues = stopped.resolved.queues();
     for definition in &stopped.resolved.definitions {
         // Shard 0 decides about users, the others only follow.
         if shard > 0 && matches!(definition, Definition::User(_)) {
             continue;
         }
-        put(out, &Line::Definition(definition.clone()))?;
+        let mut definition = definition.clone();
+        if let Definition::Queue(QueueDefinition { id, grave: Some(grave), .. }) = &mut definition {
+            let waiting = queues.iter().find(|(queue, _)| queue.id == *id);
+            renumber(grave, waiting.map_or(&[], |(_, waiting)| waiting));
+        }
+        put(out, &Line::Definition(definition))?;
         ported.definitions += 1;
     }
-    for (queue, waiting) in stopped.resolved.queues() {
+    for (queue, waiting) in queues {
         let mut last = None;
         for s in waiting {
             let batch = match last.take() {
@@ -187,6 +194,18 @@ fn export_shard(stopped: &Stopped, shard: u32, ported: &mut Ported, out: &mut dy
         }
     }
     Ok(())
+}
+
+/// An import counts positions anew: of what the messages of a grave died is said by the new ones.
+fn renumber(grave: &mut GraveDefinition, waiting: &[Stretch]) {
+    for (_, ranges) in &mut grave.reasons {
+        let mut old = SeqSet::default();
+        std::mem::take(ranges).into_iter().for_each(|range| old.insert_range(range));
+        let seqs = waiting.iter().flat_map(|s| SeqRange::dense(s.first, s.count).iter());
+        for (new, _) in (1..).zip(seqs).filter(|(_, seq)| old.at(*seq).0) {
+            push_range(ranges, SeqRange::dense(new, 1));
+        }
+    }
 }
 
 fn line_of(batch: &Batch, i: u32, s: &Stretch, vhost: &ShortStr, queue: &ShortStr) -> Result<Message, StoreError> {
