@@ -63,6 +63,8 @@ struct Seat {
     id: ConnectionId,
     /// For whom it was counted.
     user: Option<ShortStr>,
+    /// The shard has let go of all the connection held: that it is gone can wait.
+    released: bool,
 }
 
 impl Seat {
@@ -85,7 +87,11 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.home.inbox.push(Item::Gone(self.id));
+        let gone = Item::Gone(self.id);
+        match self.released {
+            true => self.home.inbox.push_quietly(gone),
+            false => self.home.inbox.push(gone),
+        }
         if let Some(user) = self.user.take() {
             self.shared.homes.count_out(user, &self.home);
         }
@@ -96,9 +102,10 @@ impl Drop for Seat {
 /// Serves one accepted socket until it is closed.
 pub(crate) async fn run(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, local: SocketAddr) {
     let id = shared.next_connection_id();
-    let seat = Seat { shared: shared.clone(), home: shared.homes.first().clone(), id, user: None };
+    let seat = Seat { shared: shared.clone(), home: shared.homes.first().clone(), id, user: None, released: false };
     let link = Arc::new(Link::default());
-    seat.home.inbox.push(Item::Connected(id, link.clone()));
+    // It has nothing to say to the shard before it is logged in.
+    seat.home.inbox.push_quietly(Item::Connected(id, link.clone()));
     let now = shared.clock.mono();
     let end_of = |address: SocketAddr| (address.ip().to_canonical().to_string(), address.port());
     let machine = Connection::new(shared.machine.clone(), end_of(peer), end_of(local), false, now);
@@ -366,6 +373,7 @@ impl Driver {
                 ConnectionEffect::Close(error) => self.closing = Some(CloseReason::ByServer(error.clone())),
                 _ => {}
             }
+            self.seat.released = self.closing.is_some();
         }
     }
 

@@ -18,6 +18,9 @@ use tokio::sync::{Notify, oneshot};
 /// busy while the next one is read; more only cost cache.
 pub(crate) const READ_CREDIT: u32 = 2;
 
+/// Items that may wait without the owner being woken for them.
+const QUIET_MAX: usize = 64;
+
 /// Something that happened, for the owner task.
 #[derive(Debug)]
 pub(crate) enum Item {
@@ -52,9 +55,17 @@ pub(crate) enum Item {
 /// The owner task's inbox.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
-    items: Mutex<Vec<Item>>,
+    waiting: Mutex<Waiting>,
     closed: AtomicBool,
     wake: Notify,
+}
+
+/// What waits for the owner.
+#[derive(Debug, Default)]
+struct Waiting {
+    items: Vec<Item>,
+    /// The owner was woken for them.
+    told: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -63,35 +74,48 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Inbox {
-    /// Adds an item; wakes the owner when it was the first.
+    /// Adds an item; wakes the owner when it was the first that matters.
     pub(crate) fn push(&self, item: Item) {
-        let first = {
-            let mut items = lock(&self.items);
+        self.add(item, 0);
+    }
+
+    /// Adds an item that can wait for company: the owner is woken by the next one that can't, or when many have gathered. Waking
+    /// it for each connection that comes and goes costs more than what it has to do then.
+    pub(crate) fn push_quietly(&self, item: Item) {
+        self.add(item, QUIET_MAX);
+    }
+
+    fn add(&self, item: Item, quiet: usize) {
+        {
+            let mut waiting = lock(&self.waiting);
             if self.closed.load(Ordering::Relaxed) {
                 return;
             }
-            items.push(item);
-            items.len() == 1
-        };
-        if first {
-            self.wake.notify_one();
+            waiting.items.push(item);
+            if waiting.told || waiting.items.len() <= quiet {
+                return;
+            }
+            waiting.told = true;
         }
+        self.wake.notify_one();
     }
 
     /// The owner has ended: what waits and what comes later is dropped, so that nobody waits for its answer.
     pub(crate) fn close(&self) {
-        let mut items = lock(&self.items);
+        let mut waiting = lock(&self.waiting);
         self.closed.store(true, Ordering::Relaxed);
-        items.clear();
+        waiting.items.clear();
     }
 
     /// Swaps the items with `empty`.
     pub(crate) fn take(&self, empty: &mut Vec<Item>) {
         debug_assert!(empty.is_empty());
-        std::mem::swap(&mut *lock(&self.items), empty);
+        let mut waiting = lock(&self.waiting);
+        std::mem::swap(&mut waiting.items, empty);
+        waiting.told = false;
     }
 
-    /// Waits until an item was pushed since the last take (may also return early).
+    /// Waits until an item that matters was pushed since the last take (may also return early).
     pub(crate) async fn wait(&self) {
         self.wake.notified().await;
     }
@@ -273,6 +297,31 @@ mod tests {
         items.clear();
         inbox.take(&mut items);
         assert!(items.is_empty());
+    }
+
+    /// Whether the owner would go on now.
+    fn is_woken(inbox: &Inbox) -> bool {
+        let wait = std::pin::pin!(inbox.wait());
+        wait.poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn quiet_items_wait_for_one_that_matters_or_for_many() {
+        let inbox = Inbox::default();
+        let mut items = Vec::new();
+        inbox.push_quietly(Item::Gone(ConnectionId(1)));
+        assert!(!is_woken(&inbox));
+        inbox.push(Item::Gone(ConnectionId(2)));
+        assert!(is_woken(&inbox));
+        inbox.take(&mut items);
+        assert_eq!(format!("{items:?}"), "[Gone(ConnectionId(1)), Gone(ConnectionId(2))]");
+        items.clear();
+        for _ in 0..QUIET_MAX {
+            inbox.push_quietly(Item::Gone(ConnectionId(3)));
+        }
+        assert!(!is_woken(&inbox));
+        inbox.push_quietly(Item::Gone(ConnectionId(3)));
+        assert!(is_woken(&inbox), "they don't pile up");
     }
 
     #[tokio::test]

@@ -34,6 +34,8 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
     };
     // A restart must not wait for old connections to leave TIME_WAIT.
     socket.set_reuseaddr(true)?;
+    // Frames are joined here, not in the kernel. Accepted sockets inherit it.
+    socket.set_nodelay(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -83,9 +85,11 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, address: 
             }
             continue;
         }
-        // Frames are joined here, not in the kernel.
-        let _ = stream.set_nodelay(true);
-        let local = stream.local_addr().unwrap_or(address);
+        // A listener on one address knows it already.
+        let local = match address.ip().is_unspecified() {
+            true => stream.local_addr().unwrap_or(address),
+            false => address,
+        };
         tokio::spawn(connection::run(shared.clone(), stream, peer, local));
     }
     tracing::info!("stopped TCP listener on {address}");
@@ -102,6 +106,17 @@ mod tests {
         let client = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let (_, peer) = listener.accept().await.unwrap();
         assert_eq!(peer.ip().to_canonical(), client.local_addr().unwrap().ip());
+    }
+
+    #[tokio::test]
+    async fn accepted_sockets_do_not_hold_small_writes_back() {
+        for address in ["[::]:0", "127.0.0.1:0"] {
+            let listener = bind(address.parse().unwrap()).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let _client = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            assert!(stream.nodelay().unwrap(), "{address}");
+        }
     }
 
     #[tokio::test]
