@@ -16,7 +16,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How often memory is given back. What is freed meanwhile is resident beside what is in use: a fast publisher lets go of a
 /// gigabyte a second.
-const EVERY: Duration = Duration::from_millis(250);
+const EVERY: Duration = Duration::from_millis(100);
 /// mimalloc's own delay, milliseconds: a day. It must be above zero, else nothing is noted as to be given back.
 const FAR_MS: std::ffi::c_long = 86_400_000;
 /// `mi_option_purge_delay` of mimalloc 3's `mi_option_e`; the crate has no name for it.

@@ -32,7 +32,7 @@ const STEP: u64 = 4 << 20;
 /// With so much free beside a write nothing else is looked at for it.
 const AMPLE: u64 = 1 << 30;
 /// Runs to be written as one that are read, and handled, at once.
-const JOINED_AT_ONCE: usize = 2048;
+const JOINED_AT_ONCE: usize = 512;
 /// How often a full disk is looked at.
 const FULL_PAUSE: Duration = Duration::from_millis(50);
 

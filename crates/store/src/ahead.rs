@@ -6,8 +6,8 @@ use hornpipe_types::op::BodyPlace;
 
 /// Frames with so much between them are read together: that costs less than another read.
 const GAP: u64 = 4 << 10;
-/// Octets of one read; what is longer is read by itself.
-const AT_ONCE: u64 = 256 << 10;
+/// Octets of one read; what is longer is read by itself. Larger blocks of many sizes cost the allocator more than reads cost.
+const AT_ONCE: u64 = 32 << 10;
 
 /// Octets of a body file.
 #[derive(Debug)]

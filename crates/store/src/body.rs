@@ -226,8 +226,8 @@ pub(crate) fn read(view: &dyn View, body: &BodyPlace, slice: Option<(u32, u32)>)
     run::decode(&frame[FRAME..], slice).map_err(|reason| damaged(view, body, reason))
 }
 
-/// Sum of body octets of some messages of a run, read from its table alone.
-pub(crate) fn body_bytes(view: &dyn View, body: &BodyPlace, from: u32, count: u32) -> Result<u64, StoreError> {
+/// Sum of body octets of some messages of a run, and how many messages it has, read from its table alone.
+pub(crate) fn body_bytes(view: &dyn View, body: &BodyPlace, from: u32, count: u32) -> Result<(u64, u32), StoreError> {
     const FIRST: usize = 4096;
     let head = FRAME + run::PREFIX;
     let mut bytes = view.read_file(body.file, body.offset, FIRST.min(FRAME + body.len as usize))?;
@@ -248,7 +248,7 @@ pub(crate) fn body_bytes(view: &dyn View, body: &BodyPlace, from: u32, count: u3
     if from.checked_add(count).is_none_or(|end| end > table.count) {
         return Err(damaged(view, body, "it has fewer messages than asked for"));
     }
-    Ok(table.body_bytes(from, count))
+    Ok((table.body_bytes(from, count), table.count))
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ pub mod faulty;
 mod key;
 pub mod medium;
 pub mod memory;
+mod reader;
 mod record;
 mod recover;
 mod run;
@@ -43,9 +44,10 @@ pub use error::StoreError;
 pub use faulty::{Call, Fault, Faults, Faulty};
 pub use medium::Medium;
 pub use memory::Memory;
+pub use reader::{ReadAhead, Reader};
 pub use shards::{has_shard, set_shard_count, shard_count};
 pub use space::{Snapshot, Tended};
-pub use store::{ReadAhead, Reader, Store, Usage};
+pub use store::{Store, Usage};
 
 use std::time::Duration;
 

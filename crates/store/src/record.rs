@@ -426,11 +426,23 @@ pub(crate) fn decode<'a>(r: &mut Input<'a>) -> Option<LogOp<'a>> {
 
 /// The op at an index of a part's ops.
 pub(crate) fn nth(ops: &[u8], index: u16) -> Option<LogOp<'_>> {
-    let mut r = Input(ops);
-    for _ in 0..index {
-        decode(&mut r)?;
-    }
-    decode(&mut r)
+    ops_at(ops, std::iter::once(index)).next()
+}
+
+/// The ops at some indexes of a part's ops, which are told in order; up to where the octets make no sense.
+pub(crate) fn ops_at<'a>(
+    ops: &'a [u8],
+    indexes: impl Iterator<Item = u16> + 'a,
+) -> impl Iterator<Item = LogOp<'a>> + 'a {
+    let (mut r, mut at) = (Input(ops), 0);
+    indexes.map_while(move |index| {
+        while at < index {
+            decode(&mut r)?;
+            at += 1;
+        }
+        at += 1;
+        decode(&mut r)
+    })
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! Groups in, places out.
 
-use crate::ahead::Ahead;
 use crate::body::{self, BodyWriter};
 use crate::error::StoreError;
 use crate::faulty::{Faults, Faulty};
 use crate::key;
 use crate::medium::{Batch as Changes, Medium, View};
-use crate::record::{self, At, Live, LogOp, PART_MAX, Parts, SLICED, TARGETS_MAX};
+use crate::reader::{Reader, read, slice};
+use crate::record::{self, Live, PART_MAX, Parts, SLICED, TARGETS_MAX};
 use crate::recover::{self, Mark};
 use crate::run;
 use crate::sled::{Accepted, SledMedium};
@@ -15,7 +15,7 @@ use crate::{StoreConfig, definition};
 use hornpipe_types::Map;
 use hornpipe_types::definition::{Definition, DefinitionKey};
 use hornpipe_types::ids::EnqueueId;
-use hornpipe_types::message::{Batch, Span};
+use hornpipe_types::message::Span;
 use hornpipe_types::op::{BodyPlace, Committed, Group, Place, Recovered, RunMeta, StoreOp, Target};
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -342,10 +342,12 @@ impl Store {
                     let Some(body) = place.body else { continue };
                     let first = self.slice_start(place, *from, *count)?;
                     // A damaged table shows when the messages are read; moving them is still right.
-                    let bytes = body::body_bytes(&*self.view, &body, first, *count).unwrap_or(0);
-                    let (part, index) =
-                        put_body(&mut parts, &mut op, targets, meta, (*count, bytes), &body, Some(first));
-                    places.push((*id, Place { lsn, part, index: index | SLICED, body: Some(body) }));
+                    let (bytes, of) = body::body_bytes(&*self.view, &body, first, *count).unwrap_or_default();
+                    // of a whole run the record need not be asked when it is read
+                    let from = (*count != of).then_some(first);
+                    let (part, index) = put_body(&mut parts, &mut op, targets, meta, (*count, bytes), &body, from);
+                    let index = index | if from.is_some() { SLICED } else { 0 };
+                    places.push((*id, Place { lsn, part, index, body: Some(body) }));
                 }
                 StoreOp::Settled { queue, ranges } => {
                     record::put_settled(&mut op, *queue, ranges, |o| parts.push(o));
@@ -521,7 +523,7 @@ impl Store {
 
     /// A handle that reads messages back, for other threads. The folder stays locked as long as one lives.
     pub fn reader(&self) -> Reader {
-        Reader { view: self.view.clone() }
+        Reader::on(self.view.clone())
     }
 
     /// What is taken on disk.
@@ -567,89 +569,4 @@ fn put_body(
         first.get_or_insert(at);
     }
     first.unwrap_or_default()
-}
-
-fn record_error(view: &dyn View, place: &Place, reason: &str) -> StoreError {
-    let (map, op) = (view.map_name(), place.index & !SLICED);
-    StoreError::damaged(format!("log record {} in {map}, part {}, op {op}", place.lsn, place.part), reason)
-}
-
-/// Finds the run op of a place and hands it to `then`.
-fn with_run<T>(
-    view: &dyn View,
-    place: &Place,
-    then: impl FnOnce(&record::Run<'_>) -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
-    let key = key::log(place.lsn, place.part);
-    let value = view.get(&key)?.ok_or_else(|| record_error(view, place, "it is missing"))?;
-    let (_, ops) = record::open(&key, &value).map_err(|e| match e {
-        record::BadPart::Version(found) => {
-            StoreError::Unsupported { what: "a log record".to_owned(), found, known: record::VERSION }
-        }
-        record::BadPart::Wrong(reason) => record_error(view, place, reason),
-    })?;
-    match record::nth(ops, place.index & !SLICED) {
-        Some(LogOp::Run(run)) => then(&run),
-        _ => Err(record_error(view, place, "there is no run")),
-    }
-}
-
-/// Which messages of its frame the run at a place is: first, count.
-fn slice(view: &dyn View, place: &Place) -> Result<(u32, u32), StoreError> {
-    with_run(view, place, |run| match run.at {
-        At::Slice(_, from) => Ok((from, run.count)),
-        _ => Err(record_error(view, place, "it is not part of a longer run")),
-    })
-}
-
-fn read(view: &dyn View, place: &Place) -> Result<Arc<Batch>, StoreError> {
-    match &place.body {
-        Some(body) if place.index & SLICED == 0 => body::read(view, body, None),
-        Some(body) => body::read(view, body, Some(slice(view, place)?)),
-        None => with_run(view, place, |run| match run.at {
-            At::Inline(bytes) => {
-                let batch = run::decode(bytes, None).map_err(|reason| record_error(view, place, reason))?;
-                if batch.len() != run.count {
-                    return Err(record_error(view, place, "it has another number of messages than it says"));
-                }
-                Ok(batch)
-            }
-            _ => Err(record_error(view, place, "its messages are not in it")),
-        }),
-    }
-}
-
-/// Reads messages back.
-#[derive(Debug, Clone)]
-pub struct Reader {
-    view: Arc<dyn View>,
-}
-
-impl Reader {
-    pub(crate) fn on(view: Arc<dyn View>) -> Self {
-        Self { view }
-    }
-    /// All messages of the run at a place. Damage is an error, never wrong bytes. Errors are not final: other runs may be
-    /// sound.
-    pub fn read(&self, place: &Place) -> Result<Arc<Batch>, StoreError> {
-        read(&*self.view, place)
-    }
-    /// Makes ready for reading all of these, wherever they lie, with fewer reads than there are runs.
-    pub fn ahead<'a>(&self, places: impl IntoIterator<Item = &'a Place>) -> ReadAhead<'_> {
-        let bodies = places.into_iter().filter_map(|place| place.body);
-        ReadAhead { view: Ahead::of(&*self.view, bodies, body::FRAME as u64) }
-    }
-}
-
-/// See [`Reader::ahead`].
-#[derive(Debug)]
-pub struct ReadAhead<'a> {
-    view: Ahead<'a>,
-}
-
-impl ReadAhead<'_> {
-    /// The same as [`Reader::read`].
-    pub fn read(&self, place: &Place) -> Result<Arc<Batch>, StoreError> {
-        read(&self.view, place)
-    }
 }

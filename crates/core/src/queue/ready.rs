@@ -312,6 +312,8 @@ impl Ready {
             at = previous;
             let Some(segment) = self.segments.get_mut(at) else { break };
             if segment.batch.is_none() {
+                // what went before this call and what goes with it is one
+                self.join_next(at);
                 // everything behind is on disk already, but for where an earlier call stopped
                 match below {
                     Some(below) if goes_on && !self.by_return => {
