@@ -128,6 +128,9 @@ pub(crate) struct Ready {
     paging: Option<Seq>,
 }
 
+/// Segments without bodies that may stand between those at the head that have one.
+const HEAD_GAPS: usize = 64;
+
 impl Ready {
     pub(crate) fn new(by_return: bool) -> Self {
         Self { by_return, ..Self::default() }
@@ -282,17 +285,19 @@ impl Ready {
     /// head, until `keep` octets from the head on are reached or an already paged-out segment is met; `keep` falls by what the
     /// head has. Looks at `most` segments at most, the next call goes on from there. Returns the octets freed.
     pub(crate) fn page_out(&mut self, stored: Seq, keep: &mut u64, most: usize) -> u64 {
-        // what the head keeps: segments whose bodies are gone already add nothing to it, so looking ends with the last one that has some,
+        // what the head keeps: bodies there are loaded side by side, so looking ends behind them, with the last one that is in memory at all,
         // and after a slice's worth of segments anyway
-        let (mut head_bytes, mut head_count, mut first) = (0, 0, self.segments.start());
+        let (mut head_bytes, mut head_count, mut gone, mut first) = (0, 0, 0, self.segments.start());
         for _ in 0..most {
-            if head_bytes >= *keep || head_count >= self.tally.resident {
+            if head_bytes >= *keep || head_count >= self.tally.resident || gone >= HEAD_GAPS {
                 break;
             }
             let Some(segment) = self.segments.get(first) else { break };
             if segment.batch.is_some() {
                 head_bytes += segment.bytes;
                 head_count += u64::from(segment.count);
+            } else {
+                gone += 1;
             }
             first = self.segments.next(first);
         }
@@ -378,24 +383,27 @@ mod tests {
         r.iter().flat_map(|s| s.first..s.end()).collect()
     }
 
-    #[test]
-    fn looking_for_what_the_head_keeps_ends_after_a_slice() {
+    /// A list of single messages that don't join: so many whose bodies are gone, then three in memory.
+    fn gone_then_three(gone: u64) -> Ready {
         let (b, mut r) = (batch(1), Ready::default());
-        // alternating deadlines: nothing joins
-        for k in 0..100 {
-            r.push_back(Segment { deadline: k, ..segment(k, &b, 0, 1) });
-        }
-        assert_eq!(r.page_out(100, &mut 0, 100), 100);
-        for k in 100..103 {
-            r.push_back(Segment { deadline: k, ..segment(k, &b, 0, 1) });
-        }
+        let single = |k| Segment { deadline: k, ..segment(k, &b, 0, 1) };
+        (0..gone).for_each(|k| r.push_back(single(k)));
+        assert_eq!(r.page_out(gone, &mut 0, 1000), gone);
+        (gone..gone + 3).for_each(|k| r.push_back(single(k)));
+        r
+    }
+
+    #[test]
+    fn looking_for_what_the_head_keeps_ends_soon() {
+        let (mut few, mut many) = (gone_then_three(HEAD_GAPS as u64 / 2), gone_then_three(HEAD_GAPS as u64 * 2));
         let mut keep = 50;
         assert_eq!(
-            (r.page_out(103, &mut keep, 1000), keep),
+            (few.page_out(999, &mut keep, 1000), keep),
             (0, 47),
-            "all that has a body was seen, and is less than may stay"
+            "all bodies were seen, and are less than may stay"
         );
-        assert_eq!(r.page_out(103, &mut 50, 10), 3, "100 without a body stand before them");
+        assert_eq!(few.page_out(999, &mut 50, 10), 3, "more stand before them than is looked at");
+        assert_eq!(many.page_out(999, &mut 50, 1000), 3, "they are not at the head");
     }
 
     proptest! {
