@@ -588,6 +588,39 @@ def test_nothing_starts_beside_a_compaction(own_broker):
     assert take(broker, "q") == bodies(400, 20_000)
 
 
+@pytest.mark.parametrize("argument", ["x-message-ttl", "x-max-priority"])
+def test_a_body_lies_there_once_however_its_queues_differ(own_broker, argument):
+    broker = own_broker(HORNPIPE_STORE_BALLAST_BYTES="0")
+    connection = pika.BlockingConnection(parameters(broker))
+    channel = connection.channel()
+    channel.confirm_delivery()
+    queues = [f"q{n}" for n in range(30)]
+    for n, queue in enumerate(queues):
+        value = 10_000_000 + n if argument == "x-message-ttl" else n + 1
+        channel.queue_declare(queue, durable=True, arguments={argument: value})
+        channel.queue_bind(queue, "amq.fanout")
+    sent = bodies(40, 100_000)
+    for body in sent:
+        channel.basic_publish("amq.fanout", "", body, pika.BasicProperties(delivery_mode=2, priority=99))
+    connection.close()
+    broker.kill()
+    size = sum(it.stat().st_blocks * 512 for it in (broker.data / "shard-0/bodies").iterdir())
+    # 4 MB, or 120 if each queue had its own; a file is 16 MiB at first
+    assert size < 40_000_000
+    broker.start()
+    # one of them leaves: the others keep what they share
+    assert take(broker, queues[0]) == sent
+    connection = pika.BlockingConnection(parameters(broker))
+    connection.channel().queue_delete(queues[1])
+    connection.close()
+    broker.kill()
+    broker.start()
+    for queue in queues[2:]:
+        assert take(broker, queue) == sent
+    assert broker.stop() == 0
+    assert "the store is whole" in hornpipe("store", "verify", broker.data)
+
+
 def test_a_store_that_is_gone_is_not_taken_for_a_new_one(own_broker):
     broker = own_broker()
     publish(broker, "q", bodies(3, 100))
