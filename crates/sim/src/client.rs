@@ -12,6 +12,7 @@ use hornpipe_types::ids::ConnectionId;
 use hornpipe_types::message::BatchBuilder;
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::table::{FieldTable, Value};
+use std::rc::Rc;
 
 /// The channel all peers use.
 const CHANNEL: u16 = 1;
@@ -202,6 +203,13 @@ impl Client {
         if recovering {
             commands.push(on(ChannelCommand::Recover { requeue: true, nowait: false }));
             oracle.recovers(at);
+        } else if !tags.is_empty() && !calm && !waits && !awaits && quits(c, rng, &oracle.plan) {
+            let plan = Rc::clone(&oracle.plan);
+            let how = Settle::Nack { requeue: false };
+            let last = tags.last().copied().unwrap_or_default();
+            commands.push(on(ChannelCommand::Settle { how, tag: last, count: 1, multiple: true }));
+            oracle.settled(at, how, tags);
+            delete_queue(at, &plan, c.queue, &mut commands, oracle);
         } else if !tags.is_empty() {
             settle(at, c, rng, tags, calm, &mut commands, oracle);
         }
@@ -358,8 +366,19 @@ fn meddler(at: (ConnectionId, u16), rng: &mut Rng, plan: &Plan, oracle: &mut Ora
         oracle.swept(at, q, false);
         return vec![on(ChannelCommand::QueuePurge { queue, nowait: false })];
     }
-    oracle.swept(at, q, true);
-    commands.push(on(ChannelCommand::QueueDelete { queue, if_unused: false, if_empty: false, nowait: false }));
-    make_queue(at, plan, q, &mut commands, oracle);
+    delete_queue(at, plan, q, &mut commands, oracle);
     commands
+}
+
+/// Deletes a queue and makes it again.
+fn delete_queue(at: (ConnectionId, u16), plan: &Plan, q: usize, commands: &mut Vec<Command>, oracle: &mut Oracle) {
+    oracle.swept(at, q, true);
+    let queue = ShortStr::new(&plan.queues[q].name);
+    commands.push(on(ChannelCommand::QueueDelete { queue, if_unused: false, if_empty: false, nowait: false }));
+    make_queue(at, plan, q, commands, oracle);
+}
+
+/// Whether a consumer rejects all and deletes its queue.
+fn quits(c: ConsumerPlan, rng: &mut Rng, plan: &Plan) -> bool {
+    plan.quits > 0 && !c.tx && !c.no_ack && plan.queues[c.queue].replaceable && rng.chance(plan.quits)
 }

@@ -61,6 +61,9 @@ pub const RESTLESS: u64 = 1 << 40;
 /// Seeds from here on have a plan with messages that a delayed exchange holds; every second one is restless too.
 pub const LATE: u64 = 1 << 41;
 
+/// Seeds from here on have a plan whose consumers delete their queues right after rejecting; every second one is restless too.
+pub const QUITTING: u64 = 1 << 42;
+
 /// Seeds that once found a bug, from the text of `seeds.txt`: a number a line, then what it found.
 pub fn known_seeds() -> Vec<u64> {
     include_str!("../seeds.txt")

@@ -52,10 +52,9 @@ fn main() -> ExitCode {
     let mut seeds = if args.seed.is_none() { hornpipe_sim::known_seeds() } else { Vec::new() };
     seeds.extend(first..first + args.seeds);
     if args.seed.is_none() {
-        let restless = hornpipe_sim::RESTLESS;
-        seeds.extend(restless..restless + args.seeds / 4);
-        let late = hornpipe_sim::LATE;
-        seeds.extend(late..late + args.seeds / 4);
+        for special in [hornpipe_sim::RESTLESS, hornpipe_sim::LATE, hornpipe_sim::QUITTING] {
+            seeds.extend(special..special + args.seeds / 4);
+        }
     }
     let (mut failed, mut turns, mut crashes) = (0u64, 0, 0);
     for seed in &seeds {

@@ -153,6 +153,8 @@ pub(crate) struct Plan {
     pub(crate) window: u64,
     /// Chance in a hundred that messages go through the delayed exchange.
     pub(crate) delayed: u64,
+    /// Chance in a hundred, each time a consumer may settle, that it rejects all it has and deletes its queue at once.
+    pub(crate) quits: u64,
 }
 
 /// Binding keys and routing keys for the topic exchange.
@@ -225,6 +227,7 @@ impl Plan {
             big: rng.pick(&[0, 3, 15]),
             window: rng.pick(&[4, 40, 400]),
             delayed: 0,
+            quits: 0,
             queues,
         }
     }
@@ -256,6 +259,20 @@ impl Plan {
     /// Messages go through a delayed exchange too.
     pub(crate) fn make_late(&mut self, rng: &mut Rng) {
         self.delayed = rng.pick(&[10, 40, 80]);
+    }
+
+    /// Queues are deleted right after what was delivered from them was rejected, and dead-lettering takes many turns.
+    pub(crate) fn make_quitting(&mut self, rng: &mut Rng) {
+        let n = self.queues.len();
+        for i in 0..n {
+            let to = rng.below(n as u64) as usize;
+            let target = &self.queues[to];
+            if self.queues[i].replaceable && to != i && !target.refuses && !target.replaceable && !target.quorum {
+                self.queues[i].dead_to = Some((to, rng.chance(50)));
+            }
+        }
+        self.quits = rng.pick(&[2, 10, 30]);
+        self.limits.slice_units = rng.pick(&[1, 16, 40]);
     }
 
     /// Whether messages may leave a queue without anybody asking: by time or by length.

@@ -94,7 +94,9 @@ impl World {
         if seed >= crate::RESTLESS && (!late || seed % 2 == 1) {
             plan.make_restless(&mut rng);
         }
-        if late {
+        if seed >= crate::QUITTING {
+            plan.make_quitting(&mut rng);
+        } else if late {
             plan.make_late(&mut rng);
         }
         let plan = Rc::new(plan);

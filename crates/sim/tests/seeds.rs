@@ -1,6 +1,6 @@
 //! A few hundred seeds, and those that once found something.
 
-use hornpipe_sim::{LATE, RESTLESS, Summary, known_seeds, run};
+use hornpipe_sim::{LATE, QUITTING, RESTLESS, Summary, known_seeds, run};
 
 const FRESH: u64 = 400;
 
@@ -8,9 +8,8 @@ const FRESH: u64 = 400;
 fn seeds_hold() {
     let mut failures = Vec::new();
     let mut all = Summary::default();
-    let restless = RESTLESS..RESTLESS + FRESH / 4;
-    let late = LATE..LATE + FRESH / 4;
-    for seed in known_seeds().into_iter().chain(1..=FRESH).chain(restless).chain(late) {
+    let special = [RESTLESS, LATE, QUITTING].into_iter().flat_map(|first| first..first + FRESH / 4);
+    for seed in known_seeds().into_iter().chain(1..=FRESH).chain(special) {
         match run(seed) {
             Ok(s) => {
                 all.published += s.published;
