@@ -1,4 +1,5 @@
-//! Memory and disk watermarks, sampled each second on a plain thread so that a stalled runtime can't hide them.
+//! Memory and disk watermarks, sampled each second, and more often near them, on a plain thread so that a stalled runtime can't
+//! hide them.
 
 use rustix::param::page_size;
 use std::path::{Path, PathBuf};
@@ -65,6 +66,14 @@ impl Levels {
         let kept = self.reserve.load(Ordering::Relaxed).saturating_add(self.writing.load(Ordering::Relaxed));
         let floor = config.disk_free_limit.saturating_add(kept);
         Alarms { memory: watermark > 0 && used > watermark, disk: free < floor }
+    }
+
+    /// Whether a fast publisher may use up within the usual pause what is left of the memory or the volume.
+    fn is_near(&self) -> bool {
+        let of = |level: &AtomicU64| level.load(Ordering::Relaxed);
+        let watermark = of(&self.memory_limit);
+        watermark > 0 && of(&self.memory_used) > watermark / 2
+            || of(&self.disk_free) < of(&self.disk_free_limit).saturating_add(NEAR)
     }
 }
 
@@ -150,9 +159,7 @@ impl Watch {
                     last = found;
                     changed(found);
                 }
-                // A fast publisher fills what is left within the usual pause.
-                let near = levels.disk_free.load(Ordering::Relaxed) < config.disk_free_limit.saturating_add(NEAR);
-                let pause = if near { pause.min(NEAR_PAUSE) } else { pause };
+                let pause = if levels.is_near() { pause.min(NEAR_PAUSE) } else { pause };
                 let stopped = signal.0.lock().unwrap_or_else(PoisonError::into_inner);
                 let waited = signal.1.wait_timeout_while(stopped, pause, |stopped| !*stopped);
                 if *waited.unwrap_or_else(PoisonError::into_inner).0 {
@@ -205,6 +212,21 @@ mod tests {
         check(calm.clone(), Alarms::default());
         check(AlarmConfig { memory_limit: 4096, ..calm.clone() }, Alarms { memory: true, disk: false });
         check(AlarmConfig { disk_free_limit: u64::MAX, ..calm }, Alarms { memory: false, disk: true });
+    }
+
+    #[test]
+    fn more_than_half_of_the_watermark_is_near() {
+        let used = resident_bytes().unwrap();
+        let near = |memory_limit, disk_free_limit| {
+            let levels = Levels::default();
+            let config = AlarmConfig { memory_watermark: 0.5, memory_limit, disk_free_limit, ..AlarmConfig::default() };
+            levels.sample(&config, Path::new("/"));
+            levels.is_near()
+        };
+        assert!(!near(1 << 60, 0) || disk_free(Path::new("/")).is_none_or(|free| free < NEAR));
+        // what the process uses may change by a little in between
+        assert!(near(3 * used, 0));
+        assert!(near(1 << 60, u64::MAX));
     }
 
     #[test]
