@@ -10,6 +10,7 @@ import signal
 import subprocess
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import pika
@@ -619,6 +620,33 @@ def test_a_body_lies_there_once_however_its_queues_differ(own_broker, argument):
         assert take(broker, queue) == sent
     assert broker.stop() == 0
     assert "the store is whole" in hornpipe("store", "verify", broker.data)
+
+
+def test_names_of_the_brokers_own_queues_are_refused(own_broker):
+    """A client's queue of such a name and the broker's own would be one in the store."""
+    broker = own_broker()
+    definition = {"durable": True, "auto_delete": False, "arguments": {}}
+    for own in ("\x01grave.7", "\x01delayed.x"):
+        connection = pika.BlockingConnection(parameters(broker))
+        with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="403.*contains reserved prefix"):
+            connection.channel().queue_declare(own, durable=True)
+        connection.close()
+        name = urllib.parse.quote(own, safe="")
+        queues = [{"name": own, "vhost": broker.vhost, **definition}]
+        for method, path, body in [
+            ("PUT", f"/api/queues/%2F/{name}", definition),
+            ("POST", "/api/definitions", {"queues": queues}),
+        ]:
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{broker.http_port}{path}",
+                json.dumps(body).encode(),
+                {"Authorization": "Basic " + base64.b64encode(b"guest:guest").decode(), "Content-Type": "application/json"},
+                method=method,
+            )
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(request)
+            assert refused.value.code in (400, 401)
+            assert "contains reserved prefix" in refused.value.read().decode()
 
 
 def test_a_store_that_is_gone_is_not_taken_for_a_new_one(own_broker):

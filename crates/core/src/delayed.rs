@@ -24,8 +24,9 @@ use hornpipe_types::table::{FieldTable, Value};
 use hornpipe_types::time::{Instant, Now};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Names of hidden queues begin with this; no client can declare such a name through the usual ways unnoticed, as it
-/// holds an octet no client library sends.
+/// Names of queues that the broker makes for itself begin with this: nobody else may declare such a name.
+pub(crate) const OWN: char = '\u{1}';
+/// Names of hidden queues begin with this.
 pub(crate) const HIDDEN: &str = "\u{1}delayed.";
 
 /// What a hidden queue holds, by due time.

@@ -5,6 +5,7 @@
 //!
 //! **Invariant:** an outcome is told once all it changed is on disk.
 
+use crate::handle::queue::check_not_own;
 use crate::shard::Shard;
 use crate::topology::Destination;
 use hornpipe_types::args::{QueueArgs, QueueContext, with_default_queue_type};
@@ -338,7 +339,7 @@ impl Shard {
             exclusive: d.exclusive,
             auto_delete: d.auto_delete,
         };
-        let args = match QueueArgs::parse(&d.arguments, &context) {
+        let args = match check_not_own(&d.name).and_then(|()| QueueArgs::parse(&d.arguments, &context)) {
             Ok(args) => args,
             Err(error) => return Outcome::Refused(error),
         };

@@ -570,6 +570,11 @@ impl Shard {
         !self.work.is_empty()
     }
 
+    /// Whether messages of deleted queues are still to be dead-lettered, which no list of queues shows. Goes through all queues.
+    pub fn has_graves(&self) -> bool {
+        self.queues.values().any(|queue| queue.is_grave())
+    }
+
     /// Whether the driver stops reading publishers: so much waits for the store, or there are so many runs in the log that
     /// what is being joined, or copied so that others can be, must be there first.
     pub fn is_full(&self) -> bool {

@@ -632,6 +632,8 @@ impl Oracle {
             h.turn <= if at_once { durable } else { rested }
         };
         let kept = copy.history.iter().enumerate().take_while(on_disk).count();
+        // it waits in a grave for going to where it is by the books
+        let waits = kept > 1 && self.outlives_its_queue(copy, kept - 1, durable);
         // what arrives after the crash has not been delivered before it
         let arrives = copy.history.get(kept.wrapping_sub(1)).is_some_and(|h| kept > 1 && h.turn > rested);
         let copy = &mut self.copies[id];
@@ -652,7 +654,7 @@ impl Oracle {
         let (reach, _) = self.reach(&self.copies[id]);
         let logged = reach.iter().filter(|q| self.plan.queues[**q].logs(persistent)).count();
         let copy = &mut self.copies[id];
-        if logged == 0 && copy.due.is_none() {
+        if logged == 0 && copy.due.is_none() && !waits {
             (copy.phase, copy.ended) = (Phase::Done, true);
         }
         // a queue that is gone until it is declared again takes no dead letters either
@@ -660,7 +662,7 @@ impl Oracle {
         if !clean {
             copy.unclean = true;
             // it may be where nothing has been delivered from
-            copy.flag_unknown |= copy.due.is_some() || arrives;
+            copy.flag_unknown |= copy.due.is_some() || arrives || waits;
         }
         if copy.phase == Phase::Done {
             self.live.remove(&id);

@@ -355,11 +355,12 @@ impl World {
             let all = Request::Queues { vhost: None, after: QueueId(0), limit: u32::MAX };
             self.shard.handle_request(now, RequestId(1), all);
             // while work goes on in slices counters may lag
-            self.counts_lag = self.shard.is_working();
+            self.counts_lag = self.shard.is_working() || self.shard.has_graves();
         }
         let stats = self.drain_effects(now)?;
         let before = self.rested.last_key_value().map_or(0, |(_, rested)| *rested);
-        let rested = if self.shard.is_working() { before } else { self.oracle.turn };
+        let rests = !self.shard.is_working() && !self.shard.has_graves();
+        let rested = if rests { self.oracle.turn } else { before };
         self.rested.insert(self.oracle.turn, rested);
         self.oracle.rested = rested;
         while self.disk.as_ref().is_some_and(Disk::has_room) {

@@ -1,7 +1,7 @@
 //! Class queue [spec §1.7; RabbitMQ "Queues", "Exclusive Queues", "Queue TTL"].
 
 use crate::access::{Permission, Resource};
-use crate::delayed::HIDDEN;
+use crate::delayed::{HIDDEN, OWN};
 use crate::handle::exchange::{clean_name, default_exchange_refused};
 use crate::policy::{Effective, QueueSettings, Target};
 use crate::publish::REPLY_TO;
@@ -109,6 +109,7 @@ impl Shard {
                     d.queue
                 )));
             }
+            check_not_own(&d.queue)?;
             self.access.check(&user, &vhost, Permission::Configure, Resource::Queue, &d.queue)?;
             match known {
                 Some(id) => {
@@ -504,4 +505,13 @@ impl Shard {
         }
         (messages, commit)
     }
+}
+
+/// Refuses names as the broker gives its own queues: one of them and a client's would be one on disk. RabbitMQ has no such names.
+pub(crate) fn check_not_own(queue: &str) -> Result<(), AmqpError> {
+    if queue.starts_with(OWN) {
+        let text = format!("queue name '{}' contains reserved prefix '\\u0001'", queue.escape_default());
+        return Err(AmqpError::access_refused(text));
+    }
+    Ok(())
 }

@@ -85,20 +85,30 @@ fn copy(stopped: Stopped, dir: &Path, beside: &Path, config: &StoreConfig) -> Re
     let mut messages = 0;
     // What lies together stays together, and what several queues share is written once.
     let mut parts: BTreeMap<(Place, Part, MetaKey), (RunMeta, Vec<Target>)> = BTreeMap::new();
+    // Runs that share a body are one run of different kinds: the first place stands for all.
+    let mut first: BTreeMap<(u64, u64), Place> = BTreeMap::new();
     let queues = stopped.resolved.queues();
     let mut cuts: BTreeMap<Place, BTreeSet<u32>> = BTreeMap::new();
     for s in queues.iter().flat_map(|(_, waiting)| waiting) {
-        cuts.entry(s.place).or_default().extend([s.index, s.index + s.count]);
+        if let Some(body) = whole_body(&s.place) {
+            let place = first.entry(body).or_insert(s.place);
+            *place = s.place.min(*place);
+        }
+    }
+    let leader = |place: &Place| whole_body(place).and_then(|body| first.get(&body)).copied().unwrap_or(*place);
+    for s in queues.iter().flat_map(|(_, waiting)| waiting) {
+        cuts.entry(leader(&s.place)).or_default().extend([s.index, s.index + s.count]);
         messages += u64::from(s.count);
     }
     for (queue, waiting) in &queues {
         let queue: QueueId = queue.id;
         for s in waiting {
-            let Some(cuts) = cuts.get(&s.place) else { continue };
+            let place = leader(&s.place);
+            let Some(cuts) = cuts.get(&place) else { continue };
             let mut at = s.index;
             for end in cuts.range(s.index + 1..=s.index + s.count) {
                 let target = Target { queue, first_seq: s.first + Seq::from(at - s.index) };
-                let key = (s.place, (at, *end), meta_key(&s.meta));
+                let key = (place, (at, *end), meta_key(&s.meta));
                 parts.entry(key).or_insert_with(|| (s.meta, Vec::new())).1.push(target);
                 at = *end;
             }
@@ -112,7 +122,7 @@ fn copy(stopped: Stopped, dir: &Path, beside: &Path, config: &StoreConfig) -> Re
     let mut last = None;
     for ((place, (from, end), _), (meta, targets)) in parts {
         let batch = match last.take() {
-            Some((of, batch)) if of == place || are_the_same(&of, &place) => batch,
+            Some((of, batch)) if of == place => batch,
             _ => reader.read(&place)?,
         };
         if end > batch.len() {
@@ -140,9 +150,9 @@ fn copy(stopped: Stopped, dir: &Path, beside: &Path, config: &StoreConfig) -> Re
     Ok(Compacted { before, after: sizes(copy.body_files.1, copy.map_bytes.0), messages })
 }
 
-/// Whether two places name the same messages: runs that differ in deadline or priority alone share theirs.
-fn are_the_same(a: &Place, b: &Place) -> bool {
-    a.body.is_some() && a.body == b.body && (a.index | b.index) & SLICED == 0
+/// File and offset of a body that is all of the run at a place: runs that differ in deadline or priority alone share one.
+fn whole_body(place: &Place) -> Option<(u64, u64)> {
+    place.body.filter(|_| place.index & SLICED == 0).map(|body| (body.file, body.offset))
 }
 
 /// Orders by what must be alike to stay one run.

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::io::{BufRead, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 const FORMAT: &str = "hornpipe-export";
 const VERSION: u32 = 1;
@@ -494,7 +495,16 @@ impl<'a> Writer<'a> {
     }
     pub(super) fn enqueue(&mut self, targets: Vec<Target>, meta: RunMeta, span: Span) -> Result<(), StoreError> {
         self.enqueues += 1;
-        self.bytes += span.indexes().map(|i| span.batch.meta(i).len as usize).sum::<usize>();
+        // what is the same as the run before is written once
+        let same = match self.group.ops.last() {
+            Some(StoreOp::Enqueue(e)) => {
+                Arc::ptr_eq(&e.span.batch, &span.batch) && (e.span.from, e.span.count) == (span.from, span.count)
+            }
+            _ => false,
+        };
+        if !same {
+            self.bytes += span.indexes().map(|i| span.batch.meta(i).len as usize).sum::<usize>();
+        }
         self.group.ops.push(StoreOp::Enqueue(Enqueue {
             id: EnqueueId(self.enqueues),
             targets,
