@@ -225,8 +225,18 @@ class Hornpipe(Broker):
         self.metrics_port = found.get("metrics")
 
     def start(self):
-        self.spawn()
-        self.wait_serving()
+        def serves():
+            self.spawn()
+            try:
+                self.wait_serving()
+            except BrokerFailed:
+                # Between two starts the port may have been given to a connection of some other program.
+                if self.port and "Address already in use" in self.log_tail(3):
+                    return False
+                raise
+            return True
+
+        until(serves, f"port {self.port} to be free")
         return self
 
     def stop(self):
