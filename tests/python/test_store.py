@@ -68,6 +68,19 @@ def bodies(count, size=BODY, salt=0):
     return [f"{salt}:{n}:".encode() + bytes([n % 251]) * size for n in range(count)]
 
 
+def compacting(broker, moment):
+    """A compaction of a stopped broker's store that has come to a moment, or to its end."""
+    run = subprocess.Popen(
+        [brokers.Hornpipe.binary(), "store", "compact", str(broker.data)],
+        env=brokers.Hornpipe.environment(),
+        stdout=subprocess.DEVNULL,
+    )
+    # Looked at without a pause: such a moment is short.
+    while run.poll() is None and not moment():
+        pass
+    return run
+
+
 def snapshot(broker, folder, login="guest:guest"):
     request = urllib.request.Request(
         f"http://127.0.0.1:{broker.http_port}/api/hornpipe/snapshot",
@@ -540,14 +553,7 @@ def test_a_compaction_that_is_killed_leaves_the_old_store_or_the_new_one(own_bro
     ]
     killed = 0
     for moment in moments:
-        run = subprocess.Popen(
-            [brokers.Hornpipe.binary(), "store", "compact", str(broker.data)],
-            env=brokers.Hornpipe.environment(),
-            stdout=subprocess.DEVNULL,
-        )
-        # Looked at without a pause: such a moment is short.
-        while run.poll() is None and not moment():
-            pass
+        run = compacting(broker, moment)
         run.kill()
         killed += run.wait(brokers.DEADLINE) != 0
         said = hornpipe("store", "verify", "--all", broker.data)
@@ -570,13 +576,7 @@ def test_nothing_starts_beside_a_compaction(own_broker):
     moments = [lambda: beside.exists(), lambda: (beside / "shard-0/mark").exists(), lambda: (beside / "shard-1").exists()]
     held = 0
     for moment in moments:
-        run = subprocess.Popen(
-            [brokers.Hornpipe.binary(), "store", "compact", str(broker.data)],
-            env=brokers.Hornpipe.environment(),
-            stdout=subprocess.DEVNULL,
-        )
-        while run.poll() is None and not moment():
-            pass
+        run = compacting(broker, moment)
         run.send_signal(signal.SIGSTOP)
         if run.poll() is None:
             with pytest.raises(brokers.BrokerFailed, match="in use"):

@@ -167,16 +167,7 @@ impl Rig {
                 self.shard.handle_loaded(self.now, Loaded { id: load.id, batch });
                 more = true;
             }
-            // settlements wait for company: here they have waited long enough
-            let later = Now { mono: self.now.mono.plus_ms(60_000), ..self.now };
-            if let Some(group) = self.shard.poll_group(later) {
-                let store = self.store.as_mut().unwrap();
-                store.commit(&group).unwrap();
-                for committed in store.sync().unwrap() {
-                    self.shard.handle_committed(self.now, committed);
-                }
-                more = true;
-            }
+            more |= self.write();
             if !more {
                 return;
             }
@@ -189,14 +180,20 @@ impl Rig {
         self.shard.poll_effects(self.now, &mut out);
         self.loads.append(&mut out.loads);
         self.told.extend(out.connections.into_iter().flat_map(|(_, effects)| effects));
+        self.write();
+    }
+
+    /// Writes a group and makes it durable, if there is one.
+    fn write(&mut self) -> bool {
+        // settlements wait for company: here they have waited long enough
         let later = Now { mono: self.now.mono.plus_ms(60_000), ..self.now };
-        if let Some(group) = self.shard.poll_group(later) {
-            let store = self.store.as_mut().unwrap();
-            store.commit(&group).unwrap();
-            for committed in store.sync().unwrap() {
-                self.shard.handle_committed(self.now, committed);
-            }
+        let Some(group) = self.shard.poll_group(later) else { return false };
+        let store = self.store.as_mut().unwrap();
+        store.commit(&group).unwrap();
+        for committed in store.sync().unwrap() {
+            self.shard.handle_committed(self.now, committed);
         }
+        true
     }
     /// Memory is short for a moment: bodies that can be read back leave it.
     pub(crate) fn shortage(&mut self) {
