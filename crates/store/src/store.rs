@@ -92,12 +92,9 @@ struct Job<'a> {
 impl Job<'_> {
     /// Whether another one's messages are these very ones, not only alike.
     fn holds_the_same(&self, other: &Self) -> bool {
-        let same = |a: &Span, b: &Span| {
-            Arc::ptr_eq(&a.batch, &b.batch) && (a.from, a.count, a.step) == (b.from, b.count, b.step)
-        };
-        same(&self.span, &other.span)
+        self.span.is_same(&other.span)
             && self.more.len() == other.more.len()
-            && self.more.iter().zip(other.more).all(|(a, b)| same(a, b))
+            && self.more.iter().zip(other.more).all(|(a, b)| a.is_same(b))
     }
 }
 

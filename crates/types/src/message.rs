@@ -250,6 +250,11 @@ impl Span {
         builder.append(self);
         Some(builder.finish())
     }
+    /// Whether these are the very messages of another span, not only alike.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.batch, &other.batch)
+            && (self.from, self.count, self.step) == (other.from, other.count, other.step)
+    }
     /// Sum of body octets.
     pub fn body_bytes(&self) -> u64 {
         self.batch.body_bytes(self.from, self.count, self.step)

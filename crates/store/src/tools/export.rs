@@ -22,7 +22,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::io::{BufRead, Write};
 use std::path::Path;
-use std::sync::Arc;
 
 const FORMAT: &str = "hornpipe-export";
 const VERSION: u32 = 1;
@@ -496,13 +495,7 @@ impl<'a> Writer<'a> {
     pub(super) fn enqueue(&mut self, targets: Vec<Target>, meta: RunMeta, span: Span) -> Result<(), StoreError> {
         self.enqueues += 1;
         // what is the same as the run before is written once
-        let same = match self.group.ops.last() {
-            Some(StoreOp::Enqueue(e)) => {
-                Arc::ptr_eq(&e.span.batch, &span.batch) && (e.span.from, e.span.count) == (span.from, span.count)
-            }
-            _ => false,
-        };
-        if !same {
+        if !matches!(self.group.ops.last(), Some(StoreOp::Enqueue(e)) if e.span.is_same(&span)) {
             self.bytes += span.indexes().map(|i| span.batch.meta(i).len as usize).sum::<usize>();
         }
         self.group.ops.push(StoreOp::Enqueue(Enqueue {
