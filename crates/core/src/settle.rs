@@ -5,7 +5,7 @@ use crate::channel::unacked::{Taken, Unacked};
 use crate::dead_letter::Reason;
 use crate::log::Left;
 use crate::queue::ready::Segment;
-use crate::queue::{Counters, Dying};
+use crate::queue::{Counters, Dying, kept_books};
 use crate::shard::Shard;
 use crate::work::Ending;
 use hornpipe_types::args::QueueKind;
@@ -83,7 +83,7 @@ impl Shard {
             channel.stats.ack += n;
         }
         let delay = self.limits.settle_delay_ms;
-        let Some(queue) = self.queues.get_mut(&run.queue).filter(|q| !q.is_grave()) else { return };
+        let Some(queue) = kept_books(&mut self.queues, run.queue) else { return };
         queue.stats.ack += n;
         if run.logged {
             self.log.settle(now, delay, queue, run.range(), Left::Taken, &mut self.early);
@@ -139,7 +139,7 @@ impl Shard {
     /// Messages that were to return leave for good: a purge came between.
     pub(crate) fn settle_gone(&mut self, now: Now, run: &Unacked) {
         let delay = self.limits.settle_delay_ms;
-        let Some(queue) = self.queues.get_mut(&run.queue).filter(|q| !q.is_grave()) else { return };
+        let Some(queue) = kept_books(&mut self.queues, run.queue) else { return };
         if run.logged {
             self.log.settle(now, delay, queue, run.range(), Left::Otherwise, &mut self.early);
         }
@@ -147,7 +147,7 @@ impl Shard {
 
     /// Takes messages back, marked as redelivered: they are put to their positions with others.
     pub(crate) fn take_back(&mut self, now: Now, run: &Unacked, back: Back, returned: &mut Returning) {
-        let Some(queue) = self.queues.get_mut(&run.queue).filter(|q| !q.is_grave()) else { return };
+        let Some(queue) = kept_books(&mut self.queues, run.queue) else { return };
         let quorum = queue.args.kind == QueueKind::Quorum;
         let (mut delivery_count, mut acquired) = (run.delivery_count, run.acquired);
         if quorum {

@@ -22,8 +22,8 @@ use crate::channel::unacked::{Taken, Unacked};
 use crate::chunked::Chunked;
 use crate::dead_letter::Reason;
 use crate::log::Left;
-use crate::queue::Queue;
 use crate::queue::ready::Segment;
+use crate::queue::{Queue, kept_books};
 use crate::settle::Back;
 use crate::shard::Shard;
 use hornpipe_types::args::QueueKind;
@@ -325,7 +325,7 @@ impl Shard {
                 return false;
             }
             let units = self.units;
-            let Some(queue) = self.queues.get_mut(&id).filter(|q| segment.logged && !q.is_grave()) else {
+            let Some(queue) = kept_books(&mut self.queues, id).filter(|_| segment.logged) else {
                 self.spend(1);
                 continue;
             };

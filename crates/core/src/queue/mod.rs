@@ -80,6 +80,11 @@ impl Counters {
 /// All queues. Boxed: a table of them has room for twice as many and is moved as a whole when it grows.
 pub(crate) type Queues = Map<QueueId, Box<Queue>>;
 
+/// A queue from whose books those who settle deliveries count messages off: a grave's own work does that (`crate::grave`).
+pub(crate) fn kept_books(queues: &mut Queues, id: QueueId) -> Option<&mut Queue> {
+    queues.get_mut(&id).map(Box::as_mut).filter(|queue| !queue.is_grave())
+}
+
 /// What most queues have in common: one made like the one before it shares what that one has.
 #[derive(Debug, Default)]
 pub(crate) struct Alike<T>(Arc<T>);
