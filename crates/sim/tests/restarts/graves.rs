@@ -23,17 +23,18 @@ fn declare_work(rig: &mut Rig, arguments: &[(&str, Value)]) {
 }
 
 /// The same while the disk does nothing.
-fn declare_work_only(rig: &mut Rig) {
+fn declare_work_only(rig: &mut Rig, exclusive: bool, arguments: &[(&str, Value)]) {
+    let to_dead = [("x-dead-letter-exchange", text("")), ("x-dead-letter-routing-key", text("dead"))];
     rig.say_only(
         1,
         ChannelCommand::QueueDeclare(Box::new(QueueDeclare {
             queue: "work".into(),
             passive: false,
             durable: true,
-            exclusive: false,
+            exclusive,
             auto_delete: false,
             nowait: true,
-            arguments: table(&[("x-dead-letter-exchange", text("")), ("x-dead-letter-routing-key", text("dead"))]),
+            arguments: table(&[&to_dead, arguments].concat()),
         })),
     );
 }
@@ -71,14 +72,24 @@ fn deaths(rig: &mut Rig) -> Vec<(String, String, String)> {
         .collect()
 }
 
-/// Rejected, deleted, declared again at once; the process ends after so many turns.
 #[test]
 fn what_was_rejected_outlives_its_queue_and_the_process() {
+    rejected_and_deleted(&[]);
+}
+
+/// A quorum queue counts deliveries in the log too: of a grave nobody asks for them.
+#[test]
+fn what_was_rejected_outlives_its_quorum_queue_and_the_process() {
+    rejected_and_deleted(&[("x-queue-type", text("quorum"))]);
+}
+
+/// Rejected, deleted, declared again at once; the process ends after so many turns.
+fn rejected_and_deleted(kind: &[(&str, Value)]) {
     for turns in 0..24 {
         let mut rig = rig();
         rig.declare("keep", true, &[]);
         rig.bind("keep", "all", "");
-        declare_work(&mut rig, &[]);
+        declare_work(&mut rig, kind);
         publish(&mut rig, 0, 12);
         rig.consume(2, "work", "c", 0);
         assert_eq!(rig.delivered().len(), 12);
@@ -90,10 +101,10 @@ fn what_was_rejected_outlives_its_queue_and_the_process() {
         rig.say_only(2, reject(11, false));
         rig.say_only(2, ChannelCommand::Settle { how: Settle::Ack, tag: 12, count: 1, multiple: false });
         rig.turn();
-        declare_work_only(&mut rig);
+        declare_work_only(&mut rig, false, kind);
         (0..turns).for_each(|_| rig.turn());
         rig.crash();
-        declare_work(&mut rig, &[]);
+        declare_work(&mut rig, kind);
         publish(&mut rig, 50, 52);
         rig.crash();
         let expected = [numbers(0, 2), numbers(4, 10)].concat();
@@ -154,6 +165,23 @@ fn what_waits_for_its_body_is_dead_lettered_when_that_is_there() {
     let mut rig = rejected_without_bodies();
     rig.settle_down();
     assert_eq!(rig.drain("dead"), numbers(0, 6));
+    rig.restart();
+    assert!(rig.records() < 3, "{} records are left", rig.records());
+}
+
+/// An exclusive queue is not logged, so a crash takes what was rejected in it; the end of its connection does not.
+#[test]
+fn what_was_rejected_outlives_the_connection_of_its_exclusive_queue() {
+    let mut rig = rig();
+    declare_work_only(&mut rig, true, &[]);
+    rig.bind("work", "all", "");
+    publish(&mut rig, 0, 12);
+    rig.consume(2, "work", "c", 0);
+    assert_eq!(rig.delivered().len(), 12);
+    rig.say_only(2, reject(10, true));
+    rig.reconnect();
+    let expected = |n| (n, "rejected".to_owned(), "work".to_owned());
+    assert_eq!(deaths(&mut rig), numbers(0, 10).into_iter().map(expected).collect::<Vec<_>>());
     rig.restart();
     assert!(rig.records() < 3, "{} records are left", rig.records());
 }

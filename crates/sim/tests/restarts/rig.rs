@@ -117,13 +117,24 @@ impl Rig {
         let remarks = self.shard.finish_recovery(self.now, &Bootstrap { vhost: "/".into(), user });
         self.told.clear();
         self.loads.clear();
+        self.connect();
+        remarks
+    }
+
+    fn connect(&mut self) {
         let open = OpenConnection::without_socket("peer", "guest", "/");
         let mut commands = vec![Command::Open(Box::new(open))];
         commands.extend((1..=CHANNELS).map(|n| Command::Channel(n, ChannelCommand::Open)));
         self.shard.handle_commands(self.now, PEER, &mut commands);
         self.settle_down();
         self.told.clear();
-        remarks
+    }
+
+    /// The connection's socket is gone, at once and whatever is under way; the client comes back when all is done.
+    pub(crate) fn reconnect(&mut self) {
+        self.shard.handle_commands(self.now, PEER, &mut vec![Command::Gone]);
+        self.settle_down();
+        self.connect();
     }
 
     /// The process dies; what was synced stays, and perhaps some of what was not.
