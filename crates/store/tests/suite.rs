@@ -212,7 +212,10 @@ fn references_outlive_what_they_refer_to() {
         // References of references, in the group that removes what they refer to.
         let g = Group {
             remove_records: vec![c.lsn, d.lsn, e.lsn, 999],
-            ..group(4, vec![refer(6, e.places[0].1, 1, 1), refer(7, e.places[1].1, 5, 3)])
+            ..group(
+                4,
+                vec![refer(6, e.places[0].1, 1, 1), refer(7, e.places[1].1, 5, 3), refer(8, e.places[2].1, 0, 50)],
+            )
         };
         let f = put(&mut store, &g);
         for _ in 0..2 {
@@ -222,11 +225,20 @@ fn references_outlive_what_they_refer_to() {
             assert_same(&Span { batch: large.clone(), from: 15, count: 3, step: 1 }, &reader.read(&at(1)).unwrap());
             assert_eq!(at(1).body.map(|b| b.file), d.places[0].1.body.map(|b| b.file), "{name}: not rewritten");
             assert!(reader.read(&c.places[0].1).is_err(), "{name}: removed");
+            // where a part of a frame lies is told by the record alone; of a whole frame nobody asks it
+            assert!(reader.read(&e.places[1].1).is_err(), "{name}: removed");
+            assert_reads(&reader, &e.places[2].1, &large);
+            assert_reads(&reader, &at(2), &large);
             drop((store, reader));
             let told;
             (store, told) = open(bed);
             let runs: Vec<_> = told.runs().into_iter().map(|r| (r.0, r.2, r.3, r.4)).collect();
-            assert_eq!(runs, [(vec![target(9, 6)], 1, 30, at(0)), (vec![target(9, 7)], 3, 6000, at(1))], "{name}");
+            let expected = [
+                (vec![target(9, 6)], 1, 30, at(0)),
+                (vec![target(9, 7)], 3, 6000, at(1)),
+                (vec![target(9, 8)], 50, 100_000, at(2)),
+            ];
+            assert_eq!(runs, expected, "{name}");
         }
     });
 }
@@ -487,6 +499,57 @@ fn runs_of_the_same_messages_share_a_body() {
         assert_eq!(told.runs().len(), 4, "{name}");
         for (_, place) in &committed.places[..2] {
             assert_reads(&store.reader(), place, &large);
+        }
+    });
+}
+
+/// Runs that stand in one part with others are found in one walk through it, whichever of them are wanted and in whatever order.
+#[test]
+fn what_is_read_ahead_is_what_is_read_alone() {
+    on_all(|name, bed| {
+        let (mut store, _) = open(bed);
+        let mut places = Vec::new();
+        // inline, with ops of other kinds between
+        let small: Vec<_> = (0..6).map(|n| batch(n, &vec![20; n as usize + 1])).collect();
+        let settled = || StoreOp::Settled { queue: QueueId(1), ranges: vec![SeqRange::dense(900, 1)] };
+        let ops = small.iter().enumerate().flat_map(|(n, b)| {
+            let n = n as u64;
+            [enqueue(n + 1, vec![target(1, n * 10 + 1)], b), settled()]
+        });
+        places.extend(put(&mut store, &group(1, ops.collect())).places);
+        // with a body of their own, and parts of it
+        let large = batch(9, &[3000; 40]);
+        places.extend(put(&mut store, &group(2, vec![enqueue(7, vec![target(2, 1)], &large)])).places);
+        let frame = places[6].1;
+        let part = |n: u64| StoreOp::Refer {
+            id: EnqueueId(n),
+            targets: vec![target(3, n * 10)],
+            meta: RunMeta::default(),
+            place: frame,
+            from: n as u32,
+            count: 5,
+        };
+        let gone = put(&mut store, &group(3, vec![part(8), part(9)]));
+        places.extend(put(&mut store, &group(4, (10..16).flat_map(|n| [settled(), part(n)]).collect())).places);
+        put(&mut store, &Group { remove_records: vec![gone.lsn], ..group(5, vec![]) });
+
+        let reader = store.reader();
+        let alone: Vec<_> = places.iter().map(|(_, place)| reader.read(place).unwrap()).collect();
+        for wanted in 1..1u32 << places.len() {
+            // a stride that visits all of them, another for each choice
+            let order = (0..places.len()).map(|k| (k * 5 + wanted as usize) % places.len());
+            let chosen: Vec<usize> = order.filter(|k| wanted >> k & 1 == 1).collect();
+            if wanted % 11 > 1 && chosen.len() > 2 {
+                continue;
+            }
+            let lost = &gone.places[wanted as usize % 2].1;
+            let ahead = reader.ahead(chosen.iter().map(|k| &places[*k].1).chain([lost]));
+            for k in &chosen {
+                assert_same(&Span::whole(alone[*k].clone()), &ahead.read(&places[*k].1).unwrap());
+            }
+            assert!(ahead.read(lost).is_err(), "{name}: the record is gone");
+            // what nobody announced is read all the same
+            assert_same(&Span::whole(alone[0].clone()), &ahead.read(&places[0].1).unwrap());
         }
     });
 }
