@@ -75,7 +75,9 @@ fn verify(dir: &Path, store: &StoreConfig, all: bool) -> anyhow::Result<ExitCode
     for queue in &report.queues {
         if all || !queue.hurt.is_empty() {
             let (name, vhost) = (&queue.name, &queue.vhost);
-            line(format!("queue '{name}' in vhost '{vhost}': {} messages, {}", queue.messages, size(queue.body_bytes)));
+            let deleted = if queue.deleted { ", deleted: these are to be dead-lettered" } else { "" };
+            let bytes = size(queue.body_bytes);
+            line(format!("queue '{name}' in vhost '{vhost}': {} messages, {bytes}{deleted}", queue.messages));
         }
         for hurt in &queue.hurt {
             let what = if hurt.count == 1 { "message can't" } else { "messages can't" };

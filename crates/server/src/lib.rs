@@ -179,7 +179,7 @@ impl Default for FirstUser {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The store can't be opened or recovered.
-    #[error("can't open the data folder: {0}")]
+    #[error("can't open the data folder")]
     Store(#[from] StoreError),
     /// A listener's address can't be bound.
     #[error("can't listen for AMQP on {0}: {1}")]

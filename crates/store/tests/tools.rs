@@ -123,7 +123,8 @@ fn a_grave_comes_through_all_tools() {
     tools::compact(dir, &config()).unwrap();
     let report = tools::verify(dir, &config()).unwrap();
     assert!(report.is_whole(), "{report:?}");
-    assert_eq!((report.homeless, report.queues.iter().map(|q| q.messages).collect::<Vec<_>>()), (0, vec![8, 0]));
+    let queues: Vec<_> = report.queues.iter().map(|q| (&*q.name, q.deleted, q.messages)).collect();
+    assert_eq!((report.homeless, queues), (0, vec![("one", true, 8), ("one", false, 0)]));
     let (ported, text) = exported(dir);
     assert_eq!((ported.definitions, ported.messages), (2, 8));
     let second = tempfile::tempdir().unwrap();

@@ -26,6 +26,8 @@ pub struct QueueReport {
     pub vhost: String,
     /// Its name.
     pub name: String,
+    /// It was deleted: these died in it before, and are still to be dead-lettered.
+    pub deleted: bool,
     /// Messages waiting in it, readable or not.
     pub messages: u64,
     /// Octets of the readable bodies.
@@ -121,7 +123,8 @@ fn report(stopped: &Stopped) -> Report {
     for (queue, waiting) in stopped.resolved.queues() {
         let mut report = QueueReport {
             vhost: queue.vhost.to_string(),
-            name: queue.name.to_string(),
+            name: queue.grave.as_ref().map_or(&queue.name, |grave| &grave.queue).to_string(),
+            deleted: queue.grave.is_some(),
             messages: 0,
             body_bytes: 0,
             hurt: Vec::new(),
