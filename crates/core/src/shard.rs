@@ -93,7 +93,7 @@ pub struct Shard {
     pub(crate) loads: Map<LoadId, LoadFor>,
     /// Reads for copying forward that are under way, and what they brought.
     pub(crate) rewriting: usize,
-    pub(crate) rewrites: Vec<(EnqueueId, Place, Arc<Batch>)>,
+    pub(crate) rewrites: Vec<(Vec<(EnqueueId, Place)>, Arc<Batch>)>,
 
     /// Queues to serve at the end of the turn.
     pub(crate) dirty_queues: Vec<QueueId>,

@@ -207,6 +207,15 @@ impl Batch {
         let e = r[0] as usize;
         std::str::from_utf8(&r[2 + e..]).unwrap_or("")
     }
+    /// Whether the messages and routes of another batch are the same, octet by octet.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        let same = |i: u32| {
+            self.meta(i).body == other.meta(i).body
+                && self.frames(i) == other.frames(i)
+                && self.full_route(i) == other.full_route(i)
+        };
+        self.len() == other.len() && (0..self.len()).all(same)
+    }
     /// Sum of body octets of `count` messages from `from` on, `step` apart.
     pub fn body_bytes(&self, from: u32, count: u32, step: u32) -> u64 {
         if step == 1 {
