@@ -142,10 +142,11 @@ impl Disk {
         let found = kept.filter_map(|(_, (place, i))| Some((Arc::clone(self.runs.get(place)?), *i)));
         found.collect()
     }
-    /// Octets of the body files that were not removed, and of what is live in them, each once however many runs share it.
-    pub fn in_files(&self) -> (u64, u64) {
-        let files: BTreeSet<u64> = self.runs.keys().filter_map(|place| place.body).map(|body| body.file).collect();
-        let total = self.ends.iter().filter(|(file, _)| files.contains(file)).map(|(_, end)| end).sum();
+    /// The body files that were not removed: octets of each, and of what is live in it, once however many runs share it.
+    pub fn files(&self) -> BTreeMap<u64, (u64, u64)> {
+        let there = self.runs.keys().filter_map(|place| place.body).map(|body| body.file);
+        let mut files: BTreeMap<u64, (u64, u64)> =
+            there.map(|file| (file, (self.ends.get(&file).copied().unwrap_or(0), 0))).collect();
         let mut live = BTreeMap::new();
         for (place, i) in self.live.values() {
             let (Some(body), Some(batch)) = (place.body, self.runs.get(place)) else { continue };
@@ -153,7 +154,10 @@ impl Disk {
             let part = place.is_part().then_some(*place);
             live.insert((body, part, *i), batch.frames(*i).len() as u64);
         }
-        (total, live.values().sum())
+        for ((body, ..), octets) in live {
+            files.entry(body.file).or_default().1 += octets;
+        }
+        files
     }
     /// Unsettled messages of all queues.
     pub fn live(&self) -> usize {
