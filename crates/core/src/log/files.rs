@@ -133,3 +133,61 @@ impl BodyFile {
         self.shared.get(&body.offset).map(|shared| &shared.runs)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LEN: u32 = 1600;
+
+    fn frame(n: u64) -> BodyPlace {
+        BodyPlace { file: 1, offset: n * 2000, len: LEN, crc: 0 }
+    }
+
+    proptest! {
+        /// A frame counts as what the run has that has most of it, in sixteenths where it is shared; a file is alive as long as
+        /// one of its runs is.
+        #[test]
+        fn a_frame_counts_once(
+            sharers in prop::collection::vec(1usize..6, 1..8),
+            deaths in prop::collection::vec((any::<prop::sample::Index>(), 0u64..1700), 0..60),
+        ) {
+            let mut file = BodyFile::default();
+            let mut runs: Vec<(usize, u64)> = Vec::new();
+            for (n, sharers) in sharers.iter().enumerate() {
+                let body = frame(n as u64);
+                for k in 0..*sharers {
+                    let first = EnqueueId(runs.len() as u64 - k as u64);
+                    if k > 0 && file.sharers(&body).is_none() {
+                        file.share(first, &body, LEN.into());
+                    }
+                    prop_assert_eq!(file.add(EnqueueId(runs.len() as u64), &body, LEN.into()), k == 0);
+                    runs.push((n, LEN.into()));
+                }
+            }
+            prop_assert_eq!(file.live_bytes, sharers.len() as u64 * u64::from(LEN));
+            for (which, died) in deaths {
+                let which = which.index(runs.len().max(1));
+                let Some((n, live)) = runs.get_mut(which) else { break };
+                let (n, left) = (*n, live.saturating_sub(died));
+                let before = std::mem::replace(live, left);
+                if left > 0 {
+                    file.change(&frame(n as u64), before, left);
+                } else {
+                    file.remove(&frame(n as u64), before);
+                    runs.retain(|(_, live)| *live > 0);
+                }
+                let mut live = 0;
+                for (n, sharers) in sharers.iter().enumerate() {
+                    let of: Vec<u64> = runs.iter().filter(|(of, _)| *of == n).map(|(_, live)| *live).collect();
+                    let most = of.iter().max().copied().unwrap_or(0);
+                    live += if *sharers > 1 { most / 100 * 100 } else { most };
+                    prop_assert_eq!(file.is_shared(&frame(n as u64)), of.len() > 1);
+                }
+                prop_assert_eq!(file.live_bytes, live);
+                prop_assert_eq!(file.live as usize, runs.len());
+            }
+        }
+    }
+}

@@ -177,3 +177,86 @@ fn cut(mut live: Vec<Live>, pieces: &mut Vec<(u32, u32)>) -> Vec<Live> {
     parts.sort_unstable();
     parts
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hornpipe_types::message::{BatchBuilder, MessageMeta};
+    use hornpipe_types::op::{BodyPlace, Committed};
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    /// Stretches of a queue, from the lengths of what is dead and live in turn.
+    fn stretches(member: usize, lengths: &[(u32, u32)]) -> Vec<Live> {
+        let mut at = 0;
+        let stretch = |(dead, alive): &(u32, u32)| {
+            let start = at + dead;
+            at = start + alive;
+            Live { piece: 0, member, target: 0, start, end: at }
+        };
+        lengths.iter().map(stretch).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_are_what_lives_and_each_is_whole_somewhere(
+            queues in prop::collection::vec(prop::collection::vec((1u32..6, 1u32..9), 0..6), 1..6),
+        ) {
+            let live: Vec<Live> = queues.iter().enumerate().flat_map(|(k, lengths)| stretches(k, lengths)).collect();
+            let mut pieces = Vec::new();
+            let parts = cut(live.clone(), &mut pieces);
+            let all = |of: &[Live]| of.iter().flat_map(|l| (l.start..l.end).map(|i| (l.member, i))).collect::<Vec<_>>();
+            let (before, after): (BTreeSet<_>, Vec<_>) = (all(&live).into_iter().collect(), all(&parts));
+            prop_assert_eq!(after.len(), before.len());
+            prop_assert_eq!(after.into_iter().collect::<BTreeSet<_>>(), before.clone());
+            let lives: BTreeSet<u32> = before.iter().map(|(_, i)| *i).collect();
+            let cut: Vec<u32> = pieces.iter().flat_map(|(start, end)| *start..*end).collect();
+            prop_assert_eq!(cut, lives.into_iter().collect::<Vec<_>>());
+            for (piece, (start, end)) in pieces.iter().enumerate() {
+                prop_assert!(live.iter().any(|l| l.start <= *start && l.end >= *end));
+                prop_assert!(parts.iter().filter(|l| l.piece == piece).all(|l| l.start >= *start && l.end <= *end));
+            }
+        }
+
+        /// Whoever logged the runs, this process or one before, the files count the same.
+        #[test]
+        fn a_start_counts_what_the_process_before_counted(
+            frames in prop::collection::vec((1u64..5, prop::collection::vec(0u32..=32, 5)), 1..12),
+        ) {
+            const COUNT: u32 = 32;
+            let (mut log, mut again) = (Log::default(), Log::default());
+            let mut places = Vec::new();
+            let mut taken = Vec::new();
+            for (n, (sharers, left)) in frames.iter().enumerate() {
+                let body = BodyPlace { file: n as u64 / 5 + 1, offset: n as u64 % 5 * 4000, len: 3200, crc: 0 };
+                let mut b = BatchBuilder::default();
+                (0..COUNT).for_each(|_| b.push_frames(&[1; 98], MessageMeta { len: 98, ..MessageMeta::default() }));
+                let batch = b.finish();
+                for k in 0..*sharers {
+                    let targets = vec![Target { queue: QueueId(k), first_seq: n as u64 * 32 }];
+                    let span = Span { batch: Arc::clone(&batch), from: 0, count: COUNT, step: 1 };
+                    let (id, _) = log.enqueue(span, targets.clone(), RunMeta::default(), None);
+                    let place = Place { lsn: n as u64 / 2 + 1, part: 0, index: places.len() as u16, body: Some(body) };
+                    places.push((id, place));
+                    again.recovered(place, targets, RunMeta::default(), COUNT, 3000);
+                    // one at least stays, as a process counts one that is left of some in sixteenths
+                    taken.push(if k < 2 { COUNT - left[k as usize].max(2) / 2 * 2 } else { COUNT - left[k as usize] });
+                }
+            }
+            log.committed(Committed { places: places.clone(), lsn: 1, ..Committed::default() }, &mut Vec::new());
+            for ((id, _), taken) in places.iter().zip(&taken) {
+                again.recovered_live(*id, COUNT - taken);
+                let queue = log.first_queue(*id).unwrap_or_default();
+                if *taken > 0 {
+                    let part = SeqRange::dense(0, *taken);
+                    log.settle_in_run(*id, queue, part, 0, super::super::Left::Taken, &mut Vec::new());
+                }
+            }
+            again.recovery_done();
+            let count = |log: &Log| -> Vec<(u64, u32, u64, u64)> {
+                log.files.iter().map(|(n, file)| (*n, file.live, file.live_bytes, file.end)).collect()
+            };
+            prop_assert_eq!(count(&log), count(&again));
+        }
+    }
+}
