@@ -411,14 +411,16 @@ impl Shard {
     }
 
     /// Memory or disk alarms rose or fell.
-    pub fn handle_alarms(&mut self, _now: Now, memory: bool, disk: bool) {
+    pub fn handle_alarms(&mut self, now: Now, memory: bool, disk: bool) {
         if (self.memory_alarm, self.disk_alarm) == (memory, disk) {
             return;
         }
-        if memory && !self.memory_alarm {
-            self.page_out_all();
-        }
+        let rises = memory && !self.memory_alarm;
         (self.memory_alarm, self.disk_alarm) = (memory, disk);
+        if rises {
+            self.allow();
+            self.page_out_all(now);
+        }
         let alarm = self.alarm();
         let mut ids: Vec<_> = self.connections.keys().copied().collect();
         ids.sort_unstable();
