@@ -667,7 +667,10 @@ impl Log {
         }
         let mut group = Group { upto: self.commit, ..Group::default() };
         group.ops.reserve(self.pending_live as usize);
-        for op in std::mem::take(&mut self.pending) {
+        let mut ops = std::mem::take(&mut self.pending).into_iter().peekable();
+        // of the run before, as it was
+        let mut before = None;
+        while let Some(op) = ops.next() {
             match op {
                 PendingOp::Op(op) => group.ops.push(*op),
                 PendingOp::Run(id) => {
@@ -676,8 +679,20 @@ impl Log {
                     let At::Pending(p) = std::mem::replace(&mut run.at, At::Writing(None)) else { continue };
                     let Pending { mut span, settled, mut publisher, copy } = *p;
                     let meta = run.meta.get();
+                    let same = before.replace(span.key()) == Some(span.key());
                     if !settled.is_empty() && !copy {
-                        if let Targets::One(target) = &mut run.targets {
+                        let next = match ops.peek() {
+                            Some(PendingOp::Run(next)) => self.runs.get(*next),
+                            _ => None,
+                        };
+                        let same = same
+                            || next
+                                .is_some_and(|next| matches!(&next.at, At::Pending(p) if p.span.key() == span.key()));
+                        let Some(run) = self.runs.get_mut(id) else { continue };
+                        // what runs share is written once only as a whole
+                        if let Targets::One(target) = &mut run.targets
+                            && !same
+                        {
                             let front = trim_settled(
                                 id,
                                 target,
@@ -701,6 +716,7 @@ impl Log {
                             }
                         }
                     }
+                    let Some(run) = self.runs.get_mut(id) else { continue };
                     run.at = At::Writing(publisher);
                     let (targets, more) = (run.targets.to_vec(), Vec::new());
                     group.ops.push(StoreOp::Enqueue(Enqueue { id, targets, meta, span, more }));

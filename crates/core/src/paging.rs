@@ -212,7 +212,7 @@ impl Shard {
             self.spend(1);
             return true;
         };
-        let mut units = self.units.saturating_sub(1);
+        let mut units = self.units;
         // what is left of a long queue leaves when it is served
         if !std::mem::replace(&mut out.begun, true) && !queue.logged.is_empty() {
             let most = self.limits.slice_units as usize;
@@ -230,7 +230,7 @@ impl Shard {
             }
             out.level += 1;
         }
-        self.units = units;
+        self.units = units.saturating_sub(1);
         true
     }
 

@@ -121,6 +121,28 @@ fn a_shared_body_is_written_again_once_for_all_its_queues() {
 }
 
 #[test]
+fn what_queues_took_before_it_was_written_does_not_part_them() {
+    const QUEUES: usize = 10;
+    let mut broker = broker(Limits::default(), QUEUES);
+    publish(&mut broker, "amq.fanout", "", 0..20);
+    for n in 0..QUEUES {
+        (0..n).for_each(|_| get(&mut broker, n));
+    }
+    broker.commit_all();
+    let once = octets(&broker);
+    publish(&mut broker, "", "q10", 0..20);
+    broker.commit_all();
+    assert!(
+        once <= octets(&broker) - once,
+        "{once} octets for twenty messages, {} more for as many",
+        octets(&broker) - once
+    );
+    for n in 0..QUEUES {
+        assert_eq!(on_disk(&broker, n), (n as u64..20).collect::<Vec<_>>(), "queue {n}");
+    }
+}
+
+#[test]
 fn shared_bodies_do_not_hide_what_is_dead_beside_them() {
     const QUEUES: usize = 60;
     let mut broker = broker(Limits::default(), QUEUES);

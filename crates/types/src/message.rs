@@ -261,8 +261,11 @@ impl Span {
     }
     /// Whether these are the very messages of another span, not only alike.
     pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.batch, &other.batch)
-            && (self.from, self.count, self.step) == (other.from, other.count, other.step)
+        self.key() == other.key()
+    }
+    /// What [`Self::is_same`] compares. Means nothing once the batch is gone.
+    pub fn key(&self) -> (*const Batch, u32, u32, u32) {
+        (Arc::as_ptr(&self.batch), self.from, self.count, self.step)
     }
     /// Sum of body octets.
     pub fn body_bytes(&self) -> u64 {
