@@ -6,7 +6,7 @@ holds again; how long that took is printed, and a shape fails that needed longer
 so the promise is kept without what the broker writes around them. The ballast does not count, what the log's database keeps
 reserved does, and is printed apart.
 
-Shapes: plain small stuck interleaved interleaved-small steady large dead-lettered delayed fanout
+Shapes: plain small stuck interleaved interleaved-small steady large dead-lettered delayed fanout fanout-ttl fanout-ttl-beside
 """
 
 import argparse
@@ -252,8 +252,57 @@ class Run:
         self.judge("fan-out to 20 queues: all purged", 0, True)
         wire.close()
 
+    def ttl_queues(self, count):
+        """Queues of a fan-out that differ in their time to live: a run in the log for each, with one body for all."""
+        self.control.call(40, 10, b"\0\0" + short("fan") + short("fanout") + bytes([2]) + table({}), 40, 11)
+        for k in range(count):
+            self.control.declare(f"f{k:02d}", x_message_ttl=10_000_000 + k)
+            self.control.bind(f"f{k:02d}", "fan")
 
-SHAPES = ["plain", "small", "stuck", "interleaved", "interleaved-small", "steady", "large", "dead-lettered", "delayed", "fanout"]
+    def shape_fanout_ttl(self):
+        """Half of the queues are purged, then what lies beside their bodies in the files: these are written again, once each."""
+        body, count, queues = 100_000, self.args.mib // 2 * MIB // 100_000, 60
+        self.ttl_queues(queues)
+        self.control.declare("beside")
+        wires = [self.fill(["f00"], count // 2, body, exchange="fan", key="k"), self.fill(["beside"], count // 2, body)]
+        self.ready("beside", count // 2)
+        self.ready(f"f{queues - 1}", count // 2)
+        self.idle()
+        live = count // 2 * 2 * body
+        self.judge("fan-out to 60 queues with a TTL each, others beside: full", live, False)
+        for k in range(queues // 2 + 1):
+            self.control.purge(f"f{k:02d}")
+        self.judge("fan-out to 60 queues with a TTL each: 31 purged", live, True)
+        self.control.purge("beside")
+        self.judge("fan-out to 60 queues with a TTL each: the others purged", live // 2, True)
+        time.sleep(5)
+        self.judge("fan-out to 60 queues with a TTL each: 5 s later", live // 2, False)
+        for wire in wires:
+            wire.close()
+
+    def shape_fanout_ttl_beside(self):
+        """A little that many queues share in each file, among much that goes."""
+        body, rounds, queues = 30_000, self.args.mib // 2, 60
+        self.ttl_queues(queues)
+        self.control.declare("beside")
+        wires = []
+        for _ in range(rounds):
+            wires.append(self.fill(["f00"], 1, body, exchange="fan", key="k"))
+            wires.append(self.fill(["beside"], 17, 100_000))
+            # one behind the other, so that each file has some of both
+            self.ready("beside", 17 * len(wires) // 2)
+        self.ready(f"f{queues - 1}", rounds)
+        self.idle()
+        live = rounds * body
+        self.judge("little for 60 queues with a TTL each, much beside: full", live + rounds * 1_700_000, False)
+        self.control.purge("beside")
+        self.judge("little for 60 queues with a TTL each: the rest purged", live, True)
+        for wire in wires:
+            wire.close()
+
+
+SHAPES = ["plain", "small", "stuck", "interleaved", "interleaved-small", "steady", "large", "dead-lettered", "delayed", "fanout",
+          "fanout-ttl", "fanout-ttl-beside"]
 
 
 def main():

@@ -7,14 +7,15 @@ use hornpipe_types::effect::{Load, Loaded};
 use hornpipe_types::ids::{EnqueueId, QueueId};
 use hornpipe_types::op::Place;
 use hornpipe_types::time::Now;
+use std::collections::BTreeSet;
 
 /// Who wants bodies back from disk.
 #[derive(Debug)]
 pub(crate) enum LoadFor {
     /// A queue, to serve its head.
     Queue(QueueId, EnqueueId, Place),
-    /// The log, to write a run again.
-    Rewrite(EnqueueId, Place),
+    /// The log, to write runs again that hold the same.
+    Rewrite(Vec<(EnqueueId, Place)>),
     /// The log, to write some runs as one.
     Join(Vec<Member>),
 }
@@ -81,8 +82,9 @@ impl Shard {
         for (id, place) in plan.refer {
             self.log.copy_forward(id, place, None, &mut self.queues);
         }
-        for (id, place) in plan.rewrite {
-            self.load_to_rewrite(id, place, Vec::new(), LoadFor::Rewrite(id, place));
+        for runs in plan.rewrite {
+            let Some((id, place)) = runs.first().copied() else { continue };
+            self.load_to_rewrite(id, place, Vec::new(), LoadFor::Rewrite(runs));
         }
         self.load_to_join(plan.join);
     }
@@ -112,23 +114,41 @@ impl Shard {
         self.out.loads.push(Load { id: load, enqueue, place, behind });
     }
 
+    /// All that was to be written again has been read.
+    fn rewrite(&mut self) {
+        let mut rewrites = std::mem::take(&mut self.rewrites);
+        // they are planned anew when it is over
+        if self.is_burying() {
+            return;
+        }
+        rewrites.sort_by_key(|(runs, _)| runs.first().map(|(id, _)| *id));
+        let mut rewrites = rewrites.into_iter().peekable();
+        while let Some((mut runs, batch)) = rewrites.next() {
+            // in records each run has its messages for itself: those that are the same lie side by side, and need be there once
+            let first_queue = |(id, _): &(EnqueueId, Place)| self.log.first_queue(*id);
+            let mut queues: BTreeSet<QueueId> = runs.iter().filter_map(first_queue).collect();
+            // never two of one queue
+            while let Some((more, _)) = rewrites.next_if(|(more, next)| {
+                next.is_alike(&batch) && more.iter().filter_map(first_queue).all(|queue| queues.insert(queue))
+            }) {
+                runs.extend(more);
+            }
+            self.log.rewrite(&runs, &batch, &mut self.queues);
+        }
+    }
+
     pub(crate) fn on_loaded(&mut self, now: Now, loaded: Loaded) {
         let (id, enqueue, place) = match self.loads.remove(&loaded.id) {
             Some(LoadFor::Queue(id, enqueue, place)) => (id, enqueue, place),
-            Some(LoadFor::Rewrite(enqueue, place)) => {
+            Some(LoadFor::Rewrite(runs)) => {
                 self.rewriting -= 1;
                 match loaded.batch {
-                    Ok(batch) => self.rewrites.push((enqueue, place, batch)),
-                    // it stays where it is: its queue tells when it is wanted
-                    Err(_) => self.log.note_unreadable(enqueue),
+                    Ok(batch) => self.rewrites.push((runs, batch)),
+                    // they stay where they are: their queues tell when they are wanted
+                    Err(_) => runs.iter().for_each(|(id, _)| self.log.note_unreadable(*id)),
                 }
                 if self.rewriting == 0 {
-                    let rewrites = std::mem::take(&mut self.rewrites);
-                    // they are planned anew when it is over
-                    let burying = self.is_burying();
-                    for (enqueue, place, batch) in rewrites.into_iter().filter(|_| !burying) {
-                        self.log.copy_forward(enqueue, place, Some(&batch), &mut self.queues);
-                    }
+                    self.rewrite();
                 }
                 return;
             }

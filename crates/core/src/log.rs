@@ -8,14 +8,17 @@
 //! taken between commands.
 
 mod copy;
+mod files;
 mod join;
 mod run;
 mod runs;
+mod shared;
 
 pub(crate) use join::Member;
 pub(crate) use run::LogRun;
 
 use crate::queue::{Queue, Queues};
+use files::BodyFile;
 use hornpipe_types::ids::{CommitSeq, ConnectionId, EnqueueId, QueueId, Seq};
 use hornpipe_types::message::Span;
 use hornpipe_types::op::{BodyPlace, Committed, Enqueue, Group, Place, RunMeta, StoreOp, Target};
@@ -160,17 +163,6 @@ struct RecordState {
     runs: Ids,
 }
 
-/// What is known of a body file.
-#[derive(Debug, Default)]
-struct FileState {
-    live: u32,
-    live_bytes: u64,
-    total_bytes: u64,
-    /// Where the last run that is known ends.
-    end: u64,
-    runs: Ids,
-}
-
 /// How a message left its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Left {
@@ -224,7 +216,7 @@ pub(crate) struct Log {
     live_records: usize,
     /// Runs in records that live, dead ones among them: a start reads them all.
     entries: u64,
-    files: BTreeMap<u64, FileState>,
+    files: BTreeMap<u64, BodyFile>,
     /// Octets of live runs inside records.
     inline_live: u64,
     /// Places that were copied from by groups under way, a list for each; and by the group that is pending.
@@ -362,17 +354,18 @@ impl Log {
     ) -> EnqueueId {
         self.last_enqueue = self.last_enqueue.next();
         let id = self.last_enqueue;
-        // of a longer run in a body file it may be only a part
         let most = body_bytes + u64::from(count) * 64;
-        let bytes = place.body.map_or(most, |b| most.min(b.len.into()));
+        let bytes = whole_frame(&place).unwrap_or_else(|| place.body.map_or(most, |b| most.min(b.len.into())));
         let (meta, targets) = (meta.into(), targets.into());
         self.runs.push(id, LoggedRun { live: 0, count, bytes, at: At::Stored(place), meta, targets });
-        self.settle_down(id, place, bytes, bytes);
+        // what lives of it is known when recovery is done
+        self.settle_down(id, place, 0);
         id
     }
 
-    /// A run of so many octets lies at a place: its record and body file count it, and `live` of them as live.
-    fn settle_down(&mut self, id: EnqueueId, place: Place, bytes: u64, live: u64) {
+    /// A run lies at a place: its record and body file count it, and so many octets as live. Whether it lies behind all that
+    /// was in its file.
+    fn settle_down(&mut self, id: EnqueueId, place: Place, live: u64) -> bool {
         let record = self.records.entry(place.lsn).or_default();
         if record.live == 0 {
             self.live_records += 1;
@@ -383,14 +376,12 @@ impl Log {
         match place.body {
             Some(body) => {
                 self.newest_file = self.newest_file.max(body.file);
-                let file = self.files.entry(body.file).or_default();
-                file.live += 1;
-                file.live_bytes += live;
-                file.total_bytes += bytes;
-                file.end = file.end.max(body.offset + u64::from(body.len));
-                file.runs.push(id);
+                self.files.entry(body.file).or_default().add(id, &body, live)
             }
-            None => self.inline_live += live,
+            None => {
+                self.inline_live += live;
+                false
+            }
         }
     }
 
@@ -402,25 +393,40 @@ impl Log {
     }
     /// Recovery is done: runs without live messages are buried.
     pub(crate) fn recovery_done(&mut self) {
-        for file in self.files.values_mut() {
-            // what was dead before this process began takes room in it too
-            file.total_bytes = file.total_bytes.max(file.end);
+        let stored = |(id, run): (EnqueueId, &LoggedRun)| match run.at {
+            At::Stored(place) if run.live == 0 => Some((id, place)),
+            _ => None,
+        };
+        let mut dead: Vec<(EnqueueId, Place)> = self.runs.iter().filter_map(stored).collect();
+        dead.sort_unstable_by_key(|(id, _)| *id);
+        for (id, place) in dead {
+            self.runs.remove(id);
+            self.bury(place, 0);
         }
-        let mut dead = Vec::new();
+        // of frames that may be shared: where, which run, its first queue
+        let mut frames: Vec<(BodyPlace, EnqueueId, Option<QueueId>)> = Vec::new();
         for (id, run) in self.runs.iter() {
-            if let At::Stored(place) = run.at
-                && run.live_bytes() < run.bytes.max(1)
-            {
-                dead.push((id, place, run.bytes - run.live_bytes()));
+            let At::Stored(place) = run.at else { continue };
+            match place.body {
+                Some(body) => {
+                    let Some(file) = self.files.get_mut(&body.file) else { continue };
+                    file.change(&body, 0, run.live_bytes());
+                    if file.repeats {
+                        frames.push((body, id, run.targets.first().map(|t| t.queue)));
+                    }
+                }
+                None => self.inline_live += run.live_bytes(),
             }
         }
-        dead.sort_unstable_by_key(|(id, ..)| *id);
-        for (id, place, died) in dead {
-            if self.runs.get(id).is_some_and(|r| r.live == 0) {
-                self.runs.remove(id);
-                self.bury(place, died);
-            } else {
-                self.forget_bytes(place, died);
+        frames.sort_unstable();
+        for same in frames.chunk_by(|(a, ..), (b, ..)| (a.file, a.offset) == (b.file, b.offset)) {
+            // parts of one run that was cut have nothing in common: they are added up like runs with a frame each
+            if same.iter().all(|(_, _, queue)| same.first().is_some_and(|first| first.2 == *queue)) {
+                continue;
+            }
+            for (body, id, _) in same {
+                let live = self.runs.get(*id).map_or(0, LoggedRun::live_bytes);
+                self.files.get_mut(&body.file).into_iter().for_each(|file| file.share(*id, body, live));
             }
         }
     }
@@ -588,33 +594,33 @@ impl Log {
             }
             At::Writing(_) => true,
             At::Stored(place) => {
-                let (place, died) = (*place, before - run.live_bytes());
+                let (place, after) = (*place, run.live_bytes());
                 if gone {
                     self.runs.remove(id);
                     self.unreadable.remove(&id);
-                    self.bury(place, died);
+                    self.bury(place, before);
                 } else {
-                    self.forget_bytes(place, died);
+                    self.forget_bytes(place, before, after);
                 }
                 true
             }
         }
     }
 
-    /// Messages on disk died, their run lives on.
-    fn forget_bytes(&mut self, place: Place, bytes: u64) {
+    /// Messages on disk died, their run lives on with less than before.
+    fn forget_bytes(&mut self, place: Place, before: u64, after: u64) {
         match place.body {
-            None => self.inline_live -= bytes.min(self.inline_live),
+            None => self.inline_live = (self.inline_live + after).saturating_sub(before),
             Some(body) => {
                 if let Some(file) = self.files.get_mut(&body.file) {
-                    file.live_bytes -= bytes.min(file.live_bytes);
+                    file.change(&body, before, after);
                 }
             }
         }
     }
 
-    /// A run on disk died, and so many octets with it.
-    fn bury(&mut self, place: Place, bytes: u64) {
+    /// A run on disk died that had so many octets left.
+    fn bury(&mut self, place: Place, live: u64) {
         if let Some(record) = self.records.get_mut(&place.lsn)
             && record.live > 0
         {
@@ -625,10 +631,9 @@ impl Log {
                 record.runs = Ids::default();
             }
         }
-        self.forget_bytes(place, bytes);
-        let Some(body) = place.body else { return };
+        let Some(body) = place.body else { return self.forget_bytes(place, live, 0) };
         if let Some(file) = self.files.get_mut(&body.file) {
-            file.live = file.live.saturating_sub(1);
+            file.remove(&body, live);
             if file.live == 0 {
                 self.dead_files.push(body.file);
             }
@@ -662,7 +667,10 @@ impl Log {
         }
         let mut group = Group { upto: self.commit, ..Group::default() };
         group.ops.reserve(self.pending_live as usize);
-        for op in std::mem::take(&mut self.pending) {
+        let mut ops = std::mem::take(&mut self.pending).into_iter().peekable();
+        // of the run before, as it was
+        let mut before = None;
+        while let Some(op) = ops.next() {
             match op {
                 PendingOp::Op(op) => group.ops.push(*op),
                 PendingOp::Run(id) => {
@@ -671,8 +679,20 @@ impl Log {
                     let At::Pending(p) = std::mem::replace(&mut run.at, At::Writing(None)) else { continue };
                     let Pending { mut span, settled, mut publisher, copy } = *p;
                     let meta = run.meta.get();
+                    let same = before.replace(span.key()) == Some(span.key());
                     if !settled.is_empty() && !copy {
-                        if let Targets::One(target) = &mut run.targets {
+                        let next = match ops.peek() {
+                            Some(PendingOp::Run(next)) => self.runs.get(*next),
+                            _ => None,
+                        };
+                        let same = same
+                            || next
+                                .is_some_and(|next| matches!(&next.at, At::Pending(p) if p.span.key() == span.key()));
+                        let Some(run) = self.runs.get_mut(id) else { continue };
+                        // what runs share is written once only as a whole
+                        if let Targets::One(target) = &mut run.targets
+                            && !same
+                        {
                             let front = trim_settled(
                                 id,
                                 target,
@@ -696,6 +716,7 @@ impl Log {
                             }
                         }
                     }
+                    let Some(run) = self.runs.get_mut(id) else { continue };
                     run.at = At::Writing(publisher);
                     let (targets, more) = (run.targets.to_vec(), Vec::new());
                     group.ops.push(StoreOp::Enqueue(Enqueue { id, targets, meta, span, more }));
@@ -762,25 +783,37 @@ impl Log {
         if committed.lsn != 0 {
             self.records.entry(committed.lsn).or_default();
         }
+        // the run before, where it came with a frame of its own
+        let mut before: Option<(EnqueueId, BodyPlace)> = None;
         for (id, place) in committed.places {
-            let Some(run) = self.runs.get_mut(id) else {
+            let same = before.filter(|(_, body)| place.body == Some(*body)).map(|(id, _)| id);
+            let live = match self.runs.get_mut(id) {
+                Some(run) => {
+                    run.at = At::Stored(place);
+                    run.bytes = whole_frame(&place).unwrap_or(run.bytes);
+                    let count = u64::from(run.count);
+                    touched.extend(run.targets.iter().map(|t| (t.queue, t.first_seq + count)));
+                    run.live_bytes()
+                }
                 // settled while it was written
-                self.settle_down(id, place, 0, 0);
-                self.bury(place, 0);
-                continue;
+                None => 0,
             };
-            let (bytes, live, dead) = (run.bytes, run.live_bytes(), run.live == 0);
-            run.at = At::Stored(place);
-            let count = u64::from(run.count);
-            touched.extend(run.targets.iter().map(|t| (t.queue, t.first_seq + count)));
-            self.settle_down(id, place, bytes, live);
-            if dead {
+            if let Some(first) = same
+                && let Some(body) = place.body
+                && let Some(file) = self.files.get_mut(&body.file).filter(|file| file.sharers(&body).is_none())
+                && let Some(run) = self.runs.get(first)
+            {
+                file.share(first, &body, run.live_bytes());
+            }
+            let is_new = self.settle_down(id, place, live);
+            before = place.body.filter(|_| is_new || same.is_some()).map(|body| (id, body));
+            if self.runs.get(id).is_none_or(|run| run.live == 0) {
                 self.runs.remove(id);
                 self.bury(place, live);
             }
         }
-        for (place, bytes) in self.copied.pop_front().unwrap_or_default() {
-            self.bury(place, bytes);
+        for (place, live) in self.copied.pop_front().unwrap_or_default() {
+            self.bury(place, live);
         }
     }
 
@@ -829,6 +862,11 @@ impl Log {
     pub(crate) fn current(&self) -> CommitSeq {
         self.commit
     }
+}
+
+/// Octets of a run that has a frame of a body file for itself, or with others that hold all of it too.
+fn whole_frame(place: &Place) -> Option<u64> {
+    place.body.filter(|_| !place.is_part()).map(|body| u64::from(body.len))
 }
 
 /// Octets of the frames of a span.

@@ -5,10 +5,12 @@
 //! their bodies only while there is room: they are needed again only when a message comes back. Where they may be dead-lettered
 //! they stay, so that a rejected message is in the next queue at once.
 
+use crate::chunked::At;
 use crate::dead_letter::{Death, Grave};
 use crate::log::Left;
 use crate::queue::{Dying, Queue};
 use crate::shard::Shard;
+use crate::work::Work;
 use hornpipe_types::ids::{ConnectionId, QueueId, Seq};
 use hornpipe_types::message::{Batch, Span};
 use hornpipe_types::range::SeqRange;
@@ -36,6 +38,21 @@ pub(crate) struct Paging {
 const BESIDE: u64 = 128;
 /// Messages after which those that came before count half.
 const CAME_MAX: u64 = 1 << 16;
+
+/// How far bodies have left memory since the alarm.
+#[derive(Debug, Default)]
+pub(crate) struct PageOut {
+    /// Channels whose deliveries are to be looked at.
+    unacked: Vec<(ConnectionId, u16)>,
+    /// Queues up to this one have been.
+    after: QueueId,
+    /// The bodies of the one after it that are on disk have left.
+    begun: bool,
+    /// Up to where its other bodies have let go of those they came with: level and segment. What is consumed meanwhile moves
+    /// others past that place; they stay as they are.
+    level: usize,
+    next: Option<At>,
+}
 
 impl Paging {
     pub(crate) fn new(limit: u64) -> Self {
@@ -76,8 +93,6 @@ impl Paging {
 
 /// Most queues looked at at the end of a turn when memory is short: a turn may bring something to as many.
 const STEP: usize = 4096;
-/// Segments of a queue, each level's, that are looked at when memory has run out.
-const APART_MAX: usize = 1 << 16;
 /// Visits in a turn where there are fewer queues than this.
 const FEW: usize = 4;
 /// So many that give up nothing, one behind the other, say that the others hardly have more.
@@ -159,26 +174,64 @@ impl Shard {
         }
     }
 
-    /// Memory is short: every body that is on disk leaves it.
-    pub(crate) fn page_out_all(&mut self) {
-        // what is left of a long queue leaves when it is served
-        let most = self.limits.slice_units as usize;
-        let mut freed = 0;
-        for queue in self.queues.values_mut() {
-            if !queue.logged.is_empty() {
-                freed += queue.page_out(0, most);
-            }
-            // what stays, transient messages mostly, must not keep all that came in the same reads
-            queue.levels.iter_mut().for_each(|level| level.keep_apart(APART_MAX));
-        }
-        self.resident -= freed.min(self.resident);
-        let mut channels = Vec::new();
+    /// Memory is short: every body that is on disk leaves it, a slice at a time.
+    pub(crate) fn page_out_all(&mut self, now: Now) {
+        // the longest lists come first
+        let mut unacked = Vec::new();
         for (id, connection) in &self.connections {
-            channels.extend(connection.channels.keys().map(|number| (*id, *number)));
+            unacked.extend(connection.channels.keys().map(|number| (*id, *number)));
         }
-        for (id, number) in channels {
-            self.drop_unacked(id, number);
+        self.work.retain(|work| !matches!(work, Work::PageOut(_)));
+        self.begin_work(now, Work::PageOut(Box::new(PageOut { unacked, ..PageOut::default() })));
+    }
+
+    /// Goes on with it as far as the allowance reaches; whether it is done.
+    pub(crate) fn page_out_some(&mut self, out: &mut PageOut) -> bool {
+        while self.memory_alarm {
+            if self.units == 0 {
+                return false;
+            }
+            if let Some((id, number)) = out.unacked.pop() {
+                let channel = self.connections.get(&id).and_then(|c| c.channels.get(&number));
+                let runs = channel.map_or(0, |c| c.unacked.runs());
+                self.spend(1 + u32::try_from(runs).unwrap_or(u32::MAX));
+                self.drop_unacked(id, number);
+                continue;
+            }
+            let Some(id) = self.queue_order.after(out.after).first().copied() else { return true };
+            if self.page_out_queue(id, out) {
+                *out = PageOut { after: id, ..PageOut::default() };
+            }
         }
+        true
+    }
+
+    /// Goes on with a queue; whether that is done with.
+    fn page_out_queue(&mut self, id: QueueId, out: &mut PageOut) -> bool {
+        let Some(queue) = self.queues.get_mut(&id) else {
+            self.spend(1);
+            return true;
+        };
+        let mut units = self.units;
+        // what is left of a long queue leaves when it is served
+        if !std::mem::replace(&mut out.begun, true) && !queue.logged.is_empty() {
+            let most = self.limits.slice_units as usize;
+            let looked: usize = queue.levels.iter().map(|level| level.len().min(most)).sum();
+            units = units.saturating_sub(u32::try_from(looked).unwrap_or(u32::MAX));
+            let freed = queue.page_out(0, most);
+            self.resident -= freed.min(self.resident);
+        }
+        // what stays, transient messages mostly, must not keep all that came in the same reads
+        while let Some(level) = queue.levels.get_mut(out.level) {
+            out.next = level.keep_apart(out.next, &mut units);
+            if out.next.is_some() {
+                self.units = 0;
+                return false;
+            }
+            out.level += 1;
+        }
+        self.units = units.saturating_sub(1);
+        true
     }
 
     /// Looks after channels with many deliveries that keep their bodies.

@@ -93,7 +93,7 @@ pub struct Shard {
     pub(crate) loads: Map<LoadId, LoadFor>,
     /// Reads for copying forward that are under way, and what they brought.
     pub(crate) rewriting: usize,
-    pub(crate) rewrites: Vec<(EnqueueId, Place, Arc<Batch>)>,
+    pub(crate) rewrites: Vec<(Vec<(EnqueueId, Place)>, Arc<Batch>)>,
 
     /// Queues to serve at the end of the turn.
     pub(crate) dirty_queues: Vec<QueueId>,
@@ -411,14 +411,16 @@ impl Shard {
     }
 
     /// Memory or disk alarms rose or fell.
-    pub fn handle_alarms(&mut self, _now: Now, memory: bool, disk: bool) {
+    pub fn handle_alarms(&mut self, now: Now, memory: bool, disk: bool) {
         if (self.memory_alarm, self.disk_alarm) == (memory, disk) {
             return;
         }
-        if memory && !self.memory_alarm {
-            self.page_out_all();
-        }
+        let rises = memory && !self.memory_alarm;
         (self.memory_alarm, self.disk_alarm) = (memory, disk);
+        if rises {
+            self.allow();
+            self.page_out_all(now);
+        }
         let alarm = self.alarm();
         let mut ids: Vec<_> = self.connections.keys().copied().collect();
         ids.sort_unstable();

@@ -1,6 +1,6 @@
 //! Work that grows with the length of a queue: purging or deleting millions of messages, letting them expire or fall out
 //! by a lowered limit, settling or returning a million outstanding deliveries. And what grows with the number of queues:
-//! policies that change.
+//! policies that change, and memory that runs out.
 //!
 //! Such work is begun at once and, when it is more than a command may do ([`Limits::slice_units`]), goes on in slices, one
 //! at the end of each turn, so that nobody else waits for it. What a client is told and what reaches the disk does not
@@ -22,6 +22,7 @@ use crate::channel::unacked::{Taken, Unacked};
 use crate::chunked::Chunked;
 use crate::dead_letter::Reason;
 use crate::log::Left;
+use crate::paging::PageOut;
 use crate::queue::ready::Segment;
 use crate::queue::{Queue, kept_books};
 use crate::settle::Back;
@@ -67,6 +68,8 @@ pub(crate) enum Work {
     Release(QueueId),
     /// Policies of a vhost changed, which queues up to `after` know.
     Policies { vhost: usize, after: QueueId },
+    /// Memory has run out: bodies leave it.
+    PageOut(Box<PageOut>),
 }
 
 /// Deliveries that left their channel and are being settled.
@@ -166,7 +169,7 @@ impl Shard {
             self.log.begin_command();
             self.units = u32::MAX;
             // what is left over at a queue's head is found there again
-            if !matches!(work, Work::Trim(_)) && self.step(now, &mut work) {
+            if !matches!(work, Work::Trim(_) | Work::PageOut(_)) && self.step(now, &mut work) {
                 self.end_work(now, work);
             }
             self.work_off_deaths(now);
@@ -180,7 +183,7 @@ impl Shard {
             Work::Settle(settling) => settling.holds.into_iter().for_each(|id| self.release_hold(id)),
             Work::Emptied { queue, .. } => self.release_hold(queue),
             Work::Release(id) => self.released(id),
-            Work::Purged { .. } | Work::Dropped { .. } | Work::Policies { .. } => {}
+            Work::Purged { .. } | Work::Dropped { .. } | Work::Policies { .. } | Work::PageOut(_) => {}
         }
     }
 
@@ -202,6 +205,7 @@ impl Shard {
             Work::Settle(settling) => self.settle_some(now, settling),
             Work::Release(id) => self.release_due(now, *id),
             Work::Policies { vhost, after } => self.apply_to_some(now, *vhost, after),
+            Work::PageOut(out) => self.page_out_some(out),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use hornpipe_testkit::{Broker, message};
 use hornpipe_types::command::{ChannelCommand, Command, Consume, PublishRun, QueueDeclare};
-use hornpipe_types::effect::{ChannelEffect, ConnectionEffect};
+use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Outbox};
 use hornpipe_types::header::Properties;
 use hornpipe_types::ids::ConnectionId;
 use hornpipe_types::limits::Limits;
@@ -111,4 +111,43 @@ fn a_message_that_stays_does_not_keep_all_that_came_with_it() {
     let told = broker.told(PEER);
     let Some(ConnectionEffect::Channel(1, ChannelEffect::GetOk { span, .. })) = told.last() else { panic!("{told:?}") };
     assert_eq!(message::id_of(&span.batch, span.from), 7);
+}
+
+/// However long a queue is, the turn in which memory runs out does not look at all of it.
+#[test]
+fn an_alarm_is_worked_off_in_slices() {
+    const READS: usize = 300;
+    const SLICE: usize = 32;
+    let limits = Limits { slice_units: SLICE as u32, ..Limits::default() };
+    let mut broker = Broker::new(limits, 1);
+    broker.open(PEER, 1, false);
+    declare(&mut broker, "slow", &[]);
+    declare(&mut broker, "other", &[]);
+    let mut reads = Vec::new();
+    for n in 0..READS {
+        let mut b = BatchBuilder::default();
+        let queue = if n % 2 == 0 { "slow" } else { "other" };
+        let route = b.push_route("", queue);
+        (0..64).for_each(|id| message::push(&mut b, route, &Properties::default(), id, 10));
+        let batch = b.finish();
+        // the others went elsewhere
+        say(
+            &mut broker,
+            ChannelCommand::Publish(PublishRun { batch: batch.clone(), from: 7, count: 1, mandatory: false }),
+        );
+        reads.push(batch);
+    }
+    let let_go = |reads: &[Arc<_>]| reads.iter().filter(|read| Arc::strong_count(read) == 1).count();
+    assert_eq!(let_go(&reads), 0);
+    broker.shard.handle_alarms(broker.now, true, false);
+    let mut before = let_go(&reads);
+    assert!(before > 0 && before <= SLICE, "{before} in the first turn");
+    let mut out = Outbox::default();
+    while broker.shard.has_work() {
+        broker.shard.poll_effects(broker.now, &mut out);
+        let now = let_go(&reads);
+        assert!(now > before && now <= before + SLICE || now == READS, "{now} after {before}");
+        before = now;
+    }
+    assert_eq!(before, READS);
 }

@@ -10,7 +10,7 @@
 
 use crate::wire::{Input, put_varint};
 use hornpipe_types::ids::QueueId;
-use hornpipe_types::op::{BodyPlace, RunMeta, Target};
+use hornpipe_types::op::{BodyPlace, Place, RunMeta, Target};
 use hornpipe_types::range::SeqRange;
 use hornpipe_types::time::UnixMillis;
 
@@ -24,7 +24,7 @@ pub(crate) const HEADER: usize = 32;
 /// Most ops in a part; leaves the high bit of a place's index free.
 const OPS_MAX: u16 = 1 << 14;
 /// Set in a place's index when the run is part of a longer one in a body file: the record then says which part.
-pub(crate) const SLICED: u16 = 1 << 15;
+pub(crate) const SLICED: u16 = Place::PART;
 /// Most targets in one run op; more are told by further ops about the same bytes.
 pub(crate) const TARGETS_MAX: usize = 1000;
 /// Most ranges in one op; more are told by further ops.

@@ -3,7 +3,7 @@
 use hornpipe_types::effect::{Load, Loaded};
 use hornpipe_types::ids::{QueueId, Seq};
 use hornpipe_types::message::{Batch, BatchBuilder, Span};
-use hornpipe_types::op::{BodyPlace, Committed, Group, Place, StoreOp, Target};
+use hornpipe_types::op::{BodyPlace, Committed, Enqueue, Group, Place, StoreOp, Target};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -14,11 +14,17 @@ pub struct Disk {
     pub in_files: bool,
     waiting: VecDeque<Group>,
     last_lsn: u64,
+    /// Where the next message in each body file goes.
+    ends: BTreeMap<u64, u64>,
     runs: BTreeMap<Place, Arc<Batch>>,
     /// Places of runs that a restart forgets.
     transient: BTreeSet<Place>,
     /// Unsettled messages and where they lie: what a restart would bring back.
     live: BTreeMap<(QueueId, Seq), (Place, u32)>,
+}
+
+fn holds_the_same(a: &Enqueue, b: &Enqueue) -> bool {
+    a.spans().count() == b.spans().count() && a.spans().zip(b.spans()).all(|(a, b)| a.is_same(b))
 }
 
 /// The messages of spans as a batch of their own.
@@ -47,18 +53,25 @@ impl Disk {
             self.last_lsn += 1;
             committed.lsn = self.last_lsn;
         }
+        // like the store: what holds the same as the run before lies there once
+        let mut before: Option<(Enqueue, BodyPlace)> = None;
         for (index, op) in group.ops.into_iter().enumerate() {
             let at = Place { lsn: self.last_lsn, part: 0, index: index as u16, body: None };
             match op {
                 StoreOp::Enqueue(e) => {
                     let batch = copied(e.spans());
                     let len: usize = (0..batch.len()).map(|i| batch.frames(i).len()).sum();
-                    let body = self.in_files.then(|| BodyPlace {
-                        file: self.last_lsn / 3 + 1,
-                        offset: (self.last_lsn % 3) << 32 | index as u64,
-                        len: len as u32,
-                        crc: 0,
+                    let same = before.as_ref().filter(|(before, _)| holds_the_same(before, &e)).map(|(_, body)| *body);
+                    let body = self.in_files.then(|| {
+                        same.unwrap_or_else(|| {
+                            let file = self.last_lsn / 3 + 1;
+                            let end = self.ends.entry(file).or_default();
+                            let offset = *end;
+                            *end += len as u64;
+                            BodyPlace { file, offset, len: len as u32, crc: 0 }
+                        })
                     });
+                    before = body.map(|body| (e.clone(), body));
                     let place = Place { body, ..at };
                     self.put(place, batch, &e.targets);
                     if e.meta.transient {
@@ -69,8 +82,10 @@ impl Disk {
                 StoreOp::Refer { id, targets, meta, place, from, count } => {
                     let there = self.runs.get(&place);
                     let there = Arc::clone(there.unwrap_or_else(|| panic!("reference to {place:?}, which is gone")));
+                    let is_part = place.body.is_some() && (place.is_part() || count != there.len());
                     let batch = copied([&Span { batch: there, from, count, step: 1 }]);
-                    let place = Place { body: place.body, ..at };
+                    let index = at.index | if is_part { Place::PART } else { 0 };
+                    let place = Place { body: place.body, index, ..at };
                     self.put(place, batch, &targets);
                     if meta.transient {
                         self.transient.insert(place);
@@ -126,6 +141,23 @@ impl Disk {
         let kept = self.live.range(range).filter(|(_, (place, _))| !self.transient.contains(place));
         let found = kept.filter_map(|(_, (place, i))| Some((Arc::clone(self.runs.get(place)?), *i)));
         found.collect()
+    }
+    /// The body files that were not removed: octets of each, and of what is live in it, once however many runs share it.
+    pub fn files(&self) -> BTreeMap<u64, (u64, u64)> {
+        let there = self.runs.keys().filter_map(|place| place.body).map(|body| body.file);
+        let mut files: BTreeMap<u64, (u64, u64)> =
+            there.map(|file| (file, (self.ends.get(&file).copied().unwrap_or(0), 0))).collect();
+        let mut live = BTreeMap::new();
+        for (place, i) in self.live.values() {
+            let (Some(body), Some(batch)) = (place.body, self.runs.get(place)) else { continue };
+            // what is part of a longer run counts apart from it
+            let part = place.is_part().then_some(*place);
+            live.insert((body, part, *i), batch.frames(*i).len() as u64);
+        }
+        for ((body, ..), octets) in live {
+            files.entry(body.file).or_default().1 += octets;
+        }
+        files
     }
     /// Unsettled messages of all queues.
     pub fn live(&self) -> usize {

@@ -207,6 +207,15 @@ impl Batch {
         let e = r[0] as usize;
         std::str::from_utf8(&r[2 + e..]).unwrap_or("")
     }
+    /// Whether the messages and routes of another batch are the same, octet by octet.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        let same = |i: u32| {
+            self.meta(i).body == other.meta(i).body
+                && self.frames(i) == other.frames(i)
+                && self.full_route(i) == other.full_route(i)
+        };
+        self.len() == other.len() && (0..self.len()).all(same)
+    }
     /// Sum of body octets of `count` messages from `from` on, `step` apart.
     pub fn body_bytes(&self, from: u32, count: u32, step: u32) -> u64 {
         if step == 1 {
@@ -252,8 +261,11 @@ impl Span {
     }
     /// Whether these are the very messages of another span, not only alike.
     pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.batch, &other.batch)
-            && (self.from, self.count, self.step) == (other.from, other.count, other.step)
+        self.key() == other.key()
+    }
+    /// What [`Self::is_same`] compares. Means nothing once the batch is gone.
+    pub fn key(&self) -> (*const Batch, u32, u32, u32) {
+        (Arc::as_ptr(&self.batch), self.from, self.count, self.step)
     }
     /// Sum of body octets.
     pub fn body_bytes(&self) -> u64 {

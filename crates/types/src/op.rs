@@ -124,7 +124,8 @@ pub enum StoreOp {
     Delete(DefinitionKey),
 }
 
-/// Where a logged run lies. Opaque to the core but for `lsn` (liveness of records) and `file` (liveness of body files).
+/// Where a logged run lies. Opaque to the core but for `lsn` (liveness of records), `file` and `offset` (liveness of body files,
+/// runs that share a frame).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
     /// Log record group.
@@ -135,6 +136,16 @@ pub struct Place {
     pub index: u16,
     /// The out-of-line bytes, if any.
     pub body: Option<BodyPlace>,
+}
+
+impl Place {
+    /// Set in `index` when the run is part of a longer one in a body file: the record then says which part.
+    pub const PART: u16 = 1 << 15;
+
+    /// Whether the run is part of a longer one in a body file.
+    pub fn is_part(&self) -> bool {
+        self.index & Self::PART != 0
+    }
 }
 
 /// A frame in a body file.

@@ -267,6 +267,10 @@ impl UnackedList {
     pub(crate) fn len(&self) -> u64 {
         self.live
     }
+    /// Runs of them.
+    pub(crate) fn runs(&self) -> usize {
+        self.runs.len()
+    }
     /// So many that were taken are settled.
     pub(crate) fn settled(&mut self, n: u64) {
         self.live -= n.min(self.live);

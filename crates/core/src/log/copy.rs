@@ -1,8 +1,10 @@
 //! Writing again: what keeps dead space from going is copied to the end of the log.
 //!
 //! A run that is written again keeps what it shares: stretches that are live in the same queues stay one run with all of
-//! them as targets, so a fan-out is never written more than once.
+//! them as targets, so a fan-out is never written more than once. Runs that share a frame of a body file go together and share
+//! one again, see [`super::shared`].
 
+use super::files::BodyFile;
 use super::join::Member;
 use super::{At, Log, LogRun, LoggedRun, Pending, PendingOp};
 use crate::queue::{Queue, Queues};
@@ -27,10 +29,20 @@ pub(super) const STEP_BYTES: u64 = 4 << 20;
 pub(crate) struct CopyPlan {
     /// By reference: their bodies stay where they are.
     pub(crate) refer: Vec<(EnqueueId, Place)>,
-    /// With their bodies, which are to be read first.
-    pub(crate) rewrite: Vec<(EnqueueId, Place)>,
+    /// With their bodies, which are to be read first; each list holds the same, once on disk.
+    pub(crate) rewrite: Vec<Vec<(EnqueueId, Place)>>,
     /// With their bodies, each list as one run.
     pub(crate) join: Vec<Vec<Member>>,
+}
+
+/// Runs that are to be written again with their bodies, as they are found.
+#[derive(Debug, Default)]
+struct Step {
+    rewrite: Vec<Vec<(EnqueueId, Place)>>,
+    runs: usize,
+    bytes: u64,
+    /// File and offset of shared frames among them.
+    frames: BTreeSet<(u64, u64)>,
 }
 
 impl CopyPlan {
@@ -52,7 +64,7 @@ impl Log {
             self.plan_head(&mut plan);
         } else if self.inline_live > limits.inline_live_bytes {
             let runs = self.records.values().filter(|r| r.live > 0).flat_map(|r| r.runs.iter());
-            plan.rewrite = up_to_a_step(runs.filter_map(|id| self.stored(id)).filter(|r| r.1.body.is_none()));
+            plan.rewrite = self.up_to_a_step(runs.filter_map(|id| self.stored(id)).filter(|r| r.1.body.is_none()));
         } else if self.too_much_dead() {
             plan.rewrite = self.half_dead_file();
         }
@@ -92,17 +104,60 @@ impl Log {
     }
 
     /// What lives in a body file of which most is dead, as far as one step takes it.
-    fn half_dead_file(&self) -> Vec<(EnqueueId, Place)> {
+    fn half_dead_file(&mut self) -> Vec<Vec<(EnqueueId, Place)>> {
         // a file still being filled is the newest one
-        let half_dead = self.files.range(..self.newest_file).filter(|(_, s)| s.live_bytes * 2 < s.total_bytes);
-        let mut steps = half_dead.map(|(_, file)| up_to_a_step(file.runs.iter().filter_map(|id| self.stored(id))));
+        let is_half_dead = |(_, file): &(&u64, &mut BodyFile)| file.is_half_dead();
+        for (_, file) in self.files.range_mut(..self.newest_file).filter(is_half_dead) {
+            // steps before moved these
+            file.runs.drop_front(|id| !self.runs.contains(id));
+        }
+        let half_dead = self.files.range(..self.newest_file).filter(|(_, file)| file.is_half_dead());
+        let mut steps = half_dead.map(|(_, file)| self.up_to_a_step(file.runs.iter().filter_map(|id| self.stored(id))));
         // what is damaged stays, the other files need not wait for it
         steps.find(|step| !step.is_empty()).unwrap_or_default()
     }
 
+    /// As many runs as one step may write, each with those that share its frame.
+    fn up_to_a_step(&self, runs: impl Iterator<Item = (EnqueueId, Place, u64)>) -> Vec<Vec<(EnqueueId, Place)>> {
+        let mut step = Step::default();
+        for run in runs {
+            self.add_to_step(&mut step, run);
+            if step.bytes > STEP_BYTES || step.runs >= STEP_RUNS {
+                break;
+            }
+        }
+        step.rewrite
+    }
+
+    fn add_to_step(&self, step: &mut Step, (id, place, bytes): (EnqueueId, Place, u64)) {
+        let sharers = place.body.filter(|_| !place.is_part()).and_then(|body| {
+            let runs = self.files.get(&body.file)?.sharers(&body)?;
+            Some((body, runs))
+        });
+        let Some((body, runs)) = sharers else {
+            step.rewrite.push(vec![(id, place)]);
+            (step.runs, step.bytes) = (step.runs + 1, step.bytes + bytes);
+            return;
+        };
+        if !step.frames.insert((body.file, body.offset)) {
+            return;
+        }
+        let whole = |(id, place, _): (EnqueueId, Place, u64)| (!place.is_part()).then_some((id, place));
+        // more than a step takes have the frame once for each step
+        let together: Vec<_> = runs.iter().filter_map(|id| self.stored(id)).filter_map(whole).take(STEP_RUNS).collect();
+        step.runs += together.len();
+        step.bytes += u64::from(body.len);
+        step.rewrite.push(together);
+    }
+
+    /// Whether several runs use the frame of a body file at a place.
+    pub(super) fn is_shared(&self, place: &Place) -> bool {
+        place.body.is_some_and(|body| self.files.get(&body.file).is_some_and(|file| file.is_shared(&body)))
+    }
+
     /// Octets of all body files that live, and that don't.
     fn in_files(&self) -> (u64, u64) {
-        let all = self.files.values().map(|file| (file.live_bytes, file.total_bytes));
+        let all = self.files.values().map(|file| (file.live_bytes, file.end));
         let (live, total) = all.fold((0, 0), |(a, b), (live, total)| (a + live, b + total));
         (live, total.saturating_sub(live))
     }
@@ -122,18 +177,24 @@ impl Log {
     fn plan_head(&self, plan: &mut CopyPlan) {
         const RUNS_MAX: usize = 1024;
         let head = self.records.values().filter(|r| r.live > 0).take(64).flat_map(|r| r.runs.iter());
-        let mut bytes = 0;
+        let mut step = Step::default();
         for (id, place, n) in head.filter_map(|id| self.stored(id)).take(RUNS_MAX) {
-            if place.body.is_some() {
+            // parts of a shared frame would not be seen to be the same again
+            let whole = || self.runs.get(id).is_some_and(|run| run.live == run.copies());
+            if place.body.is_some() && (!self.is_shared(&place) || whole()) {
                 plan.refer.push((id, place));
             } else {
-                plan.rewrite.push((id, place));
-                bytes += n;
+                self.add_to_step(&mut step, (id, place, n));
             }
-            if bytes > STEP_BYTES {
+            if step.bytes > STEP_BYTES || step.runs >= STEP_RUNS {
                 break;
             }
         }
+        // some of a frame's runs may be whole
+        plan.refer.retain(|(_, place)| {
+            !place.body.is_some_and(|body| step.frames.contains(&(body.file, body.offset))) || place.is_part()
+        });
+        plan.rewrite = step.rewrite;
     }
 
     /// Moves the unsettled messages of a run on disk to new runs: by reference, or with their bodies in `batch`.
@@ -190,19 +251,6 @@ impl Log {
             self.pending_live += 1;
         }
     }
-}
-
-/// As many runs as one step may write.
-fn up_to_a_step(runs: impl Iterator<Item = (EnqueueId, Place, u64)>) -> Vec<(EnqueueId, Place)> {
-    let (mut step, mut bytes) = (Vec::new(), 0);
-    for (id, place, n) in runs {
-        step.push((id, place));
-        bytes += n;
-        if bytes > STEP_BYTES || step.len() >= STEP_RUNS {
-            break;
-        }
-    }
-    step
 }
 
 /// Messages `start .. end` of a run, live in the same queues.

@@ -188,7 +188,8 @@ impl Log {
         let id = log_run.enqueue;
         let run = self.runs.get(id)?;
         let At::Stored(place) = run.at else { return None };
-        if (log_run.index, log_run.count) != (0, run.count) || self.unreadable.contains(&id) {
+        // what others share would be there once for each of them
+        if (log_run.index, log_run.count) != (0, run.count) || self.unreadable.contains(&id) || self.is_shared(&place) {
             return None;
         }
         let holders = holders(id, run, queues)?;
@@ -325,33 +326,43 @@ impl Log {
 
     /// Joins runs of a group that went to the same queues at consecutive seqs, so that a queue filled message by message, or
     /// read by read, costs what one filled at once does. Enqueues may move ahead of other operations of the group: those on the
-    /// same queue concern older seqs.
+    /// same queue concern older seqs. Runs that hold the same messages, for queues that differ in deadline or priority limit, are
+    /// joined with those of the next ones all or not at all: only then they hold the same again and are on disk once.
     pub(super) fn join_runs(&mut self, ops: &mut Vec<StoreOp>, queues: &mut Queues) {
         // by their first queue, the run that may grow
         let mut open: Map<QueueId, Joined> = Map::default();
         let mut closed: Vec<Joined> = Vec::new();
-        for (at, op) in ops.iter().enumerate() {
+        let mut rest = 0;
+        while let Some(op) = ops.get(rest) {
+            let at = rest;
+            rest += 1;
             let StoreOp::Enqueue(e) = op else { continue };
             let Some(first) = e.targets.first() else { continue };
-            let Some(run) = self.runs.get(e.id) else { continue };
+            let same = |op: &&StoreOp| matches!(op, StoreOp::Enqueue(next) if next.span.is_same(&e.span));
+            let copies = 1 + ops.iter().skip(rest).take_while(same).count();
+            rest = at + copies;
             let bytes = span_bytes(&e.span);
-            let whole = run.live == run.copies();
-            if !whole || bytes > JOINED_BYTES / 2 || e.span.step != 1 {
+            let whole = |op: &StoreOp| {
+                let StoreOp::Enqueue(e) = op else { return false };
+                self.runs.get(e.id).is_some_and(|run| run.live == run.copies())
+            };
+            let all_whole = ops.get(at..rest).is_some_and(|same| same.iter().all(whole));
+            if !all_whole || bytes > JOINED_BYTES / 2 || e.span.step != 1 {
                 closed.extend(open.remove(&first.queue));
                 continue;
             }
             if let Some(joined) = open.get_mut(&first.queue)
-                && let Some(StoreOp::Enqueue(head)) = ops.get(joined.head)
                 && joined.bytes + bytes <= JOINED_BYTES
                 && joined.count + e.span.count <= JOINED_MESSAGES
-                && follows(head, joined.count, e)
+                && joined.copies == copies
+                && (0..copies).all(|k| follows(ops.get(joined.head + k), joined.count, ops.get(at + k)))
             {
                 joined.behind.push(at);
                 joined.count += e.span.count;
                 joined.bytes += bytes;
                 continue;
             }
-            let fresh = Joined { head: at, behind: Vec::new(), count: e.span.count, bytes };
+            let fresh = Joined { head: at, copies, behind: Vec::new(), count: e.span.count, bytes };
             closed.extend(open.insert(first.queue, fresh));
         }
         closed.extend(open.into_values());
@@ -361,28 +372,28 @@ impl Log {
         }
         let mut gone = vec![false; ops.len()];
         for joined in closed {
-            self.join(&joined, ops, &mut gone, queues);
+            let all_stand = (0..joined.copies).all(|copy| self.may_join(&joined.members(copy, ops), queues));
+            for copy in (0..joined.copies).filter(|_| all_stand) {
+                self.join(&joined, copy, ops, &mut gone, queues);
+            }
         }
         let mut gone = gone.into_iter();
         ops.retain(|_| !gone.next().unwrap_or(false));
     }
 
-    fn join(&mut self, joined: &Joined, ops: &mut [StoreOp], gone: &mut [bool], queues: &mut Queues) {
-        let members = joined.members().filter_map(|k| match ops.get(k) {
-            Some(StoreOp::Enqueue(e)) => Some(e.clone()),
-            _ => None,
-        });
-        let members: Vec<Enqueue> = members.collect();
-        let Some(head) = members.first() else { return };
-        // each queue must still hold the members as they were enqueued, one beside the other
+    /// Whether each queue still holds some runs as they were enqueued, one beside the other.
+    fn may_join(&self, members: &[&Enqueue], queues: &Queues) -> bool {
         let counts: Vec<(EnqueueId, u32)> = members.iter().map(|m| (m.id, m.span.count)).collect();
-        if !self.stand_side_by_side(&head.targets, &counts, queues) {
-            return;
-        }
+        members.first().is_some_and(|head| self.stand_side_by_side(&head.targets, &counts, queues))
+    }
+
+    fn join(&mut self, joined: &Joined, copy: usize, ops: &mut [StoreOp], gone: &mut [bool], queues: &mut Queues) {
+        let members: Vec<Enqueue> = joined.members(copy, ops).into_iter().cloned().collect();
+        let Some(head) = members.first() else { return };
         for target in &head.targets {
             if let Some(queue) = queues.get_mut(&target.queue) {
                 let run = LogRun::new(target.first_seq, joined.count, head.id, 0);
-                queue.join_log_runs(target.first_seq, counts.len(), run);
+                queue.join_log_runs(target.first_seq, members.len(), run);
             }
         }
         // one publisher's tags in a row, or nobody is told early
@@ -405,31 +416,41 @@ impl Log {
         }
         let mut more: Vec<Span> = members.iter().skip(1).map(|m| m.span.clone()).collect();
         for at in &joined.behind {
-            gone.get_mut(*at).into_iter().for_each(|g| *g = true);
+            gone.get_mut(*at + copy).into_iter().for_each(|g| *g = true);
         }
-        if let Some(StoreOp::Enqueue(e)) = ops.get_mut(joined.head) {
+        if let Some(StoreOp::Enqueue(e)) = ops.get_mut(joined.head + copy) {
             e.more.append(&mut more);
         }
     }
 }
 
-/// Runs of a group that become one: their indexes among its ops, messages and octets.
+/// Runs of a group that become one: their indexes among its ops, messages and octets. Where several hold the same messages, those
+/// of the first of them; the others follow each.
 #[derive(Debug)]
 struct Joined {
     head: usize,
+    /// How many hold the same.
+    copies: usize,
     behind: Vec<usize>,
     count: u32,
     bytes: u64,
 }
 
 impl Joined {
-    fn members(&self) -> impl Iterator<Item = usize> {
-        std::iter::once(self.head).chain(self.behind.iter().copied())
+    /// The first, second … of those that hold the same.
+    fn members<'a>(&self, copy: usize, ops: &'a [StoreOp]) -> Vec<&'a Enqueue> {
+        let all = std::iter::once(&self.head).chain(&self.behind);
+        let member = |at: &usize| match ops.get(at + copy) {
+            Some(StoreOp::Enqueue(e)) => Some(e),
+            _ => None,
+        };
+        all.filter_map(member).collect()
     }
 }
 
 /// Whether `next` continues `head`, which has grown to `count` messages, in every queue.
-fn follows(head: &Enqueue, count: u32, next: &Enqueue) -> bool {
+fn follows(head: Option<&StoreOp>, count: u32, next: Option<&StoreOp>) -> bool {
+    let (Some(StoreOp::Enqueue(head)), Some(StoreOp::Enqueue(next))) = (head, next) else { return false };
     head.meta == next.meta && in_step(&head.targets, count, &next.targets)
 }
 

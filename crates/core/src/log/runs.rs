@@ -185,6 +185,21 @@ impl Ids {
         }
         self.stretches.push((id, 1));
     }
+    /// Forgets those at the front that are `gone`.
+    pub(super) fn drop_front(&mut self, gone: impl Fn(EnqueueId) -> bool) {
+        let mut done = 0;
+        for (first, count) in &mut self.stretches {
+            while *count > 0 && gone(*first) {
+                *first = first.next();
+                *count -= 1;
+            }
+            if *count > 0 {
+                break;
+            }
+            done += 1;
+        }
+        self.stretches.drain(..done);
+    }
     /// How many there are.
     pub(super) fn count(&self) -> u64 {
         self.stretches.iter().map(|(_, count)| u64::from(*count)).sum()

@@ -130,6 +130,8 @@ pub(crate) struct Ready {
 
 /// Segments without bodies that may stand between those at the head that have one.
 const HEAD_GAPS: usize = 64;
+/// Octets whose copying costs about a unit of work.
+const APART_OCTETS: u64 = 1024;
 
 impl Ready {
     pub(crate) fn new(by_return: bool) -> Self {
@@ -269,16 +271,23 @@ impl Ready {
         (resident, correction)
     }
 
-    /// Lets go of batches of which these segments are the smaller part, looking at `most` segments from the head on.
-    pub(crate) fn keep_apart(&mut self, most: usize) {
-        let mut at = self.segments.start();
-        for _ in 0..most {
-            let Some(segment) = self.segments.get_mut(at) else { return };
+    /// Lets go of batches of which these segments are the smaller part, from `from` on, or from the head, for so many units of
+    /// work. Takes those off that it needs; where to go on, `None` at the end.
+    pub(crate) fn keep_apart(&mut self, from: Option<At>, units: &mut u32) -> Option<At> {
+        let mut at = from.unwrap_or_else(|| self.segments.start());
+        while let Some(segment) = self.segments.get_mut(at) {
+            if *units == 0 {
+                return Some(at);
+            }
+            let mut cost = 1;
             if let Some(apart) = segment.span().and_then(|span| span.apart()) {
+                cost += (segment.bytes / APART_OCTETS) as u32;
                 (segment.batch, segment.from) = (Some(apart), 0);
             }
+            *units = units.saturating_sub(cost);
             at = self.segments.next(at);
         }
+        None
     }
 
     /// Drops the bodies of segments that are in the log (`logged`, all seqs below `stored`), from the tail towards the
