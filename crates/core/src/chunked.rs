@@ -169,6 +169,15 @@ impl<T> Chunked<T> {
         self.len -= len;
         Self { chunks, len }
     }
+    /// Adds the entries of another one behind its own; whole chunks change hands.
+    pub(crate) fn append(&mut self, mut other: Self) {
+        if self.is_empty() {
+            *self = other;
+        } else if !other.is_empty() {
+            self.len += other.len;
+            self.chunks.append(&mut other.chunks);
+        }
+    }
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &T> {
         self.chunks.iter().flatten()
     }
@@ -200,7 +209,7 @@ mod tests {
         #[test]
         fn behaves_as_a_sorted_vector(
             start in 0u32..1500,
-            ops in prop::collection::vec((0u8..7, 0u32..4000), 1..300),
+            ops in prop::collection::vec((0u8..8, 0u32..4000), 1..300),
         ) {
             let mut list: Chunked<u32> = (0..start).map(|i| i * 2).collect();
             let mut model: Vec<u32> = (0..start).map(|i| i * 2).collect();
@@ -224,6 +233,11 @@ mod tests {
                         let head = list.take_head(at);
                         prop_assert_eq!(head.iter().copied().collect::<Vec<_>>(), model.drain(..k).collect::<Vec<_>>());
                         prop_assert_eq!(head.len(), k);
+                    }
+                    7 => {
+                        let mut head = list.take_head(at);
+                        head.append(std::mem::take(&mut list));
+                        list = head;
                     }
                     4 => prop_assert_eq!(list.pop_front(), (!model.is_empty()).then(|| model.remove(0))),
                     5 => {

@@ -31,7 +31,7 @@ pub(crate) struct Paging {
     /// How many of them are no more.
     gone: usize,
     /// Channels with many deliveries that keep their bodies.
-    pub(crate) crowded: Vec<(ConnectionId, u16)>,
+    crowded: Vec<(ConnectionId, u16)>,
 }
 
 /// What a message takes in memory beside its body, octets, at least and about.
@@ -66,6 +66,12 @@ impl Paging {
         let beside = held.saturating_sub(bytes).max(count * BESIDE);
         self.came = (self.came.0 + count, self.came.1 + bytes, self.came.2 + beside);
     }
+    /// A channel may have too many deliveries that keep their bodies.
+    pub(crate) fn note_crowded(&mut self, channel: (ConnectionId, u16)) {
+        if self.crowded.last() != Some(&channel) {
+            self.crowded.push(channel);
+        }
+    }
     /// A queue that stood in the list is no more. Takes such ones off the list as they come, so that it doesn't grow with all
     /// queues there ever were.
     fn gone(&mut self, lives: impl Fn(QueueId) -> bool) {
@@ -93,6 +99,11 @@ impl Paging {
 
 /// Most queues looked at at the end of a turn when memory is short: a turn may bring something to as many.
 const STEP: usize = 4096;
+/// Runs of a channel's deliveries looked at in a turn.
+const LOOK: usize = 4096;
+/// Dead messages that wait for their bodies, looked at behind the last one whose body has come: a million may have died one by one.
+/// What is further behind is read again when its turn comes.
+const BEHIND: usize = 1 << 14;
 /// Visits in a turn where there are fewer queues than this.
 const FEW: usize = 4;
 /// So many that give up nothing, one behind the other, say that the others hardly have more.
@@ -191,11 +202,13 @@ impl Shard {
             if self.units == 0 {
                 return false;
             }
-            if let Some((id, number)) = out.unacked.pop() {
-                let channel = self.connections.get(&id).and_then(|c| c.channels.get(&number));
-                let runs = channel.map_or(0, |c| c.unacked.runs());
-                self.spend(1 + u32::try_from(runs).unwrap_or(u32::MAX));
-                self.drop_unacked(id, number);
+            if let Some((id, number)) = out.unacked.last().copied() {
+                let most = self.units;
+                let (walked, done) = self.drop_unacked(id, number, most as usize);
+                self.spend(1 + walked as u32);
+                if done {
+                    out.unacked.pop();
+                }
                 continue;
             }
             let Some(id) = self.queue_order.after(out.after).first().copied() else { return true };
@@ -234,22 +247,32 @@ impl Shard {
         true
     }
 
-    /// Looks after channels with many deliveries that keep their bodies.
+    /// Looks after channels with many deliveries that keep their bodies, some of these at a time.
     pub(crate) fn thin_out_channels(&mut self) {
         for (id, number) in std::mem::take(&mut self.paging.crowded) {
             let channel = self.connections.get(&id).and_then(|c| c.channels.get(&number));
-            if channel.is_some_and(|c| c.unacked.is_crowded()) {
-                self.drop_unacked(id, number);
+            if channel.is_some_and(|c| c.unacked.is_crowded()) && !self.drop_unacked(id, number, LOOK).1 {
+                self.paging.note_crowded((id, number));
             }
         }
     }
 
-    /// Forgets bodies of deliveries that wait for their acknowledgement and are on disk.
-    fn drop_unacked(&mut self, id: ConnectionId, number: u16) {
-        let Some(channel) = self.connections.get_mut(&id).and_then(|c| c.channels.get_mut(&number)) else { return };
+    /// Whether deliveries are being looked at.
+    pub(crate) fn is_thinning_out(&self) -> bool {
+        !self.paging.crowded.is_empty()
+    }
+
+    /// Forgets bodies of deliveries that wait for their acknowledgement and are on disk, `most` runs of them. How many it looked
+    /// at, and whether it came to the end.
+    fn drop_unacked(&mut self, id: ConnectionId, number: u16, most: usize) -> (usize, bool) {
+        let Some(channel) = self.connections.get_mut(&id).and_then(|c| c.channels.get_mut(&number)) else {
+            return (0, true);
+        };
         let queues = &self.queues;
-        let freed = channel.unacked.drop_bodies(|queue| queues.get(&queue).map_or(0, |q| q.droppable_upto()));
+        let walked = most.min(channel.unacked.runs());
+        let freed = channel.unacked.drop_bodies(most, |queue| queues.get(&queue).map_or(0, |q| q.droppable_upto()));
         self.resident -= freed.min(self.resident);
+        (walked, !channel.unacked.is_thinning())
     }
 
     /// Messages have left their queue for good: they are dead-lettered where it says so, and settled in the same step.
@@ -302,10 +325,18 @@ impl Shard {
         const AHEAD: usize = 8;
         let Some(queue) = self.queues.get(&id) else { return };
         let mut wanted: Vec<Seq> = Vec::new();
-        for dying in queue.dying.iter().filter(|d| d.batch.is_none()) {
-            let last = dying.range.last();
-            let runs = queue.log_runs_from(dying.range.first).take_while(|r| r.first <= last);
-            wanted.extend(runs.filter(|r| r.live > 0).map(|r| r.first.max(dying.range.first)).take(AHEAD));
+        // the last run asked for
+        let mut asked = 0..0;
+        for dying in queue.dying.iter().filter(|d| d.batch.is_none()).take(BEHIND) {
+            let (first, last) = (dying.range.first, dying.range.last());
+            if asked.contains(&first) && last < asked.end {
+                continue;
+            }
+            let runs = queue.log_runs_from(first).take_while(|r| r.first <= last).filter(|r| r.live > 0);
+            for run in runs.take(AHEAD) {
+                wanted.push(run.first.max(first));
+                asked = run.first..run.end();
+            }
             if wanted.len() >= AHEAD {
                 break;
             }
@@ -322,27 +353,34 @@ impl Shard {
             return;
         }
         let end = first + Seq::from(batch.len());
-        for dying in std::mem::take(&mut queue.dying) {
+        let mut seen = VecDeque::new();
+        let mut behind = 0;
+        while behind < BEHIND
+            && let Some(dying) = queue.dying.pop_front()
+        {
+            behind += 1;
             let SeqRange { count, step, .. } = dying.range;
             let s = Seq::from(step);
             // members `a .. b` of the range are in the batch
             let a = first.saturating_sub(dying.range.first).div_ceil(s).min(count.into()) as u32;
             let b = end.saturating_sub(dying.range.first).div_ceil(s).min(count.into()) as u32;
             if a >= b || dying.batch.is_some() {
-                queue.dying.push_back(dying);
+                seen.push_back(dying);
                 continue;
             }
+            behind = 0;
             let part = |from: u32, to: u32| {
                 let range = SeqRange { first: dying.range.first + Seq::from(from) * s, count: to - from, step };
                 (from < to).then(|| Dying { range, ..dying.clone() })
             };
-            queue.dying.extend(part(0, a));
-            queue.dying.extend(part(a, b).map(|d| {
+            seen.extend(part(0, a));
+            seen.extend(part(a, b).map(|d| {
                 let from = (d.range.first - first) as u32;
                 Dying { batch: Some((Arc::clone(batch), from)), ..d }
             }));
-            queue.dying.extend(part(b, count));
+            seen.extend(part(b, count));
         }
+        seen.into_iter().rev().for_each(|dying| queue.dying.push_front(dying));
         self.bury(now, id);
         self.load_dying(id);
     }

@@ -409,7 +409,7 @@ impl Shard {
             }
             channel.unacked.push(run);
             if channel.unacked.is_crowded() {
-                self.paging.crowded.push((consumer.connection, consumer.channel));
+                self.paging.note_crowded((consumer.connection, consumer.channel));
             }
             queue.unacked += n;
             queue.unacked_bytes += bytes;

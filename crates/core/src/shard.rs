@@ -564,7 +564,7 @@ impl Shard {
 
     /// Whether sliced work is left: come back at once.
     pub fn has_work(&self) -> bool {
-        !self.dirty_queues.is_empty() || !self.deaths.is_empty() || self.can_work()
+        !self.dirty_queues.is_empty() || !self.deaths.is_empty() || self.is_thinning_out() || self.can_work()
     }
 
     /// Whether work on long lists is under way: until it is done counters may still show what it takes away or brings back.

@@ -31,32 +31,79 @@ pub(crate) struct Unacked {
     pub(crate) logged: bool,
     pub(crate) level: u8,
     pub(crate) since: Instant,
-    /// Bit i: delivery `first_tag + i` is settled already. `None` = none is.
+    /// Which of them are settled already. `None` = none is.
     holes: Option<Box<Holes>>,
 }
 
+/// Settled deliveries of a run that has others.
 #[derive(Debug, Clone)]
 struct Holes {
+    /// Bit `from + i`: delivery `first_tag + i` is settled.
     bits: Vec<u64>,
+    from: u32,
+    /// Deliveries that are not.
     live: u32,
 }
 
 impl Holes {
+    /// None yet, among so many deliveries.
+    fn none(count: u32) -> Box<Self> {
+        Box::new(Self { bits: vec![0; count as usize / 64 + 1], from: 0, live: count })
+    }
     fn get(&self, i: u32) -> bool {
+        let i = self.from + i;
         self.bits.get(i as usize / 64).is_some_and(|w| w >> (i % 64) & 1 == 1)
     }
     fn set(&mut self, i: u32) {
+        let i = self.from + i;
         if let Some(w) = self.bits.get_mut(i as usize / 64) {
             *w |= 1 << (i % 64);
             self.live -= 1;
         }
     }
     fn clear(&mut self, i: u32) {
+        let i = self.from + i;
         if let Some(w) = self.bits.get_mut(i as usize / 64) {
             *w &= !(1 << (i % 64));
             self.live += 1;
         }
     }
+    /// The first from `at` on that is `settled` or not, below `end`; a word at a step.
+    fn find(&self, settled: bool, mut at: u32, end: u32) -> u32 {
+        while at < end {
+            let bit = self.from + at;
+            let word = self.bits.get(bit as usize / 64).copied().unwrap_or(0);
+            let word = if settled { word } else { !word } >> (bit % 64);
+            let left = 64 - bit % 64;
+            if word.trailing_zeros() < left {
+                return (at + word.trailing_zeros()).min(end);
+            }
+            at += left;
+        }
+        end
+    }
+    /// Splits off those of the first `n` deliveries, fewer than all.
+    fn split_front(&mut self, n: u32) -> Self {
+        let first = self.from as usize / 64;
+        let end = (self.from + n).div_ceil(64) as usize;
+        let bits = self.bits.get(first..end).unwrap_or_default().to_vec();
+        let mut front = Self { bits, from: self.from % 64, live: 0 };
+        front.live = stretches(Some(&front), n).map(|(_, live)| live).sum();
+        self.from += n;
+        self.live -= front.live;
+        front
+    }
+}
+
+/// The stretches of deliveries `0 .. count` that are not settled: offset, count.
+fn stretches(holes: Option<&Holes>, count: u32) -> impl Iterator<Item = (u32, u32)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let start = holes.map_or(at, |h| h.find(false, at, count));
+        let end = holes.map_or(count, |h| h.find(true, start, count));
+        at = end;
+        (start < end).then_some((start, end - start))
+    })
 }
 
 impl Unacked {
@@ -134,34 +181,37 @@ impl Unacked {
             ..*self
         }
     }
-    /// Loses its first `n` deliveries, which have `bytes` octets.
+    /// Loses its first `n` deliveries, all of them settled or all outstanding, which have `bytes` octets.
     fn advance(&mut self, n: u32, bytes: u64) {
+        if let Some(holes) = &mut self.holes {
+            holes.live -= if holes.get(0) { 0 } else { n };
+            holes.from += n;
+        }
+        self.trim(n, bytes);
+    }
+    fn trim(&mut self, n: u32, bytes: u64) {
         self.bytes -= bytes.min(self.bytes);
         self.first_tag += u64::from(n);
         self.first += u64::from(n) * u64::from(self.step);
         self.from += n * self.step;
         self.count -= n;
     }
-    /// The live parts of deliveries `0 .. upto`.
-    fn live_pieces(&self, upto: u32, out: &mut Vec<Unacked>) {
-        let Some(holes) = &self.holes else {
-            if upto > 0 {
-                out.push(self.piece(0, upto));
-            }
-            return;
-        };
-        let mut start = None;
-        for i in 0..=upto {
-            let live = i < upto && !holes.get(i);
-            match (live, start) {
-                (true, None) => start = Some(i),
-                (false, Some(s)) => {
-                    out.push(self.piece(s, i - s));
-                    start = None;
-                }
-                _ => {}
-            }
+    /// Splits off its first `n` deliveries, fewer than all, some of which may be settled.
+    fn split_front(&mut self, n: u32) -> Self {
+        if self.holes.is_none() {
+            let front = self.piece(0, n);
+            self.trim(n, front.bytes);
+            return front;
         }
+        let bytes = self.stretches(n).map(|(offset, count)| self.bytes_of(offset, count)).sum();
+        let holes = self.holes.as_mut().map(|holes| Box::new(holes.split_front(n)));
+        let front = Self { count: n, bytes, batch: self.batch.clone(), holes, ..*self };
+        self.trim(n, bytes);
+        front
+    }
+    /// The stretches of deliveries `0 .. upto` that are outstanding: offset, count.
+    fn stretches(&self, upto: u32) -> impl Iterator<Item = (u32, u32)> {
+        stretches(self.holes.as_deref(), upto)
     }
 }
 
@@ -173,13 +223,30 @@ pub(crate) struct UnackedList {
     live: u64,
     /// The queues they came from; never one too few.
     queues: Set<QueueId>,
-    /// Runs that were added with their bodies since they were last looked at, and those that had to keep them then.
+    /// Runs that were added with their bodies since a pass over them ended, and those that had to keep them then.
+    fresh: usize,
     kept: usize,
-    kept_on_purpose: usize,
+    /// Before this tag no run has a body.
+    bodies_from: Tag,
+    /// Runs the last pass walked over.
+    walked: usize,
+    pass: Option<Pass>,
+}
+
+/// A pass over the runs with bodies, to see which can do without.
+#[derive(Debug, Default)]
+struct Pass {
+    /// It goes on at this tag.
+    next: Tag,
+    walked: usize,
+    kept: usize,
+    first_kept: Option<Tag>,
 }
 
 /// Runs with bodies that a channel may have before they are looked at.
 const CROWD: usize = 256;
+/// A pass is worth it when one run has come for so many it will walk over.
+const WALKED: usize = 8;
 /// With so many that had to keep them a channel is not looked at again until it is empty.
 const CROWD_MAX: usize = 8192;
 
@@ -208,28 +275,34 @@ impl Taken {
         self.queues.insert(run.queue);
         self.runs.push_back(run);
     }
-    /// The run whose deliveries are next.
+    /// The run whose deliveries are next: its first one is outstanding.
     pub(crate) fn peek(&mut self) -> Option<&Unacked> {
-        while self.runs.front().is_some_and(|run| run.holes.is_some()) {
-            let mut pieces = Vec::new();
-            if let Some(run) = self.runs.pop_front() {
-                run.live_pieces(run.count, &mut pieces);
+        while let Some(run) = self.runs.front_mut() {
+            let settled = run.holes.as_ref().map_or(0, |holes| holes.find(false, 0, run.count));
+            if settled < run.count {
+                if settled > 0 {
+                    run.advance(settled, 0);
+                }
+                break;
             }
-            for piece in pieces.into_iter().rev() {
-                self.runs.push_front(piece);
-            }
+            self.runs.pop_front();
         }
         self.runs.front()
     }
-    /// Takes the next deliveries: at most `most`, of one run.
+    /// Takes the next deliveries: at most `most`, of one run, one beside the other.
     pub(crate) fn next(&mut self, most: u32) -> Option<Unacked> {
         self.peek()?;
         let run = self.runs.front_mut()?;
-        if run.count <= most {
+        let (_, beside) = run.stretches(run.count).next()?;
+        let n = beside.min(most);
+        if n == run.count && run.holes.is_none() {
             return self.runs.pop_front();
         }
-        let piece = run.piece(0, most);
-        run.advance(most, piece.bytes);
+        let piece = run.piece(0, n);
+        run.advance(n, piece.bytes);
+        if run.count == 0 {
+            self.runs.pop_front();
+        }
         Some(piece)
     }
     /// The queues they came from, in order; perhaps some of which none is left.
@@ -251,14 +324,13 @@ impl Taken {
 }
 
 fn ranges_of(runs: &Chunked<Unacked>, queue: QueueId, out: &mut Vec<SeqRange>) {
-    let mut pieces = Vec::new();
     for run in runs.iter().filter(|r| r.queue == queue) {
-        if run.holes.is_none() {
-            out.push(run.range());
-        } else {
-            run.live_pieces(run.count, &mut pieces);
-            out.extend(pieces.drain(..).map(|p| p.range()));
-        }
+        let range = |(offset, count)| SeqRange {
+            first: run.first + Seq::from(offset) * Seq::from(run.step),
+            count,
+            step: run.step,
+        };
+        out.extend(run.stretches(run.count).map(range));
     }
 }
 
@@ -279,13 +351,22 @@ impl UnackedList {
     pub(crate) fn push(&mut self, run: Unacked) {
         if self.runs.is_empty() {
             self.queues.clear();
+            (self.fresh, self.kept, self.bodies_from, self.walked, self.pass) = (0, 0, 0, 0, None);
         }
         self.live += u64::from(run.count);
         if self.runs.back().is_none_or(|last| last.queue != run.queue) {
             self.queues.insert(run.queue);
         }
+        let (before, bodies) = (self.runs.len(), usize::from(run.batch.is_some()));
+        self.append(run);
+        self.fresh += bodies * (self.runs.len() - before);
+    }
+
+    /// Appends a run, to the last one where it continues that.
+    fn append(&mut self, run: Unacked) {
         if let Some(last) = self.runs.back_mut()
             && last.holes.is_none()
+            && run.holes.is_none()
             && last.queue == run.queue
             && last.consumer == run.consumer
             && last.step == run.step
@@ -303,38 +384,41 @@ impl UnackedList {
             last.bytes += run.bytes;
             return;
         }
-        if self.runs.is_empty() {
-            (self.kept, self.kept_on_purpose) = (0, 0);
-        }
-        self.kept += usize::from(run.batch.is_some());
         self.runs.push_back(run);
     }
 
     /// Whether so many runs hold bodies that it is worth to see which can do without.
     pub(crate) fn is_crowded(&self) -> bool {
         // what was settled since holds none any more
-        let kept = self.kept.min(self.runs.len());
+        let with = (self.kept + self.fresh).min(self.runs.len());
         // a long list that could not do without them is not walked again and again, unless most of it has gone: then what is
         // left may be little of its batches
-        let grown = self.kept_on_purpose < CROWD_MAX && kept >= CROWD.max(2 * self.kept_on_purpose);
-        grown || (kept >= CROWD && kept < self.kept_on_purpose / 2)
+        let grown = self.kept < CROWD_MAX && with >= CROWD.max(2 * self.kept) && self.fresh >= self.walked / WALKED;
+        self.is_thinning() || grown || (with >= CROWD && with < self.kept / 2)
+    }
+    /// Whether a pass is under way that [`Self::drop_bodies`] goes on with.
+    pub(crate) fn is_thinning(&self) -> bool {
+        self.pass.is_some()
     }
 
-    /// Forgets bodies that are in the log: `stored` says up to which seq they are in each queue. Returns the octets freed.
+    /// Forgets bodies that are in the log: `stored` says up to which seq they are in each queue. Looks at `most` runs; the next
+    /// call goes on behind them. Returns the octets freed.
     ///
     /// A run keeps its whole batch in memory, also the messages beside its own: those that stay are copied out of batches
     /// they have little of.
-    pub(crate) fn drop_bodies(&mut self, mut stored: impl FnMut(QueueId) -> Seq) -> u64 {
-        let mut freed = 0;
-        let mut kept = 0;
-        let mut runs = std::mem::take(&mut self.runs);
+    pub(crate) fn drop_bodies(&mut self, most: usize, mut stored: impl FnMut(QueueId) -> Seq) -> u64 {
+        let mut pass = self.pass.take().unwrap_or(Pass { next: self.bodies_from, ..Pass::default() });
+        let head = self.runs.take_head(self.runs.partition_point(|run| run.first_tag < pass.next));
+        let mut ahead = std::mem::replace(&mut self.runs, head);
         // batches most of which stays anyhow need no copies
         let mut held: Map<*const Batch, u32> = Map::default();
-        for (run, batch) in runs.iter().filter_map(|run| Some((run, run.batch.as_ref()?))) {
+        for (run, batch) in ahead.iter().take(most).filter_map(|run| Some((run, run.batch.as_ref()?))) {
             *held.entry(Arc::as_ptr(batch)).or_default() += run.live();
         }
-        let (live, queues) = (self.live, std::mem::take(&mut self.queues));
-        while let Some(mut run) = runs.pop_front() {
+        let mut freed = 0;
+        for _ in 0..most {
+            let Some(mut run) = ahead.pop_front() else { break };
+            pass.walked += 1;
             if run.batch.is_some() {
                 if run.logged && run.range().last() < stored(run.queue) {
                     freed += run.bytes;
@@ -345,16 +429,22 @@ impl UnackedList {
                     if run.batch.as_ref().is_some_and(few) {
                         run.shrink();
                     }
-                    kept += 1;
+                    pass.kept += 1;
+                    pass.first_kept.get_or_insert(run.first_tag);
                 }
             }
             // neighbours without bodies become one; holes keep a run apart
-            if run.holes.is_some() { self.runs.push_back(run) } else { self.push(run) }
+            self.append(run);
         }
-        self.live = live;
-        self.queues = queues;
-        self.kept = kept;
-        self.kept_on_purpose = kept;
+        if let Some(next) = ahead.front() {
+            pass.next = next.first_tag;
+            self.runs.append(ahead);
+            self.pass = Some(pass);
+            return freed;
+        }
+        let end = self.runs.back().map_or(0, |last| last.first_tag + u64::from(last.count));
+        (self.fresh, self.kept, self.walked) = (0, pass.kept, pass.walked);
+        self.bodies_from = pass.first_kept.unwrap_or(end);
         freed
     }
 
@@ -398,7 +488,7 @@ impl UnackedList {
                     left -= n;
                     continue;
                 }
-                run.holes = Some(Box::new(Holes { bits: vec![0; run.count as usize / 64 + 1], live: run.count }));
+                run.holes = Some(Holes::none(run.count));
             }
             let piece = run.piece(offset, 1);
             run.bytes -= piece.bytes.min(run.bytes);
@@ -424,25 +514,14 @@ impl UnackedList {
         let mut taken = Taken { runs: self.runs.take_head(k), queues: self.queues.clone() };
         if let Some(run) = self.runs.front_mut() {
             let n = offset + 1;
-            let mut pieces = Vec::new();
-            run.live_pieces(n, &mut pieces);
-            let bytes: u64 = pieces.iter().map(|r| r.bytes).sum();
-            if n == run.count {
-                self.runs.pop_front();
-            } else if let Some(holes) = &mut run.holes {
-                for i in 0..n {
-                    if !holes.get(i) {
-                        holes.set(i);
-                    }
-                }
-                run.bytes -= bytes.min(run.bytes);
-                if holes.live == 0 {
+            if n < run.count {
+                taken.push(run.split_front(n));
+                if run.live() == 0 {
                     self.runs.pop_front();
                 }
-            } else {
-                run.advance(n, bytes);
+            } else if let Some(run) = self.runs.pop_front() {
+                taken.push(run);
             }
-            pieces.into_iter().for_each(|piece| taken.push(piece));
         }
         Ok(taken)
     }
@@ -455,6 +534,7 @@ impl UnackedList {
     /// Puts runs back that were taken (a rolled back transaction).
     pub(crate) fn restore(&mut self, mut taken: Taken) {
         self.queues.extend(taken.queues());
+        self.bodies_from = 0;
         while let Some(run) = taken.next(u32::MAX) {
             let at = self.runs.partition_point(|r| r.first_tag <= run.first_tag);
             // one with holes may have lost this
@@ -522,7 +602,7 @@ mod tests {
         for (of, step, copied) in [(600, 1, false), (600, 2, false), (6000, 10, true)] {
             let (batch, mut list) = one_by_one(of, step);
             assert!(list.is_crowded());
-            list.drop_bodies(|_| 0);
+            list.drop_bodies(usize::MAX, |_| 0);
             let alone = list.runs.iter().all(|r| !Arc::ptr_eq(r.batch.as_ref().expect("kept"), &batch));
             assert_eq!(alone, copied, "every {step}. of {of}");
             assert!(!list.is_crowded());
@@ -532,13 +612,13 @@ mod tests {
     #[test]
     fn a_list_is_looked_at_again_when_most_of_it_is_settled() {
         let (batch, mut list) = one_by_one(20_000, 1);
-        list.drop_bodies(|_| 0);
+        list.drop_bodies(usize::MAX, |_| 0);
         assert!(!list.is_crowded(), "all of the batch is outstanding");
         for tag in (1..=20_000).filter(|tag| tag % 20 != 0) {
             list.take(tag, 1, &mut Taken::default()).expect("outstanding");
         }
         assert!(list.is_crowded());
-        list.drop_bodies(|_| 0);
+        list.drop_bodies(usize::MAX, |_| 0);
         assert!(list.runs.iter().all(|r| !Arc::ptr_eq(r.batch.as_ref().expect("kept"), &batch)));
     }
 
@@ -601,7 +681,13 @@ mod tests {
                     _ => {
                         // of every other queue all is on disk
                         let kept: u64 = list.runs.iter().map(Unacked::resident).sum();
-                        let freed = list.drop_bodies(|q| if q.0 % 2 == 0 { Seq::MAX } else { 0 });
+                        let mut freed = 0;
+                        loop {
+                            freed += list.drop_bodies(n as usize, |q| if q.0 % 2 == 0 { Seq::MAX } else { 0 });
+                            if !list.is_thinning() {
+                                break;
+                            }
+                        }
                         let left: u64 = list.runs.iter().map(Unacked::resident).sum();
                         prop_assert_eq!(kept, left + freed);
                         prop_assert!(list.runs.iter().all(|r| r.batch.is_some() == (r.queue.0 % 2 == 1)));

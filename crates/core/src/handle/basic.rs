@@ -376,7 +376,7 @@ impl Shard {
             self.resident += segment.bytes;
             channel.unacked.push(run);
             if channel.unacked.is_crowded() {
-                self.paging.crowded.push((from, number));
+                self.paging.note_crowded((from, number));
             }
         }
         let redelivered = segment.redelivered;
