@@ -5,9 +5,11 @@ use crate::log::{LogRun, Member};
 use crate::shard::Shard;
 use hornpipe_types::effect::{Load, Loaded};
 use hornpipe_types::ids::{EnqueueId, QueueId};
+use hornpipe_types::message::Batch;
 use hornpipe_types::op::Place;
 use hornpipe_types::time::Now;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Who wants bodies back from disk.
 #[derive(Debug)]
@@ -19,6 +21,9 @@ pub(crate) enum LoadFor {
     /// The log, to write some runs as one.
     Join(Vec<Member>),
 }
+
+/// Runs that all hold the messages of a batch, to be written again.
+pub(crate) type Rewritten = (Vec<(EnqueueId, Place)>, Arc<Batch>);
 
 impl Shard {
     /// Asks for the run that holds the head of a queue, and some behind it.

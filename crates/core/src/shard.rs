@@ -2,7 +2,7 @@
 
 use crate::access::Access;
 use crate::connection::{Channel, Connection, Consumer, Held};
-use crate::loads::LoadFor;
+use crate::loads::{LoadFor, Rewritten};
 use crate::log::{EarlyConfirm, Log};
 use crate::policy::{Effective, Policies, QueueSettings};
 use crate::queue::order::Order;
@@ -18,14 +18,12 @@ use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Loaded, Outbox};
 use hornpipe_types::error::{AmqpError, Scope};
 use hornpipe_types::ids::{CommitSeq, ConnectionId, EnqueueId, LoadId, QueueId, RequestId, VhostId};
 use hornpipe_types::limits::Limits;
-use hornpipe_types::message::Batch;
 use hornpipe_types::names::ShortStr;
-use hornpipe_types::op::{Committed, Group, Place, StoreOp};
+use hornpipe_types::op::{Committed, Group, StoreOp};
 use hornpipe_types::range::{SeqRange, push_range};
 use hornpipe_types::stats::{Answer, BrokerStats, MessageStats, Request};
 use hornpipe_types::time::{Instant, Now};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 /// What a shard is configured with.
 #[derive(Debug, Clone, Default)]
@@ -93,7 +91,7 @@ pub struct Shard {
     pub(crate) loads: Map<LoadId, LoadFor>,
     /// Reads for copying forward that are under way, and what they brought.
     pub(crate) rewriting: usize,
-    pub(crate) rewrites: Vec<(Vec<(EnqueueId, Place)>, Arc<Batch>)>,
+    pub(crate) rewrites: Vec<Rewritten>,
 
     /// Queues to serve at the end of the turn.
     pub(crate) dirty_queues: Vec<QueueId>,

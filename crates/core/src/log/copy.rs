@@ -109,10 +109,11 @@ impl Log {
         let is_half_dead = |(_, file): &(&u64, &mut BodyFile)| file.is_half_dead();
         for (_, file) in self.files.range_mut(..self.newest_file).filter(is_half_dead) {
             // steps before moved these
-            file.runs.drop_front(|id| !self.runs.contains(id));
+            file.runs.drop_front(&self.runs);
         }
         let half_dead = self.files.range(..self.newest_file).filter(|(_, file)| file.is_half_dead());
-        let mut steps = half_dead.map(|(_, file)| self.up_to_a_step(file.runs.iter().filter_map(|id| self.stored(id))));
+        let mut steps =
+            half_dead.map(|(_, file)| self.up_to_a_step(file.runs.within(&self.runs).filter_map(|id| self.stored(id))));
         // what is damaged stays, the other files need not wait for it
         steps.find(|step| !step.is_empty()).unwrap_or_default()
     }
@@ -144,7 +145,8 @@ impl Log {
         }
         let whole = |(id, place, _): (EnqueueId, Place, u64)| (!place.is_part()).then_some((id, place));
         // more than a step takes have the frame once for each step
-        let together: Vec<_> = runs.iter().filter_map(|id| self.stored(id)).filter_map(whole).take(STEP_RUNS).collect();
+        let together: Vec<_> =
+            runs.within(&self.runs).filter_map(|id| self.stored(id)).filter_map(whole).take(STEP_RUNS).collect();
         step.runs += together.len();
         step.bytes += u64::from(body.len);
         step.rewrite.push(together);

@@ -110,6 +110,15 @@ impl<T> Runs<T> {
         self.get(id).is_some()
     }
 
+    /// The first id from `id` on that may be there: nothing is looked at where whole pages are gone.
+    pub(super) fn gone_until(&self, id: EnqueueId) -> EnqueueId {
+        match self.page(split(id).0) {
+            Some(_) if self.contains(id) => id,
+            Some(_) => id.next(),
+            None => EnqueueId((split(id).0 + 1) * PAGE as u64),
+        }
+    }
+
     /// Adds the value of the id that follows the one added last.
     pub(super) fn push(&mut self, id: EnqueueId, value: T) {
         let (number, low) = split(id);
@@ -185,13 +194,14 @@ impl Ids {
         }
         self.stretches.push((id, 1));
     }
-    /// Forgets those at the front that are `gone`.
-    pub(super) fn drop_front(&mut self, gone: impl Fn(EnqueueId) -> bool) {
+    /// Forgets those at the front that are not in a table any more.
+    pub(super) fn drop_front<T>(&mut self, runs: &Runs<T>) {
         let mut done = 0;
         for (first, count) in &mut self.stretches {
-            while *count > 0 && gone(*first) {
-                *first = first.next();
-                *count -= 1;
+            while *count > 0 && !runs.contains(*first) {
+                let next = runs.gone_until(*first).0.min(first.0 + u64::from(*count));
+                *count -= (next - first.0) as u32;
+                *first = EnqueueId(next);
             }
             if *count > 0 {
                 break;
@@ -203,6 +213,20 @@ impl Ids {
     /// How many there are.
     pub(super) fn count(&self) -> u64 {
         self.stretches.iter().map(|(_, count)| u64::from(*count)).sum()
+    }
+    /// Those that are in a table.
+    pub(super) fn within<T>(&self, runs: &Runs<T>) -> impl Iterator<Item = EnqueueId> {
+        self.stretches.iter().flat_map(move |(first, count)| {
+            let (mut at, end) = (*first, first.0 + u64::from(*count));
+            std::iter::from_fn(move || {
+                while at.0 < end && !runs.contains(at) {
+                    at = runs.gone_until(at);
+                }
+                let found = (at.0 < end).then_some(at);
+                at = at.next();
+                found
+            })
+        })
     }
     pub(super) fn iter(&self) -> impl Iterator<Item = EnqueueId> {
         self.stretches.iter().flat_map(|(first, count)| (first.0..first.0 + u64::from(*count)).map(EnqueueId))
@@ -256,6 +280,20 @@ mod tests {
             given.iter().for_each(|id| list.push(*id));
             prop_assert_eq!(list.count(), given.len() as u64);
             prop_assert_eq!(list.iter().collect::<Vec<_>>(), given);
+        }
+
+        #[test]
+        fn ids_that_are_gone_are_left_out(upto in 1u64..2000, lives in prop::collection::btree_set(0u64..2000, 0..40), step in 1usize..4) {
+            let mut runs = Runs::default();
+            (0..upto).for_each(|id| runs.push(EnqueueId(id), ()));
+            for id in (0..upto).filter(|id| !lives.contains(id)) { runs.remove(EnqueueId(id)); }
+            let mut list = Ids::default();
+            (0..upto).step_by(step).for_each(|id| list.push(EnqueueId(id)));
+            let left: Vec<EnqueueId> = list.iter().filter(|id| lives.contains(&id.0)).collect();
+            prop_assert_eq!(list.within(&runs).collect::<Vec<_>>(), left.clone());
+            list.drop_front(&runs);
+            prop_assert_eq!(list.iter().next(), left.first().copied());
+            prop_assert_eq!(list.within(&runs).collect::<Vec<_>>(), left);
         }
     }
 }

@@ -130,7 +130,8 @@ pub(crate) struct Ready {
 
 /// Segments without bodies that may stand between those at the head that have one.
 const HEAD_GAPS: usize = 64;
-/// Octets whose copying costs about a unit of work.
+/// What a batch of its own costs, units of work, and octets whose copying costs one more.
+const APART_UNITS: u32 = 3;
 const APART_OCTETS: u64 = 1024;
 
 impl Ready {
@@ -281,7 +282,7 @@ impl Ready {
             }
             let mut cost = 1;
             if let Some(apart) = segment.span().and_then(|span| span.apart()) {
-                cost += (segment.bytes / APART_OCTETS) as u32;
+                cost += APART_UNITS + (segment.bytes / APART_OCTETS) as u32;
                 (segment.batch, segment.from) = (Some(apart), 0);
             }
             *units = units.saturating_sub(cost);
