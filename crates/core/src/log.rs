@@ -7,6 +7,7 @@
 //! **Invariant:** the ops of one command never split over two groups, because a group takes all that is pending and is
 //! taken between commands.
 
+mod check;
 mod copy;
 mod files;
 mod join;

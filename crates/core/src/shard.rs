@@ -594,6 +594,14 @@ impl Shard {
         self.log.runs() > self.limits.log_runs && (self.rewriting > 0 || self.log.writes_copies())
     }
 
+    /// Whether the log's sums are those of what it lists, and if not, what differs. Goes through all runs: for tests.
+    ///
+    /// # Errors
+    /// The first difference.
+    pub fn check_log(&self) -> Result<(), String> {
+        self.log.check()
+    }
+
     /// What waits for the store, as octets; each copy to be logged counts as its part of what may wait.
     pub fn waiting_for_store(&self) -> u64 {
         let copy = self.limits.pending_bytes / self.limits.pending_copies.max(1);
