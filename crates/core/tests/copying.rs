@@ -208,6 +208,33 @@ fn publishers_wait_for_the_write_of_joined_runs_but_not_where_nothing_can_be_joi
 }
 
 #[test]
+fn publishers_do_not_wait_for_a_few_runs_beside_many_that_can_not_be_joined() {
+    const QUEUES: u64 = 200;
+    let mut broker = broker(Limits { short_runs: 4, log_runs: 160, ..Limits::default() }, QUEUES as usize);
+    for n in 0..QUEUES {
+        publish(&mut broker, "", &format!("q{n}"), n);
+    }
+    broker.commit_all();
+    for id in 0..40 {
+        publish(&mut broker, "", "q0", id);
+        commit_alone(&mut broker);
+        assert!(!broker.shard.is_full(), "{id}: at most four can be joined");
+        broker.commit_all();
+    }
+    assert!(broker.totals().log_runs < QUEUES + 8, "they were joined meanwhile");
+    // three more in each of five
+    for id in 0..3 {
+        for n in 1..6 {
+            publish(&mut broker, "", &format!("q{n}"), id);
+        }
+        commit_alone(&mut broker);
+    }
+    assert!(broker.shard.is_full(), "twenty become five");
+    broker.commit_all();
+    assert!(!broker.shard.is_full());
+}
+
+#[test]
 fn what_a_fan_out_left_is_joined_though_one_queue_has_taken_its_copies() {
     const MESSAGES: u64 = 400;
     let mut broker = broker(Limits { short_runs: 16, ..Limits::default() }, 3);

@@ -35,6 +35,9 @@ const ALWAYS: u64 = 4;
 /// twice their messages.
 const AGAIN: usize = 7;
 
+/// A part of the limit for all runs: publishers don't wait for the joining of fewer.
+const WORTH_A_WAIT: u64 = 16;
+
 /// A run on disk that is to become a part of a longer one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Member {
@@ -139,11 +142,11 @@ impl Log {
         if self.crowded.is_empty() || self.pending_bytes > limits.pending_bytes / 2 || self.presses(limits) {
             return Vec::new();
         }
-        self.plan_joins(queues)
+        self.plan_joins(limits, queues)
     }
 
     /// Runs to be joined, of as many queues as one step takes.
-    pub(super) fn plan_joins(&mut self, queues: &mut Queues) -> Vec<Vec<Member>> {
+    pub(super) fn plan_joins(&mut self, limits: &Limits, queues: &mut Queues) -> Vec<Vec<Member>> {
         let (mut plan, mut room, mut bytes) = (Vec::new(), STEP_SHORT_RUNS, 0);
         while room > 0
             && bytes < STEP_BYTES
@@ -162,7 +165,23 @@ impl Log {
                 self.crowded.push_back(queue.id);
             }
         }
+        if self.crowded.is_empty() {
+            let fewer: usize = plan.iter().map(|members: &Vec<Member>| members.len() - 1).sum();
+            self.unjoinable = self.runs().saturating_sub(fewer as u64);
+        }
+        self.weigh_joins(limits);
         plan
+    }
+
+    /// Works out whether joining is worth a publisher's wait.
+    pub(super) fn weigh_joins(&mut self, limits: &Limits) {
+        self.joins_little = self.runs() <= self.unjoinable + limits.log_runs / WORTH_A_WAIT;
+    }
+
+    /// Whether there are so many runs that those who bring more are to wait while some are joined: more than the limit, and
+    /// more than joining leaves, by what is worth waiting for.
+    pub(crate) fn too_many_runs(&self, limits: &Limits) -> bool {
+        self.runs() > limits.log_runs && !self.joins_little
     }
 
     /// Runs of a queue, short ones among them, that lie side by side, from where joining stopped; up to where it was looked,
