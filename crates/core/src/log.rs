@@ -7,6 +7,7 @@
 //! **Invariant:** the ops of one command never split over two groups, because a group takes all that is pending and is
 //! taken between commands.
 
+mod check;
 mod copy;
 mod files;
 mod join;
@@ -232,6 +233,10 @@ pub(crate) struct Log {
     head_was_last: bool,
     /// Queues with many short runs on disk.
     crowded: VecDeque<QueueId>,
+    /// Runs that were left, or will be, when all queues were gone through that had some to join; fewer once there are fewer.
+    unjoinable: u64,
+    /// The last step of joining makes so little of all runs go that nobody need wait for it.
+    joins_little: bool,
     /// Channels whose confirms wait, in commit order.
     confirm_waiters: VecDeque<(CommitSeq, ConnectionId, u16)>,
     /// Channels with replies that wait, in commit order.

@@ -589,7 +589,15 @@ impl Shard {
     /// Only as long as a step is under way, for it comes to an end whatever anybody does: where there is nothing to do, runs
     /// may be more.
     fn copies_are_behind(&self) -> bool {
-        self.log.runs() > self.limits.log_runs && (self.rewriting > 0 || self.log.writes_copies())
+        self.log.too_many_runs(&self.limits) && (self.rewriting > 0 || self.log.writes_copies())
+    }
+
+    /// Whether the log's sums are those of what it lists, and if not, what differs. Goes through all runs: for tests.
+    ///
+    /// # Errors
+    /// The first difference.
+    pub fn check_log(&self) -> Result<(), String> {
+        self.log.check()
     }
 
     /// What waits for the store, as octets; each copy to be logged counts as its part of what may wait.

@@ -2,12 +2,14 @@
 
 use hornpipe_testkit::Broker;
 use hornpipe_testkit::message;
-use hornpipe_types::command::{Bind, ChannelCommand, Command, PublishRun, QueueDeclare};
+use hornpipe_types::command::{Bind, ChannelCommand, Command, PublishRun, QueueDeclare, Settle};
+use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Loaded, Outbox};
 use hornpipe_types::header::Properties;
 use hornpipe_types::ids::{ConnectionId, QueueId};
 use hornpipe_types::limits::Limits;
 use hornpipe_types::message::{Batch, BatchBuilder};
 use hornpipe_types::table::FieldTable;
+use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -20,7 +22,7 @@ fn channel(command: ChannelCommand) -> Command {
 /// Durable queues bound to amq.fanout.
 fn broker(limits: Limits, queues: usize) -> Broker {
     let mut broker = Broker::new(limits, 1);
-    broker.open(CLIENT, 1, false);
+    broker.open(CLIENT, 2, false);
     for n in 0..queues {
         let declare = QueueDeclare {
             queue: format!("q{n}").as_str().into(),
@@ -206,6 +208,33 @@ fn publishers_wait_for_the_write_of_joined_runs_but_not_where_nothing_can_be_joi
 }
 
 #[test]
+fn publishers_do_not_wait_for_a_few_runs_beside_many_that_can_not_be_joined() {
+    const QUEUES: u64 = 200;
+    let mut broker = broker(Limits { short_runs: 4, log_runs: 160, ..Limits::default() }, QUEUES as usize);
+    for n in 0..QUEUES {
+        publish(&mut broker, "", &format!("q{n}"), n);
+    }
+    broker.commit_all();
+    for id in 0..40 {
+        publish(&mut broker, "", "q0", id);
+        commit_alone(&mut broker);
+        assert!(!broker.shard.is_full(), "{id}: at most four can be joined");
+        broker.commit_all();
+    }
+    assert!(broker.totals().log_runs < QUEUES + 8, "they were joined meanwhile");
+    // three more in each of five
+    for id in 0..3 {
+        for n in 1..6 {
+            publish(&mut broker, "", &format!("q{n}"), id);
+        }
+        commit_alone(&mut broker);
+    }
+    assert!(broker.shard.is_full(), "twenty become five");
+    broker.commit_all();
+    assert!(!broker.shard.is_full());
+}
+
+#[test]
 fn what_a_fan_out_left_is_joined_though_one_queue_has_taken_its_copies() {
     const MESSAGES: u64 = 400;
     let mut broker = broker(Limits { short_runs: 16, ..Limits::default() }, 3);
@@ -255,4 +284,176 @@ fn runs_that_are_read_while_a_purge_goes_on_are_joined_after_it() {
     let queue = queue_id(&mut broker, 0);
     let (ids, runs) = on_disk(&broker, queue);
     assert_eq!((ids, runs), ((0..16).collect(), 1));
+}
+
+#[test]
+fn runs_of_other_queues_part_those_that_are_joined_and_no_more() {
+    let mut broker = broker(Limits { short_runs: 16, ..Limits::default() }, 2);
+    for id in 0..15 {
+        publish(&mut broker, "amq.fanout", "", id);
+        commit_alone(&mut broker);
+    }
+    let take = |queue: &str, no_ack| channel(ChannelCommand::Get { queue: queue.into(), no_ack });
+    broker.run(CLIENT, (0..8).map(|_| take("q0", false)).collect());
+    publish(&mut broker, "amq.fanout", "", 15);
+    commit_alone(&mut broker);
+    // while all are read: the first stays in one queue, the next seven in the other, what follows in both
+    let acked = ChannelCommand::Settle { how: Settle::Ack, tag: 2, count: 7, multiple: false };
+    broker.run(CLIENT, vec![take("q1", true), channel(acked)]);
+    broker.commit_all();
+    assert_eq!(broker.totals().log_runs, 3);
+    let queues = [0, 1].map(|n| queue_id(&mut broker, n));
+    assert_eq!(on_disk(&broker, queues[0]).0, [vec![0], (8..16).collect()].concat());
+    assert_eq!(on_disk(&broker, queues[1]).0, (1..16).collect::<Vec<_>>());
+    broker.shard.check_log().unwrap();
+}
+
+#[test]
+fn what_could_not_be_read_since_one_of_it_has_gone_is_planned_anew() {
+    let mut broker = broker(Limits { short_runs: 16, log_records_slack: 1 << 20, ..Limits::default() }, 1);
+    for id in 0..16 {
+        publish(&mut broker, "", "q0", id);
+        commit_alone(&mut broker);
+    }
+    // they are asked for, and the first one goes before they are read
+    let mut asked = Outbox::default();
+    broker.shard.poll_effects(broker.now, &mut asked);
+    assert_eq!(asked.loads.len(), 1);
+    get(&mut broker, "q0", 1);
+    for load in asked.loads {
+        let gone = Err("a part of it is gone".into());
+        broker.shard.handle_loaded(broker.now, Loaded { id: load.id, batch: gone });
+    }
+    broker.commit_all();
+    publish(&mut broker, "", "q0", 16);
+    broker.commit_all();
+    let queue = queue_id(&mut broker, 0);
+    assert_eq!(on_disk(&broker, queue).0, (1..17).collect::<Vec<_>>());
+    assert!(broker.totals().log_runs <= 2, "{} runs", broker.totals().log_runs);
+    broker.shard.check_log().unwrap();
+}
+
+#[test]
+fn what_can_not_be_read_though_nothing_changed_is_not_asked_for_again() {
+    let mut broker = broker(Limits { short_runs: 16, ..Limits::default() }, 1);
+    for id in 0..16 {
+        publish(&mut broker, "", "q0", id);
+        commit_alone(&mut broker);
+    }
+    let mut asked = Outbox::default();
+    broker.shard.poll_effects(broker.now, &mut asked);
+    for load in asked.loads {
+        broker.shard.handle_loaded(broker.now, Loaded { id: load.id, batch: Err("damaged".into()) });
+    }
+    for id in 16..20 {
+        publish(&mut broker, "", "q0", id);
+        commit_alone(&mut broker);
+        let mut asked = Outbox::default();
+        broker.shard.poll_effects(broker.now, &mut asked);
+        assert!(asked.loads.is_empty(), "{:?}", asked.loads);
+    }
+    assert_eq!(broker.totals().log_runs, 20);
+}
+
+/// What happens to queues that share some messages while their runs are read, joined and moved.
+#[derive(Debug, Clone)]
+enum Step {
+    Publish(usize),
+    Take(usize, u64),
+    Hold(usize),
+    Settle(u64, bool),
+    Purge(usize),
+    Group,
+    Written,
+    Turn,
+    AllWritten,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..3usize).prop_map(Step::Publish),
+        2 => (0..2usize, 1..4u64).prop_map(|(queue, n)| Step::Take(queue, n)),
+        1 => (0..2usize).prop_map(Step::Hold),
+        1 => (0..8u64, any::<bool>()).prop_map(|(tag, acked)| Step::Settle(tag, acked)),
+        1 => (0..2usize).prop_map(Step::Purge),
+        5 => Just(Step::Group),
+        5 => Just(Step::Written),
+        2 => Just(Step::Turn),
+        1 => Just(Step::AllWritten),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    /// Whatever is published, taken, returned or purged between planning, reading, writing and having written: every sum of
+    /// the log is that of what it lists, each run is counted once, and the disk has what the queues have.
+    #[test]
+    fn the_logs_sums_are_those_of_what_it_lists(
+        steps in prop::collection::vec(step(), 1..250),
+        (short_runs, log_records_slack, slice_units) in (4u64..12, 0u64..20, 1u32..40),
+    ) {
+        let limits = Limits { short_runs, log_records_slack, slice_units, ..Limits::default() };
+        let mut broker = broker(limits, 2);
+        let (mut id, mut tags, mut settled) = (0, 0, 0);
+        for step in steps {
+            match step {
+                Step::Publish(to) => {
+                    let (exchange, key) = [("", "q0"), ("", "q1"), ("amq.fanout", "")][to];
+                    publish(&mut broker, exchange, key, id);
+                    id += 1;
+                }
+                Step::Take(queue, n) => get(&mut broker, &format!("q{queue}"), n),
+                Step::Hold(queue) => {
+                    let get = ChannelCommand::Get { queue: format!("q{queue}").as_str().into(), no_ack: false };
+                    broker.run(CLIENT, vec![Command::Channel(2, get)]);
+                }
+                Step::Settle(behind, acked) => {
+                    // all that are outstanding up to one of them
+                    let how = if acked { Settle::Ack } else { Settle::Nack { requeue: true } };
+                    let known = broker.told(CLIENT).iter().filter_map(get_ok).max();
+                    tags = known.unwrap_or(tags);
+                    let tag = tags.saturating_sub(behind);
+                    if tag > settled {
+                        settled = tag;
+                        let settle = ChannelCommand::Settle { how, tag, count: 1, multiple: true };
+                        broker.run(CLIENT, vec![Command::Channel(2, settle)]);
+                    }
+                }
+                Step::Purge(queue) => {
+                    let purge = ChannelCommand::QueuePurge { queue: format!("q{queue}").as_str().into(), nowait: true };
+                    broker.run(CLIENT, vec![channel(purge)]);
+                }
+                Step::Group => _ = broker.take_group(),
+                Step::Written => {
+                    if let Some(committed) = broker.disk.commit() {
+                        broker.shard.handle_committed(broker.now, committed);
+                    }
+                }
+                Step::Turn => broker.turn(),
+                Step::AllWritten => broker.commit_all(),
+            }
+            prop_assert_eq!(broker.shard.check_log(), Ok(()));
+        }
+        broker.commit_all();
+        broker.advance(10_000);
+        broker.commit_all();
+        prop_assert_eq!(broker.shard.check_log(), Ok(()));
+        let mut there = 0;
+        for n in 0..2 {
+            let queue = queue_id(&mut broker, n);
+            let (ids, _) = on_disk(&broker, queue);
+            there += ids.len() as u64;
+            prop_assert!(ids.is_sorted_by(|a, b| a < b), "{:?}", ids);
+        }
+        let waiting: u64 = broker.queues().iter().map(|q| q.messages_ready + q.messages_unacknowledged).sum();
+        prop_assert_eq!(there, waiting);
+    }
+}
+
+/// The tag of an answer to a get.
+fn get_ok(effect: &ConnectionEffect) -> Option<u64> {
+    match effect {
+        ConnectionEffect::Channel(2, ChannelEffect::GetOk { tag, .. }) => Some(*tag),
+        _ => None,
+    }
 }

@@ -428,6 +428,7 @@ impl World {
                 let depths =
                     || stats.iter().map(|s| format!(" {}:{}+{}", s.name, s.messages_ready, s.messages_unacknowledged));
                 self.trace(|| format!("  depths{}", depths().collect::<String>()));
+                self.shard.check_log().map_err(|text| Violation::new("log", text))?;
                 if !self.counts_lag {
                     counts::on_inspected(&self.oracle, &stats)?;
                 }

@@ -59,6 +59,8 @@ impl Log {
         if self.groups_out > 0 || !self.copied_next.is_empty() {
             return plan;
         }
+        self.unjoinable = self.unjoinable.min(self.runs());
+        self.weigh_joins(limits);
         let too_many_entries = self.too_many_entries();
         if self.too_many_records(limits) || (too_many_entries && !self.head_was_last) {
             self.plan_head(&mut plan);
@@ -71,7 +73,7 @@ impl Log {
         self.head_was_last = !plan.is_empty() && too_many_entries;
         // what is joined leaves the files it lay in: those are looked at when that is done, unless they take too much room
         if plan.is_empty() {
-            plan.join = self.plan_joins(queues);
+            plan.join = self.plan_joins(limits, queues);
         }
         if plan.is_empty() {
             plan.rewrite = self.half_dead_file();

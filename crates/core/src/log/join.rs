@@ -6,7 +6,7 @@
 //! joined again when enough of about the same size lies side by side: however long a queue gets, a message is written again a
 //! few times only.
 
-use super::{At, Log, LogRun, LoggedRun, Meta, Pending, PendingOp, Targets, copy::STEP_BYTES, span_bytes};
+use super::{At, Log, LogRun, LoggedRun, Meta, Pending, PendingOp, Targets, copy::STEP_BYTES};
 use crate::queue::{Queue, Queues};
 use hornpipe_types::Map;
 use hornpipe_types::ids::{EnqueueId, QueueId, Seq};
@@ -35,12 +35,33 @@ const ALWAYS: u64 = 4;
 /// twice their messages.
 const AGAIN: usize = 7;
 
+/// A part of the limit for all runs: publishers don't wait for the joining of fewer.
+const WORTH_A_WAIT: u64 = 16;
+
 /// A run on disk that is to become a part of a longer one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Member {
     pub(crate) id: EnqueueId,
     pub(crate) place: Place,
     count: u32,
+}
+
+impl Member {
+    fn is_at_its_place(&self, run: &LoggedRun) -> bool {
+        matches!(run.at, At::Stored(place) if place == self.place)
+    }
+    fn is_as_planned(&self, run: &LoggedRun) -> bool {
+        self.is_at_its_place(run) && run.count == self.count
+    }
+}
+
+/// Members that are one behind the other in the batch that was read, and in all queues that hold them.
+struct Side {
+    targets: Vec<Target>,
+    /// Index of the first message in the batch.
+    from: u32,
+    count: u32,
+    members: Vec<Member>,
 }
 
 /// Runs on disk that lie side by side in all their queues.
@@ -121,11 +142,11 @@ impl Log {
         if self.crowded.is_empty() || self.pending_bytes > limits.pending_bytes / 2 || self.presses(limits) {
             return Vec::new();
         }
-        self.plan_joins(queues)
+        self.plan_joins(limits, queues)
     }
 
     /// Runs to be joined, of as many queues as one step takes.
-    pub(super) fn plan_joins(&mut self, queues: &mut Queues) -> Vec<Vec<Member>> {
+    pub(super) fn plan_joins(&mut self, limits: &Limits, queues: &mut Queues) -> Vec<Vec<Member>> {
         let (mut plan, mut room, mut bytes) = (Vec::new(), STEP_SHORT_RUNS, 0);
         while room > 0
             && bytes < STEP_BYTES
@@ -144,7 +165,23 @@ impl Log {
                 self.crowded.push_back(queue.id);
             }
         }
+        if self.crowded.is_empty() {
+            let fewer: usize = plan.iter().map(|members: &Vec<Member>| members.len() - 1).sum();
+            self.unjoinable = self.runs().saturating_sub(fewer as u64);
+        }
+        self.weigh_joins(limits);
         plan
+    }
+
+    /// Works out whether joining is worth a publisher's wait.
+    pub(super) fn weigh_joins(&mut self, limits: &Limits) {
+        self.joins_little = self.runs() <= self.unjoinable + limits.log_runs / WORTH_A_WAIT;
+    }
+
+    /// Whether there are so many runs that those who bring more are to wait while some are joined: more than the limit, and
+    /// more than joining leaves, by what is worth waiting for.
+    pub(crate) fn too_many_runs(&self, limits: &Limits) -> bool {
+        self.runs() > limits.log_runs && !self.joins_little
     }
 
     /// Runs of a queue, short ones among them, that lie side by side, from where joining stopped; up to where it was looked,
@@ -233,40 +270,39 @@ impl Log {
         }
     }
 
-    /// The messages of some runs came back in one batch: what is still as it was is logged again as one run.
+    /// The messages of some runs came back in one batch: what is still as it was is logged again, as one run where the same
+    /// queues hold all of it. One that changed meanwhile parts those before it from those behind it and keeps nobody apart else.
     pub(crate) fn join_stored(&mut self, members: &[Member], batch: &Arc<Batch>, queues: &mut Queues) {
-        let (mut from, mut held_by) = (0, 0);
-        let mut side: Vec<(u32, Member)> = Vec::new();
+        let mut from = 0;
+        let mut side: Option<Side> = None;
         for member in members {
-            let same = |r: &&LoggedRun| {
-                matches!(r.at, At::Stored(place) if place == member.place)
-                    && r.count == member.count
-                    && r.live.is_multiple_of(r.count.max(1))
-            };
-            let holders = self.runs.get(member.id).filter(same).map_or(0, |r| r.live / r.count.max(1));
-            if holders != held_by {
-                self.write_as_one(&std::mem::take(&mut side), batch, queues);
-                held_by = holders;
+            let run = self.runs.get(member.id).filter(|run| member.is_as_planned(run));
+            let held = run.and_then(|run| holders(member.id, run, queues));
+            let goes_on = |(side, held): (&Side, &Cow<'_, [Target]>)| in_step(&side.targets, side.count, held);
+            if !side.as_ref().zip(held.as_ref()).is_some_and(goes_on) {
+                let next = held.map(|held| Side { targets: held.into_owned(), from, count: 0, members: Vec::new() });
+                if let Some(side) = std::mem::replace(&mut side, next) {
+                    self.write_as_one(side, batch, queues);
+                }
             }
-            if holders > 0 {
-                side.push((from, *member));
+            if let Some(side) = &mut side {
+                side.members.push(*member);
+                side.count += member.count;
             }
             from += member.count;
         }
-        self.write_as_one(&side, batch, queues);
+        if let Some(side) = side {
+            self.write_as_one(side, batch, queues);
+        }
     }
 
-    /// Logs runs, each given with its place in the batch, as one. Each has as many copies left as if so many queues held all
-    /// of it, the same number for all of them.
-    fn write_as_one(&mut self, members: &[(u32, Member)], batch: &Arc<Batch>, queues: &mut Queues) {
-        let ([(from, head), _, ..], Some(run)) = (members, members.first().and_then(|(_, m)| self.runs.get(m.id)))
-        else {
-            return;
-        };
-        let Some(targets) = holders(head.id, run, queues).map(|t| Targets::from(t.into_owned())) else { return };
+    /// Logs runs that came back as one.
+    fn write_as_one(&mut self, side: Side, batch: &Arc<Batch>, queues: &mut Queues) {
+        let Side { targets, from, count, members } = side;
+        let ([head, _, ..], Some(run)) = (&*members, members.first().and_then(|m| self.runs.get(m.id))) else { return };
+        let targets = Targets::from(targets);
         let meta = run.meta.clone();
-        let counts: Vec<(EnqueueId, u32)> = members.iter().map(|(_, m)| (m.id, m.count)).collect();
-        let count: u32 = counts.iter().map(|(_, count)| count).sum();
+        let counts: Vec<(EnqueueId, u32)> = members.iter().map(|m| (m.id, m.count)).collect();
         if !self.stand_side_by_side(&targets, &counts, queues) || from + count > batch.len() {
             return;
         }
@@ -274,7 +310,7 @@ impl Log {
         self.last_enqueue = self.last_enqueue.next();
         let id = self.last_enqueue;
         let mut bytes = 0;
-        for (_, member) in members {
+        for member in &members {
             let Some(run) = self.runs.remove(member.id) else { continue };
             bytes += run.bytes;
             self.copied_next.push((member.place, run.live_bytes()));
@@ -286,7 +322,7 @@ impl Log {
                 queue.join_log_runs(target.first_seq, counts.len(), run);
             }
         }
-        let span = Span { batch: Arc::clone(batch), from: *from, count, step: 1 };
+        let span = Span { batch: Arc::clone(batch), from, count, step: 1 };
         let at = At::Pending(Box::new(Pending { span, settled: Vec::new(), publisher: None, copy: true }));
         let live = count.saturating_mul(targets.len() as u32);
         self.runs.push(id, LoggedRun { live, count, bytes, at, meta, targets });
@@ -314,8 +350,13 @@ impl Log {
         }
     }
 
-    /// Some runs can't be read as one: they stay as they are.
-    pub(crate) fn leave_apart(&self, members: &[Member], queues: &mut Queues) {
+    /// Some runs can't be read as one. When one of them has left its place since that was planned, it is what is missing: the
+    /// others are planned anew, which can't go on for ever, for each time there are fewer. Else all stay as they are.
+    pub(crate) fn leave_apart(&mut self, members: &[Member], queues: &mut Queues) {
+        let is_there = |m: &Member| self.runs.get(m.id).is_some_and(|run| m.is_at_its_place(run));
+        if !members.iter().all(is_there) {
+            return self.join_later(members, queues);
+        }
         let Some(last) = members.iter().rev().find_map(|m| self.runs.get(m.id)) else { return };
         for target in last.targets.iter() {
             if let Some(queue) = queues.get_mut(&target.queue) {
@@ -341,7 +382,8 @@ impl Log {
             let same = |op: &&StoreOp| matches!(op, StoreOp::Enqueue(next) if next.span.is_same(&e.span));
             let copies = 1 + ops.iter().skip(rest).take_while(same).count();
             rest = at + copies;
-            let bytes = span_bytes(&e.span);
+            // as it was counted when it came: its messages were read on another core, and looking at each again is most of a group
+            let Some(bytes) = self.runs.get(e.id).map(|run| run.bytes) else { continue };
             let whole = |op: &StoreOp| {
                 let StoreOp::Enqueue(e) = op else { return false };
                 self.runs.get(e.id).is_some_and(|run| run.live == run.copies())

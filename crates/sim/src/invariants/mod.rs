@@ -18,7 +18,7 @@ use std::fmt;
 /// A property that did not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Which one: a file name below `invariants/`, or `store`, `protocol`.
+    /// Which one: a file name below `invariants/`, or `store`, `protocol`, `log`.
     pub invariant: &'static str,
     /// What happened.
     pub text: String,
