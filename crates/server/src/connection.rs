@@ -7,7 +7,7 @@ use crate::homes::Home;
 use crate::inbox::{Item, Link};
 use bytes::Buf;
 use hornpipe_amqp::{AuthOutcome, AuthRequest, CloseReason, Connection, Status};
-use hornpipe_types::command::{Command, OpenConnection};
+use hornpipe_types::command::{ChannelCommand, Command, OpenConnection};
 use hornpipe_types::effect::ConnectionEffect;
 use hornpipe_types::ids::ConnectionId;
 use hornpipe_types::names::ShortStr;
@@ -23,6 +23,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::time::Sleep;
 
 /// Octets asked for in one read, and the size of a batch that a read becomes: above it the cache suffers, below it syscalls cost
@@ -53,6 +54,8 @@ enum End {
     Stuck,
     /// The broker stops and the connection was not open yet.
     Stopped,
+    /// It goes on elsewhere.
+    Moves,
 }
 
 /// The connection's place at a shard. Tells it that the connection is gone, whatever ended the task, a panic included.
@@ -99,8 +102,14 @@ impl Drop for Seat {
     }
 }
 
-/// Serves one accepted socket until it is closed.
-pub(crate) async fn run(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, local: SocketAddr) {
+/// Serves one accepted socket until it is closed: here until it does more than come and go, then in `workers`.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    workers: Handle,
+    stream: TcpStream,
+    peer: SocketAddr,
+    local: SocketAddr,
+) {
     let id = shared.next_connection_id();
     let seat = Seat { shared: shared.clone(), home: shared.homes.first().clone(), id, user: None, released: false };
     let link = Arc::new(Link::default());
@@ -109,7 +118,10 @@ pub(crate) async fn run(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr
     let now = shared.clock.mono();
     let end_of = |address: SocketAddr| (address.ip().to_canonical().to_string(), address.port());
     let machine = Connection::new(shared.machine.clone(), end_of(peer), end_of(local), false, now);
-    let driver = Driver {
+    let mut driver = Driver {
+        on_front: true,
+        moves: false,
+        served: false,
         link,
         seat,
         machine,
@@ -127,7 +139,19 @@ pub(crate) async fn run(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr
         started: now,
         shared,
     };
-    driver.serve().await;
+    match driver.drive().await {
+        End::Moves => drop(workers.spawn(driver.go_on())),
+        end => driver.finish(end).await,
+    }
+}
+
+/// Whether a connection only comes or goes, or opens and closes channels.
+fn comes_or_goes(command: &Command) -> bool {
+    match command {
+        Command::Open(_) | Command::Close => true,
+        Command::Channel(_, command) => matches!(command, ChannelCommand::Open | ChannelCommand::Close),
+        _ => false,
+    }
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
@@ -138,6 +162,12 @@ type Verdict = dyn Future<Output = Result<AdminUser, LoginRefused>> + Send;
 
 struct Driver {
     shared: Arc<Shared>,
+    /// It has only come and gone so far, and so holds nothing.
+    on_front: bool,
+    /// It does more, and is to leave the front.
+    moves: bool,
+    /// The owner's turn was taken here: there may be mail nobody wakes us for.
+    served: bool,
     link: Arc<Link>,
     seat: Seat,
     machine: Connection,
@@ -162,11 +192,25 @@ struct Driver {
 }
 
 impl Driver {
-    async fn serve(mut self) {
-        let end = {
-            let mut sleep = pin!(tokio::time::sleep(Duration::from_secs(86_400)));
-            poll_fn(|cx| self.poll(cx, sleep.as_mut())).await
-        };
+    /// Serves the connection until it ends or is to go on elsewhere.
+    async fn drive(&mut self) -> End {
+        let mut sleep = pin!(tokio::time::sleep(Duration::from_secs(86_400)));
+        poll_fn(|cx| self.poll(cx, sleep.as_mut())).await
+    }
+
+    /// Goes on in another runtime than before.
+    async fn go_on(self) {
+        match self.stream.into_std().and_then(TcpStream::from_std) {
+            Ok(stream) => {
+                let mut driver = Self { stream, on_front: false, armed: None, ..self };
+                let end = driver.drive().await;
+                driver.finish(end).await;
+            }
+            Err(error) => tracing::warn!("closing AMQP connection ({}): {error}", self.name),
+        }
+    }
+
+    async fn finish(self, end: End) {
         self.report(&end);
         let Self { seat, shared, stream, .. } = self;
         drop(seat);
@@ -189,6 +233,7 @@ impl Driver {
             }
             // asked before the effects are taken, so that they are all of them
             let caught_up = self.machine.is_behind() && self.link.is_idle();
+            self.served = false;
             if self.link.take(cx, &mut self.effects) {
                 self.note_effects();
                 self.machine.handle_effects(now, &mut self.effects);
@@ -225,6 +270,9 @@ impl Driver {
                 Poll::Ready(Ok(_)) => {
                     self.machine.handle_input(self.shared.clock.mono());
                     self.hand_over();
+                    if self.moves && self.on_front {
+                        return Poll::Ready(End::Moves);
+                    }
                     reads += 1;
                     if reads >= READS_PER_POLL {
                         cx.waker().wake_by_ref();
@@ -237,6 +285,12 @@ impl Driver {
                     return Poll::Ready(End::Lost(error));
                 }
                 Poll::Pending => self.hand_over(),
+            }
+            if self.moves && self.on_front {
+                return Poll::Ready(End::Moves);
+            }
+            if self.served {
+                continue;
             }
             let deadline = [self.machine.poll_timeout(), self.give_up].into_iter().flatten().min();
             if self.arm(cx, sleep.as_mut(), deadline).is_pending() {
@@ -324,7 +378,17 @@ impl Driver {
             }
         }
         self.link.spend();
-        self.seat.home.inbox.push(Item::Commands(self.seat.id, std::mem::take(&mut self.commands)));
+        let inbox = &self.seat.home.inbox;
+        if !self.on_front || !self.commands.iter().all(comes_or_goes) {
+            self.moves = true;
+            return inbox.push(Item::Commands(self.seat.id, std::mem::take(&mut self.commands)));
+        }
+        self.link.stay_awake();
+        self.served = true;
+        let item = Item::Commands(self.seat.id, std::mem::take(&mut self.commands));
+        if let Some(item) = self.seat.home.desk.serve(item) {
+            inbox.push(item);
+        }
     }
 
     /// Verifies a login: right here when that costs less than moving it elsewhere, which is so but for slow hashes.
@@ -409,6 +473,7 @@ impl Driver {
             (End::Stuck | End::Closed(_), None) => {
                 tracing::warn!("closing AMQP connection ({who}): the peer does not read");
             }
+            (End::Moves, None) => {}
             (End::Stopped, None) => tracing::debug!("connection {who} dropped: the broker stops"),
         }
     }

@@ -85,6 +85,22 @@ impl Inbox {
         self.add(item, QUIET_MAX);
     }
 
+    /// Adds an item of which the owner need not be told, since its turn is about to be taken. Gives it back when the owner was told
+    /// of others: they are its own to do.
+    pub(crate) fn push_unless_told(&self, item: Item) -> Option<Item> {
+        let mut waiting = lock(&self.waiting);
+        if waiting.told || self.closed.load(Ordering::Relaxed) {
+            return Some(item);
+        }
+        waiting.items.push(item);
+        None
+    }
+
+    /// Has the owner's task take a turn.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
     fn add(&self, item: Item, quiet: usize) {
         {
             let mut waiting = lock(&self.waiting);
@@ -193,6 +209,11 @@ impl Link {
         }
         std::mem::swap(&mut mail.effects, empty);
         !empty.is_empty()
+    }
+
+    /// Task: nobody need wake it, for it looks at its mail before it waits.
+    pub(crate) fn stay_awake(&self) {
+        lock(&self.mail).waker = None;
     }
 
     /// Task: a read batch goes into the inbox.

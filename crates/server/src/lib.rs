@@ -16,6 +16,7 @@ pub mod auth;
 mod buffers;
 mod clock;
 mod connection;
+mod front;
 mod handle;
 mod homes;
 mod inbox;
