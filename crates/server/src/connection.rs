@@ -103,13 +103,7 @@ impl Drop for Seat {
 }
 
 /// Serves one accepted socket until it is closed: here until it does more than come and go, then in `workers`.
-pub(crate) async fn run(
-    shared: Arc<Shared>,
-    workers: Handle,
-    stream: TcpStream,
-    peer: SocketAddr,
-    local: SocketAddr,
-) {
+pub(crate) async fn run(shared: Arc<Shared>, workers: Handle, stream: TcpStream, peer: SocketAddr, local: SocketAddr) {
     let id = shared.next_connection_id();
     let seat = Seat { shared: shared.clone(), home: shared.homes.first().clone(), id, user: None, released: false };
     let link = Arc::new(Link::default());
@@ -132,6 +126,7 @@ pub(crate) async fn run(
         effects: Vec::new(),
         open: None,
         opened: false,
+        told_opened: false,
         closing: None,
         give_up: None,
         armed: None,
@@ -139,9 +134,13 @@ pub(crate) async fn run(
         started: now,
         shared,
     };
-    match driver.drive().await {
-        End::Moves => drop(workers.spawn(driver.go_on())),
-        end => driver.finish(end).await,
+    let end = driver.drive().await;
+    if matches!(end, End::Moves) {
+        if let Some(driver) = driver.settle(&workers) {
+            workers.spawn(driver.serve());
+        }
+    } else if let Some((shared, stream)) = driver.finish(&end) {
+        linger(&shared, stream).await;
     }
 }
 
@@ -180,6 +179,7 @@ struct Driver {
     /// What was asked for in connection.open, once it was.
     open: Option<Box<OpenConnection>>,
     opened: bool,
+    told_opened: bool,
     /// Why it ends, once the shard has let go of it.
     closing: Option<CloseReason>,
     /// When the last words are given up.
@@ -198,25 +198,32 @@ impl Driver {
         poll_fn(|cx| self.poll(cx, sleep.as_mut())).await
     }
 
-    /// Goes on in another runtime than before.
-    async fn go_on(self) {
+    /// Makes the socket one of the workers'.
+    fn settle(self, workers: &Handle) -> Option<Self> {
+        let _inside = workers.enter();
         match self.stream.into_std().and_then(TcpStream::from_std) {
-            Ok(stream) => {
-                let mut driver = Self { stream, on_front: false, armed: None, ..self };
-                let end = driver.drive().await;
-                driver.finish(end).await;
+            Ok(stream) => Some(Self { stream, on_front: false, armed: None, ..self }),
+            Err(error) => {
+                tracing::warn!("closing AMQP connection ({}): {error}", self.name);
+                None
             }
-            Err(error) => tracing::warn!("closing AMQP connection ({}): {error}", self.name),
         }
     }
 
-    async fn finish(self, end: End) {
-        self.report(&end);
-        let Self { seat, shared, stream, .. } = self;
-        drop(seat);
-        if matches!(end, End::Closed(_)) {
+    /// Serves one that has moved until it is closed.
+    async fn serve(mut self) {
+        let end = self.drive().await;
+        if let Some((shared, stream)) = self.finish(&end) {
             linger(&shared, stream).await;
         }
+    }
+
+    /// The end; gives back what is to be read to its end. Not a future: that would hold all of it a second time.
+    fn finish(self, end: &End) -> Option<(Arc<Shared>, TcpStream)> {
+        self.report(end);
+        let Self { seat, shared, stream, .. } = self;
+        drop(seat);
+        matches!(end, End::Closed(_)).then_some((shared, stream))
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> Poll<End> {
@@ -244,6 +251,7 @@ impl Driver {
             if let Poll::Ready(Err(error)) = written {
                 return Poll::Ready(End::Lost(error));
             }
+            self.tell_opened();
             if caught_up && self.machine.output().remaining() < OUTPUT_PAUSE {
                 self.machine.handle_caught_up(now);
                 self.hand_over();
@@ -338,7 +346,11 @@ impl Driver {
         while output.has_remaining() {
             let mut slices = [IoSlice::new(&[]); 16];
             let used = output.chunks_vectored(&mut slices);
-            let count = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..used]))?;
+            let stream = Pin::new(&mut self.stream);
+            let count = ready!(match &slices[..used] {
+                [one] => stream.poll_write(cx, one),
+                many => stream.poll_write_vectored(cx, many),
+            })?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -424,20 +436,24 @@ impl Driver {
     fn note_effects(&mut self) {
         for effect in &self.effects {
             match effect {
-                ConnectionEffect::Opened => {
-                    self.opened = true;
-                    if let Some(open) = &self.open {
-                        let (name, user, vhost) = (&self.name, &open.user, &open.vhost);
-                        tracing::info!(
-                            "connection {name}: user '{user}' authenticated and granted access to vhost '{vhost}'"
-                        );
-                    }
-                }
+                ConnectionEffect::Opened => self.opened = true,
                 ConnectionEffect::CloseOk => self.closing = Some(CloseReason::ByClient),
                 ConnectionEffect::Close(error) => self.closing = Some(CloseReason::ByServer(error.clone())),
                 _ => {}
             }
             self.seat.released = self.closing.is_some();
+        }
+    }
+
+    /// Says in the log that it is open, once: after the client was told, who waits for that.
+    fn tell_opened(&mut self) {
+        if self.told_opened || !self.opened {
+            return;
+        }
+        self.told_opened = true;
+        if let Some(open) = &self.open {
+            let (name, user, vhost) = (&self.name, &open.user, &open.vhost);
+            tracing::info!("connection {name}: user '{user}' authenticated and granted access to vhost '{vhost}'");
         }
     }
 

@@ -345,6 +345,24 @@ mod tests {
         assert!(is_woken(&inbox), "they don't pile up");
     }
 
+    #[test]
+    fn what_is_served_in_place_joins_quiet_items_and_leaves_the_rest_to_the_owner() {
+        let inbox = Inbox::default();
+        let mut items = Vec::new();
+        inbox.push_quietly(Item::Gone(ConnectionId(1)));
+        assert!(inbox.push_unless_told(Item::Gone(ConnectionId(2))).is_none());
+        assert!(!is_woken(&inbox));
+        inbox.take(&mut items);
+        assert_eq!(format!("{items:?}"), "[Gone(ConnectionId(1)), Gone(ConnectionId(2))]");
+        inbox.push(Item::Gone(ConnectionId(3)));
+        assert!(inbox.push_unless_told(Item::Gone(ConnectionId(4))).is_some(), "3 comes first, and the owner does it");
+        assert!(is_woken(&inbox));
+        inbox.wake();
+        assert!(is_woken(&inbox));
+        inbox.close();
+        assert!(inbox.push_unless_told(Item::Gone(ConnectionId(5))).is_some());
+    }
+
     #[tokio::test]
     async fn nobody_waits_for_a_closed_inbox() {
         let inbox = Inbox::default();

@@ -4,7 +4,9 @@ use crate::handle::Handle;
 use crate::homes::Home;
 use crate::inbox::Item;
 use crate::progress::{Phase, Teller};
-use crate::{ServerConfig, Shared, StartError, Storage, alarms, auth, front, listener, shard_task, spread, store_thread};
+use crate::{
+    ServerConfig, Shared, StartError, Storage, alarms, auth, front, listener, shard_task, spread, store_thread,
+};
 use hornpipe_core::{Bootstrap, CoreConfig, Shard};
 use hornpipe_store::{Ballast, Memory, Store, StoreConfig, has_shard, set_shard_count, shard_count, tools};
 use hornpipe_types::definition::UserDefinition;
