@@ -7,7 +7,7 @@ use crate::homes::Home;
 use crate::inbox::{Item, Link};
 use bytes::Buf;
 use hornpipe_amqp::{AuthOutcome, AuthRequest, CloseReason, Connection, Status};
-use hornpipe_types::command::{Command, OpenConnection};
+use hornpipe_types::command::{ChannelCommand, Command, OpenConnection};
 use hornpipe_types::effect::ConnectionEffect;
 use hornpipe_types::ids::ConnectionId;
 use hornpipe_types::names::ShortStr;
@@ -23,6 +23,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::time::Sleep;
 
 /// Octets asked for in one read, and the size of a batch that a read becomes: above it the cache suffers, below it syscalls cost
@@ -53,6 +54,8 @@ enum End {
     Stuck,
     /// The broker stops and the connection was not open yet.
     Stopped,
+    /// It goes on elsewhere.
+    Moves,
 }
 
 /// The connection's place at a shard. Tells it that the connection is gone, whatever ended the task, a panic included.
@@ -99,8 +102,8 @@ impl Drop for Seat {
     }
 }
 
-/// Serves one accepted socket until it is closed.
-pub(crate) async fn run(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, local: SocketAddr) {
+/// Serves one accepted socket until it is closed: here until it does more than come and go, then in `workers`.
+pub(crate) async fn run(shared: Arc<Shared>, workers: Handle, stream: TcpStream, peer: SocketAddr, local: SocketAddr) {
     let id = shared.next_connection_id();
     let seat = Seat { shared: shared.clone(), home: shared.homes.first().clone(), id, user: None, released: false };
     let link = Arc::new(Link::default());
@@ -109,7 +112,10 @@ pub(crate) async fn run(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr
     let now = shared.clock.mono();
     let end_of = |address: SocketAddr| (address.ip().to_canonical().to_string(), address.port());
     let machine = Connection::new(shared.machine.clone(), end_of(peer), end_of(local), false, now);
-    let driver = Driver {
+    let mut driver = Driver {
+        on_front: true,
+        moves: false,
+        served: false,
         link,
         seat,
         machine,
@@ -120,6 +126,7 @@ pub(crate) async fn run(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr
         effects: Vec::new(),
         open: None,
         opened: false,
+        told_opened: false,
         closing: None,
         give_up: None,
         armed: None,
@@ -127,7 +134,23 @@ pub(crate) async fn run(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr
         started: now,
         shared,
     };
-    driver.serve().await;
+    let end = driver.drive().await;
+    if matches!(end, End::Moves) {
+        if let Some(driver) = driver.settle(&workers) {
+            workers.spawn(driver.serve());
+        }
+    } else if let Some((shared, stream)) = driver.finish(&end) {
+        linger(&shared, stream).await;
+    }
+}
+
+/// Whether a connection only comes or goes, or opens and closes channels.
+fn comes_or_goes(command: &Command) -> bool {
+    match command {
+        Command::Open(_) | Command::Close => true,
+        Command::Channel(_, command) => matches!(command, ChannelCommand::Open | ChannelCommand::Close),
+        _ => false,
+    }
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
@@ -138,6 +161,12 @@ type Verdict = dyn Future<Output = Result<AdminUser, LoginRefused>> + Send;
 
 struct Driver {
     shared: Arc<Shared>,
+    /// It has only come and gone so far, and so holds nothing.
+    on_front: bool,
+    /// It does more, and is to leave the front.
+    moves: bool,
+    /// The owner's turn was taken here: there may be mail nobody wakes us for.
+    served: bool,
     link: Arc<Link>,
     seat: Seat,
     machine: Connection,
@@ -150,6 +179,7 @@ struct Driver {
     /// What was asked for in connection.open, once it was.
     open: Option<Box<OpenConnection>>,
     opened: bool,
+    told_opened: bool,
     /// Why it ends, once the shard has let go of it.
     closing: Option<CloseReason>,
     /// When the last words are given up.
@@ -162,17 +192,38 @@ struct Driver {
 }
 
 impl Driver {
+    /// Serves the connection until it ends or is to go on elsewhere.
+    async fn drive(&mut self) -> End {
+        let mut sleep = pin!(tokio::time::sleep(Duration::from_secs(86_400)));
+        poll_fn(|cx| self.poll(cx, sleep.as_mut())).await
+    }
+
+    /// Makes the socket one of the workers'.
+    fn settle(self, workers: &Handle) -> Option<Self> {
+        let _inside = workers.enter();
+        match self.stream.into_std().and_then(TcpStream::from_std) {
+            Ok(stream) => Some(Self { stream, on_front: false, armed: None, ..self }),
+            Err(error) => {
+                tracing::warn!("closing AMQP connection ({}): {error}", self.name);
+                None
+            }
+        }
+    }
+
+    /// Serves one that has moved until it is closed.
     async fn serve(mut self) {
-        let end = {
-            let mut sleep = pin!(tokio::time::sleep(Duration::from_secs(86_400)));
-            poll_fn(|cx| self.poll(cx, sleep.as_mut())).await
-        };
-        self.report(&end);
-        let Self { seat, shared, stream, .. } = self;
-        drop(seat);
-        if matches!(end, End::Closed(_)) {
+        let end = self.drive().await;
+        if let Some((shared, stream)) = self.finish(&end) {
             linger(&shared, stream).await;
         }
+    }
+
+    /// The end; gives back what is to be read to its end. Not a future: that would hold all of it a second time.
+    fn finish(self, end: &End) -> Option<(Arc<Shared>, TcpStream)> {
+        self.report(end);
+        let Self { seat, shared, stream, .. } = self;
+        drop(seat);
+        matches!(end, End::Closed(_)).then_some((shared, stream))
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> Poll<End> {
@@ -189,6 +240,7 @@ impl Driver {
             }
             // asked before the effects are taken, so that they are all of them
             let caught_up = self.machine.is_behind() && self.link.is_idle();
+            self.served = false;
             if self.link.take(cx, &mut self.effects) {
                 self.note_effects();
                 self.machine.handle_effects(now, &mut self.effects);
@@ -199,6 +251,7 @@ impl Driver {
             if let Poll::Ready(Err(error)) = written {
                 return Poll::Ready(End::Lost(error));
             }
+            self.tell_opened();
             if caught_up && self.machine.output().remaining() < OUTPUT_PAUSE {
                 self.machine.handle_caught_up(now);
                 self.hand_over();
@@ -225,6 +278,9 @@ impl Driver {
                 Poll::Ready(Ok(_)) => {
                     self.machine.handle_input(self.shared.clock.mono());
                     self.hand_over();
+                    if self.moves && self.on_front {
+                        return Poll::Ready(End::Moves);
+                    }
                     reads += 1;
                     if reads >= READS_PER_POLL {
                         cx.waker().wake_by_ref();
@@ -237,6 +293,12 @@ impl Driver {
                     return Poll::Ready(End::Lost(error));
                 }
                 Poll::Pending => self.hand_over(),
+            }
+            if self.moves && self.on_front {
+                return Poll::Ready(End::Moves);
+            }
+            if self.served {
+                continue;
             }
             let deadline = [self.machine.poll_timeout(), self.give_up].into_iter().flatten().min();
             if self.arm(cx, sleep.as_mut(), deadline).is_pending() {
@@ -284,7 +346,11 @@ impl Driver {
         while output.has_remaining() {
             let mut slices = [IoSlice::new(&[]); 16];
             let used = output.chunks_vectored(&mut slices);
-            let count = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..used]))?;
+            let stream = Pin::new(&mut self.stream);
+            let count = ready!(match &slices[..used] {
+                [one] => stream.poll_write(cx, one),
+                many => stream.poll_write_vectored(cx, many),
+            })?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -324,7 +390,17 @@ impl Driver {
             }
         }
         self.link.spend();
-        self.seat.home.inbox.push(Item::Commands(self.seat.id, std::mem::take(&mut self.commands)));
+        let inbox = &self.seat.home.inbox;
+        if !self.on_front || !self.commands.iter().all(comes_or_goes) {
+            self.moves = true;
+            return inbox.push(Item::Commands(self.seat.id, std::mem::take(&mut self.commands)));
+        }
+        self.link.stay_awake();
+        self.served = true;
+        let item = Item::Commands(self.seat.id, std::mem::take(&mut self.commands));
+        if let Some(item) = self.seat.home.desk.serve(item) {
+            inbox.push(item);
+        }
     }
 
     /// Verifies a login: right here when that costs less than moving it elsewhere, which is so but for slow hashes.
@@ -360,20 +436,24 @@ impl Driver {
     fn note_effects(&mut self) {
         for effect in &self.effects {
             match effect {
-                ConnectionEffect::Opened => {
-                    self.opened = true;
-                    if let Some(open) = &self.open {
-                        let (name, user, vhost) = (&self.name, &open.user, &open.vhost);
-                        tracing::info!(
-                            "connection {name}: user '{user}' authenticated and granted access to vhost '{vhost}'"
-                        );
-                    }
-                }
+                ConnectionEffect::Opened => self.opened = true,
                 ConnectionEffect::CloseOk => self.closing = Some(CloseReason::ByClient),
                 ConnectionEffect::Close(error) => self.closing = Some(CloseReason::ByServer(error.clone())),
                 _ => {}
             }
             self.seat.released = self.closing.is_some();
+        }
+    }
+
+    /// Says in the log that it is open, once: after the client was told, who waits for that.
+    fn tell_opened(&mut self) {
+        if self.told_opened || !self.opened {
+            return;
+        }
+        self.told_opened = true;
+        if let Some(open) = &self.open {
+            let (name, user, vhost) = (&self.name, &open.user, &open.vhost);
+            tracing::info!("connection {name}: user '{user}' authenticated and granted access to vhost '{vhost}'");
         }
     }
 
@@ -409,6 +489,7 @@ impl Driver {
             (End::Stuck | End::Closed(_), None) => {
                 tracing::warn!("closing AMQP connection ({who}): the peer does not read");
             }
+            (End::Moves, None) => {}
             (End::Stopped, None) => tracing::debug!("connection {who} dropped: the broker stops"),
         }
     }

@@ -5,6 +5,7 @@
 
 use crate::inbox::{Inbox, Item};
 use crate::progress::Progress;
+use crate::shard_task::Desk;
 use crate::turns::Turns;
 use crate::{SnapshotAsked, SnapshotTold};
 use hornpipe_store::{Usage, set_shard_count};
@@ -27,6 +28,7 @@ const LEFT_MAX: usize = 10_000;
 pub(crate) struct Home {
     pub(crate) number: u32,
     pub(crate) inbox: Inbox,
+    pub(crate) desk: Desk,
     pub(crate) turns: Turns,
     pub(crate) usage: Mutex<Usage>,
     /// A snapshot asked for and not answered yet; the sender is taken when it is begun.

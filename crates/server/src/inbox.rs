@@ -85,6 +85,22 @@ impl Inbox {
         self.add(item, QUIET_MAX);
     }
 
+    /// Adds an item of which the owner need not be told, since its turn is about to be taken. Gives it back when the owner was told
+    /// of others: they are its own to do.
+    pub(crate) fn push_unless_told(&self, item: Item) -> Option<Item> {
+        let mut waiting = lock(&self.waiting);
+        if waiting.told || self.closed.load(Ordering::Relaxed) {
+            return Some(item);
+        }
+        waiting.items.push(item);
+        None
+    }
+
+    /// Has the owner's task take a turn.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
     fn add(&self, item: Item, quiet: usize) {
         {
             let mut waiting = lock(&self.waiting);
@@ -193,6 +209,11 @@ impl Link {
         }
         std::mem::swap(&mut mail.effects, empty);
         !empty.is_empty()
+    }
+
+    /// Task: nobody need wake it, for it looks at its mail before it waits.
+    pub(crate) fn stay_awake(&self) {
+        lock(&self.mail).waker = None;
     }
 
     /// Task: a read batch goes into the inbox.
@@ -322,6 +343,24 @@ mod tests {
         assert!(!is_woken(&inbox));
         inbox.push_quietly(Item::Gone(ConnectionId(3)));
         assert!(is_woken(&inbox), "they don't pile up");
+    }
+
+    #[test]
+    fn what_is_served_in_place_joins_quiet_items_and_leaves_the_rest_to_the_owner() {
+        let inbox = Inbox::default();
+        let mut items = Vec::new();
+        inbox.push_quietly(Item::Gone(ConnectionId(1)));
+        assert!(inbox.push_unless_told(Item::Gone(ConnectionId(2))).is_none());
+        assert!(!is_woken(&inbox));
+        inbox.take(&mut items);
+        assert_eq!(format!("{items:?}"), "[Gone(ConnectionId(1)), Gone(ConnectionId(2))]");
+        inbox.push(Item::Gone(ConnectionId(3)));
+        assert!(inbox.push_unless_told(Item::Gone(ConnectionId(4))).is_some(), "3 comes first, and the owner does it");
+        assert!(is_woken(&inbox));
+        inbox.wake();
+        assert!(is_woken(&inbox));
+        inbox.close();
+        assert!(inbox.push_unless_told(Item::Gone(ConnectionId(5))).is_some());
     }
 
     #[tokio::test]

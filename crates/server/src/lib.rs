@@ -2,9 +2,10 @@
 //!
 //! Everything that touches the outside stands here, beside the deterministic machines of `amqp` and `core` and the
 //! blocking `store`. This crate must not know clap, HTTP or configuration files. Read first: [`Broker`] (start),
-//! [`Handle`] (ask and stop), `shard_task::Owner` (the one task that touches a shard), `homes::Homes` (all shards).
+//! [`Handle`] (ask and stop), `shard_task::Owner` (all that touches a shard), `homes::Homes` (all shards), `front.rs` (where
+//! connections begin).
 //!
-//! One task per connection parses and encodes; one owner task per shard decides; one thread per shard writes, one reads back.
+//! One task per connection parses and encodes; one owner per shard decides; one thread per shard writes, one reads back.
 //! They meet in the inbox (`inbox.rs`): vectors swapped whole under a lock held for a few instructions.
 //!
 //! **Invariant:** a panic in a connection's task ends that connection; a panic of the owner or a store thread, or a failed
@@ -16,6 +17,7 @@ pub mod auth;
 mod buffers;
 mod clock;
 mod connection;
+mod front;
 mod handle;
 mod homes;
 mod inbox;

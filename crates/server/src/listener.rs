@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::runtime::Handle;
 
 /// Connections the kernel queues for us.
 const BACKLOG: u32 = 1024;
@@ -57,7 +58,7 @@ pub(crate) fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<(TcpListener, Soc
 }
 
 /// Accepts until the broker stops.
-pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, address: SocketAddr) {
+pub(crate) async fn accept(shared: Arc<Shared>, workers: Handle, listener: TcpListener, address: SocketAddr) {
     tracing::info!("started TCP listener on {address}");
     let mut stop = shared.stop.subscribe();
     let mut refused = 0u64;
@@ -90,7 +91,7 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, address: 
             true => stream.local_addr().unwrap_or(address),
             false => address,
         };
-        tokio::spawn(connection::run(shared.clone(), stream, peer, local));
+        tokio::spawn(connection::run(shared.clone(), workers.clone(), stream, peer, local));
     }
     tracing::info!("stopped TCP listener on {address}");
 }

@@ -1,5 +1,7 @@
-//! The owner task: the only one that touches the shard. Takes everything that waits in the inbox, up to a work budget,
+//! The owner of a shard: nobody else touches it. Takes everything that waits in the inbox, up to a work budget,
 //! then hands out all effects, one hand-over per connection, and feeds the store when it is free.
+//!
+//! Its turns are taken by its task, but for the few that a connection's task takes in its place: see [`Desk::serve`].
 
 use crate::Shared;
 use crate::homes::Home;
@@ -17,8 +19,8 @@ use hornpipe_types::stats::Answer;
 use hornpipe_types::time::{Instant, Now};
 use std::collections::VecDeque;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -38,6 +40,9 @@ const MANY_RUNS: usize = 1024;
 const SHARE_MAX: u64 = 1 << 20;
 /// At the end the shard is asked for its last group as if so much later, so that nothing waits for company any more.
 const AFTER_ALL_DELAYS_MS: u64 = 60_000;
+
+/// Why the process ends when a turn panics.
+pub(crate) const PANICKED: &str = "the shard panicked";
 
 /// A read that is handled in slices.
 struct Unfinished {
@@ -94,6 +99,77 @@ pub(crate) struct Owner {
     outbox: Outbox,
     finish: Option<oneshot::Sender<Result<(), String>>>,
     stopping: bool,
+    /// Items taken out of the inbox.
+    queue: VecDeque<Item>,
+    /// Room for taking them.
+    taken: Vec<Item>,
+    /// What the task's timer is set to.
+    armed: Option<Instant>,
+}
+
+/// What comes after a turn.
+enum Next {
+    /// Another one.
+    Turn,
+    /// Rest until something comes, or until then.
+    Rest(Option<Instant>),
+    /// The shard is closed.
+    End,
+}
+
+/// Where those who are not the owner's task find the owner, as long as there is one.
+#[derive(Default)]
+pub(crate) struct Desk(OnceLock<Weak<Mutex<Owner>>>);
+
+impl std::fmt::Debug for Desk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Desk").finish()
+    }
+}
+
+impl Desk {
+    /// Takes the owner's turn for an item right here, if the owner has nothing to do and nobody else is at it; else gives the item
+    /// back. For what takes no longer than waking another thread would.
+    ///
+    /// What was waiting quietly is done first. The task goes on with what is left.
+    pub(crate) fn serve(&self, item: Item) -> Option<Item> {
+        let Some(owner) = self.0.get().and_then(Weak::upgrade) else { return Some(item) };
+        let Ok(mut owner) = owner.try_lock() else { return Some(item) };
+        if !owner.is_idle() {
+            return Some(item);
+        }
+        let home = owner.home.clone();
+        if let Some(item) = home.inbox.push_unless_told(item) {
+            return Some(item);
+        }
+        let mut fuse = Fuse(Some(owner.shared.clone()));
+        let needs_task = match owner.step() {
+            Next::Turn | Next::End => true,
+            Next::Rest(deadline) => deadline.is_some_and(|at| owner.armed.is_none_or(|armed| at < armed)),
+        };
+        fuse.0 = None;
+        drop(owner);
+        if needs_task {
+            home.inbox.wake();
+        }
+        None
+    }
+}
+
+/// Ends the process when a turn panics in the task of a connection.
+struct Fuse(Option<Arc<Shared>>);
+
+impl Drop for Fuse {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.take() {
+            shared.fatal(PANICKED);
+        }
+    }
+}
+
+fn lock(owner: &Mutex<Owner>) -> MutexGuard<'_, Owner> {
+    // After a panic the process ends.
+    owner.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Owner {
@@ -133,52 +209,81 @@ impl Owner {
             outbox,
             finish: None,
             stopping: false,
+            queue: VecDeque::new(),
+            taken: Vec::new(),
+            armed: None,
         }
     }
 
     /// Runs until [`Item::Finish`] has been done.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(self) {
+        let home = self.home.clone();
+        let clock = self.shared.clock;
+        let owner = Arc::new(Mutex::new(self));
+        // Started once only, so it is empty.
+        let _ = home.desk.0.set(Arc::downgrade(&owner));
         let mut sleep = pin!(tokio::time::sleep(Duration::from_secs(86_400)));
-        let mut armed: Option<Instant> = None;
-        let mut taken = Vec::new();
-        let mut queue = VecDeque::new();
         loop {
-            if queue.is_empty() {
-                self.home.inbox.take(&mut taken);
-                queue.extend(taken.drain(..));
-            }
-            let now = self.shared.clock.now();
-            let begun = Begun::now();
-            self.turn(now, &begun, &mut queue);
-            self.home.turns.note(&begun);
-            if self.try_finish(now) {
-                return;
-            }
-            // What is due after a turn can only be a group that waits for the store: its report wakes us.
-            let due = self.shard.poll_timeout().filter(|at| !self.store_busy || *at > now.mono);
-            let deadline = self.paced.iter().map(|paced| paced.until).chain(due).min();
-            if !queue.is_empty()
-                || !self.unfinished.is_empty()
-                || self.rests
-                || self.put_off
-                || self.shard.has_work()
-                || deadline.is_some_and(|at| at <= now.mono)
-            {
+            let armed = {
+                let mut owner = lock(&owner);
+                match owner.step() {
+                    Next::End => return,
+                    Next::Turn => None,
+                    Next::Rest(deadline) => {
+                        // Only an earlier deadline moves the timer; a wake-up that comes too early is harmless.
+                        if let Some(at) = deadline
+                            && owner.armed.is_none_or(|armed| at < armed)
+                        {
+                            sleep.as_mut().reset(clock.deadline(at));
+                            owner.armed = Some(at);
+                        }
+                        Some(owner.armed.is_some())
+                    }
+                }
+            };
+            let Some(armed) = armed else {
                 tokio::task::yield_now().await;
                 continue;
-            }
-            // Only an earlier deadline moves the timer; a wake-up that comes too early is harmless.
-            if let Some(at) = deadline
-                && armed.is_none_or(|armed| at < armed)
-            {
-                sleep.as_mut().reset(self.shared.clock.deadline(at));
-                armed = Some(at);
-            }
+            };
             tokio::select! {
                 biased;
-                () = self.home.inbox.wait() => {}
-                () = sleep.as_mut(), if armed.is_some() => armed = None,
+                () = home.inbox.wait() => {}
+                () = sleep.as_mut(), if armed => lock(&owner).armed = None,
             }
+        }
+    }
+
+    /// Whether nothing is left to do but what may wait in the inbox.
+    fn is_idle(&self) -> bool {
+        !self.goes_on() && !self.stopping && self.finish.is_none()
+    }
+
+    /// Whether the next turn is due at once.
+    fn goes_on(&self) -> bool {
+        !self.queue.is_empty() || !self.unfinished.is_empty() || self.rests || self.put_off || self.shard.has_work()
+    }
+
+    /// Takes a turn.
+    fn step(&mut self) -> Next {
+        let mut queue = std::mem::take(&mut self.queue);
+        if queue.is_empty() {
+            self.home.inbox.take(&mut self.taken);
+            queue.extend(self.taken.drain(..));
+        }
+        let now = self.shared.clock.now();
+        let begun = Begun::now();
+        self.turn(now, &begun, &mut queue);
+        self.home.turns.note(&begun);
+        self.queue = queue;
+        if self.try_finish(now) {
+            return Next::End;
+        }
+        // What is due after a turn can only be a group that waits for the store: its report wakes us.
+        let due = self.shard.poll_timeout().filter(|at| !self.store_busy || *at > now.mono);
+        let deadline = self.paced.iter().map(|paced| paced.until).chain(due).min();
+        match self.goes_on() || deadline.is_some_and(|at| at <= now.mono) {
+            true => Next::Turn,
+            false => Next::Rest(deadline),
         }
     }
 

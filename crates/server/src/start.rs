@@ -4,7 +4,9 @@ use crate::handle::Handle;
 use crate::homes::Home;
 use crate::inbox::Item;
 use crate::progress::{Phase, Teller};
-use crate::{ServerConfig, Shared, StartError, Storage, alarms, auth, listener, shard_task, spread, store_thread};
+use crate::{
+    ServerConfig, Shared, StartError, Storage, alarms, auth, front, listener, shard_task, spread, store_thread,
+};
 use hornpipe_core::{Bootstrap, CoreConfig, Shard};
 use hornpipe_store::{Ballast, Memory, Store, StoreConfig, has_shard, set_shard_count, shard_count, tools};
 use hornpipe_types::definition::UserDefinition;
@@ -79,9 +81,7 @@ impl Broker {
         // Started once only, so it is empty.
         let _ = shared.amqp.set(addresses);
         shared.set_health(Health::Ready);
-        for (listener, address) in listeners {
-            tokio::spawn(listener::accept(shared.clone(), listener, address));
-        }
+        front::start(&shared, listeners)?;
         Ok(self.handle)
     }
 }
@@ -99,7 +99,7 @@ fn run(shared: &Arc<Shared>, home: &Arc<Home>, (store, shard, outbox): Opened) -
     let watched = shared.clone();
     tokio::spawn(async move {
         if owner.await.is_err_and(|error| error.is_panic()) {
-            watched.fatal("the shard panicked");
+            watched.fatal(shard_task::PANICKED);
         }
     });
     Ok(())
