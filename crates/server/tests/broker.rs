@@ -207,6 +207,7 @@ async fn a_data_folder_of_another_process_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (handle, _) = start(ServerConfig::local(folder.path())).await;
     let error = Broker::new(ServerConfig::local(folder.path())).start().await.unwrap_err();
-    assert!(error.to_string().contains("in use"), "{error}");
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("in use"), "{error}: {cause}");
     handle.stop(LONG).await.unwrap();
 }
