@@ -1,12 +1,13 @@
 //! The budget for bodies in memory, whatever queues there are and were.
 
 use hornpipe_testkit::{Broker, message};
-use hornpipe_types::command::{ChannelCommand, Command, Consume, PublishRun, QueueDeclare};
+use hornpipe_types::command::{ChannelCommand, Command, Consume, PublishRun, QueueDeclare, Settle};
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Outbox};
 use hornpipe_types::header::Properties;
-use hornpipe_types::ids::ConnectionId;
+use hornpipe_types::ids::{ConnectionId, RequestId};
 use hornpipe_types::limits::Limits;
 use hornpipe_types::message::BatchBuilder;
+use hornpipe_types::stats::{Answer, Request};
 use hornpipe_types::table::{FieldTable, Value};
 use std::sync::Arc;
 
@@ -150,4 +151,55 @@ fn an_alarm_is_worked_off_in_slices() {
         before = now;
     }
     assert_eq!(before, READS);
+}
+
+/// However many gaps there are between the deliveries of a channel, what becomes of them is done in slices.
+#[test]
+fn deliveries_with_gaps_go_back_in_slices() {
+    const COUNT: u64 = 6000;
+    const SLICE: u64 = 64;
+    for multiple in [Some(0), Some(COUNT - 2), None] {
+        let mut broker = Broker::new(Limits { slice_units: SLICE as u32, ..Limits::default() }, 1);
+        broker.open(PEER, 1, false);
+        declare(&mut broker, "q", &[]);
+        let mut b = BatchBuilder::default();
+        let route = b.push_route("", "q");
+        (0..COUNT).for_each(|id| message::push(&mut b, route, &Properties::default(), id, 10));
+        let run = PublishRun { batch: b.finish(), from: 0, count: COUNT as u32, mandatory: false };
+        say(&mut broker, ChannelCommand::Publish(run));
+        let consume = Consume {
+            queue: "q".into(),
+            consumer_tag: "c".into(),
+            no_ack: false,
+            exclusive: false,
+            nowait: true,
+            arguments: FieldTable::default(),
+        };
+        say(&mut broker, ChannelCommand::Consume(Box::new(consume)));
+        let settle = |how, tag, multiple| ChannelCommand::Settle { how, tag, count: 1, multiple };
+        let acks = (1..=COUNT).step_by(2).map(|tag| Command::Channel(1, settle(Settle::Ack, tag, false)));
+        broker.run(PEER, acks.collect());
+        say(&mut broker, ChannelCommand::Cancel { consumer_tag: "c".into(), nowait: true });
+        let mut goes_back = vec![match multiple {
+            Some(tag) => Command::Channel(1, settle(Settle::Nack { requeue: true }, tag, true)),
+            None => Command::Channel(1, ChannelCommand::Close),
+        }];
+        broker.shard.handle_commands(broker.now, PEER, &mut goes_back);
+        let (mut left, mut turns) = (COUNT / 2, 0);
+        let mut out = Outbox::default();
+        while broker.shard.has_work() {
+            let asked = Request::Queue { vhost: "/".into(), name: "q".into() };
+            // as it was before this turn
+            broker.shard.handle_request(broker.now, RequestId(turns), asked);
+            broker.shard.poll_effects(broker.now, &mut out);
+            let Some((_, Answer::Queue(Some(queue)))) = out.answers.pop() else { panic!("{:?}", out.answers) };
+            let now = queue.messages_unacknowledged;
+            assert!(left - now <= SLICE, "{} in a turn", left - now);
+            (left, turns) = (now, turns + 1);
+        }
+        let unacked = broker.queue("q").expect("it was declared").messages_unacknowledged;
+        assert!(left - unacked <= SLICE, "{} in the last turn", left - unacked);
+        assert_eq!(unacked, if multiple == Some(COUNT - 2) { 1 } else { 0 });
+        assert!(turns >= COUNT / 2 / SLICE - 1, "{turns} turns");
+    }
 }

@@ -2,7 +2,7 @@
 
 use hornpipe_testkit::Broker;
 use hornpipe_testkit::message;
-use hornpipe_types::command::{Bind, ChannelCommand, Command, PublishRun, QueueDeclare, Settle};
+use hornpipe_types::command::{Bind, ChannelCommand, Command, Consume, PublishRun, QueueDeclare, Settle};
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Loaded, Outbox};
 use hornpipe_types::header::Properties;
 use hornpipe_types::ids::{ConnectionId, QueueId};
@@ -259,6 +259,52 @@ fn what_a_fan_out_left_is_joined_though_one_queue_has_taken_its_copies() {
         assert!(left.clone().all(|id| ids.binary_search(&id).is_ok()), "queue {n}");
         assert!(left.is_empty() || runs < 60, "{runs} runs in queue {n}");
     }
+}
+
+/// However scattered what is left of long runs is, one step makes a limited number of runs of it: the owner does it in one turn.
+#[test]
+fn scattered_messages_are_written_again_in_small_steps() {
+    const RUNS: u64 = 12;
+    const EACH: u64 = 3000;
+    let mut broker = broker(Limits { log_records_slack: 0, ..Limits::default() }, 2);
+    for run in 0..RUNS {
+        let mut b = BatchBuilder::default();
+        let route = b.push_route("", "q0");
+        let properties = Properties { delivery_mode: Some(2), ..Properties::default() };
+        (0..EACH).for_each(|n| message::push(&mut b, route, &properties, run * EACH + n, 0));
+        let run = PublishRun { batch: b.finish(), from: 0, count: EACH as u32, mandatory: false };
+        broker.run(CLIENT, vec![channel(ChannelCommand::Publish(run))]);
+        commit_alone(&mut broker);
+    }
+    let consume = Consume {
+        queue: "q0".into(),
+        consumer_tag: "c".into(),
+        no_ack: false,
+        exclusive: false,
+        nowait: true,
+        arguments: FieldTable::default(),
+    };
+    broker.run(CLIENT, vec![channel(ChannelCommand::Consume(Box::new(consume)))]);
+    let ack = |tag| ChannelCommand::Settle { how: Settle::Ack, tag, count: 1, multiple: false };
+    broker.run(CLIENT, (1..=RUNS * EACH).step_by(2).map(|tag| channel(ack(tag))).collect());
+    // records behind them that are not needed, so that theirs are to go as well
+    let mut most = 0;
+    for id in 0..2 * RUNS {
+        publish(&mut broker, "", "q1", id);
+        broker.take_group();
+        get(&mut broker, "q1", 1);
+        while let Some(committed) = broker.disk.commit() {
+            most = most.max(committed.places.len());
+            broker.shard.handle_committed(broker.now, committed);
+            broker.turn();
+            broker.take_group();
+        }
+    }
+    let queue = queue_id(&mut broker, 0);
+    let (ids, runs) = on_disk(&broker, queue);
+    assert_eq!(ids, (1..RUNS * EACH).step_by(2).collect::<Vec<_>>());
+    assert!(runs as u64 > RUNS * EACH / 4, "{runs} runs: they were not written again");
+    assert!(most as u64 <= 2048 + EACH / 2, "{most} runs in one step");
 }
 
 /// Takes messages out of a queue.

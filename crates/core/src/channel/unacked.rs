@@ -622,6 +622,40 @@ mod tests {
         assert!(list.runs.iter().all(|r| !Arc::ptr_eq(r.batch.as_ref().expect("kept"), &batch)));
     }
 
+    /// However many deliveries there are whose bodies have gone, those that came since are looked at and no others.
+    #[test]
+    fn deliveries_without_bodies_are_not_walked_over_again() {
+        let (batch, mut list) = one_by_one(3000, 1);
+        let on_disk = |list: &mut UnackedList| {
+            let runs = list.runs.iter().filter(|run| run.batch.is_some()).count();
+            let mut slices = 0;
+            while slices == 0 || list.is_thinning() {
+                list.drop_bodies(100, |_| Seq::MAX);
+                slices += 1;
+            }
+            (runs, slices)
+        };
+        let logged = |list: &mut UnackedList| {
+            let mut runs = std::mem::take(&mut list.runs);
+            while let Some(run) = runs.pop_front() {
+                list.runs.push_back(Unacked { logged: true, ..run });
+            }
+        };
+        logged(&mut list);
+        assert_eq!(on_disk(&mut list), (3000, 30));
+        let mut tag = 3000;
+        for _ in 0..10 {
+            let mut fresh = 0;
+            while !list.is_crowded() {
+                (tag, fresh) = (tag + 1, fresh + 1);
+                list.push(Unacked::new(tag, 1, QueueId(tag), None, 1, 1, Arc::clone(&batch), 0));
+            }
+            assert!((CROWD..1000).contains(&fresh), "{fresh} came");
+            logged(&mut list);
+            assert_eq!(on_disk(&mut list), (fresh, fresh.div_ceil(100)));
+        }
+    }
+
     proptest! {
         /// Against a plain set of tags.
         #[test]

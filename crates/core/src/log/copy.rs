@@ -15,8 +15,8 @@ use hornpipe_types::op::{Place, StoreOp, Target};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Most runs of one step.
-const STEP_RUNS: usize = 4096;
+/// Most runs that one step makes, about.
+const STEP_RUNS: usize = 2048;
 /// Runs in records, beside twice as many as live, with which the oldest records are not yet copied from.
 const ENTRIES_SLACK: u64 = 64 << 10;
 /// Body files are rid of what is dead in them before anything is joined when that is so much more than what lives, octets.
@@ -139,7 +139,7 @@ impl Log {
         });
         let Some((body, runs)) = sharers else {
             step.rewrite.push(vec![(id, place)]);
-            (step.runs, step.bytes) = (step.runs + 1, step.bytes + bytes);
+            (step.runs, step.bytes) = (step.runs + self.most_pieces(id), step.bytes + bytes);
             return;
         };
         if !step.frames.insert((body.file, body.offset)) {
@@ -149,9 +149,16 @@ impl Log {
         // more than a step takes have the frame once for each step
         let together: Vec<_> =
             runs.within(&self.runs).filter_map(|id| self.stored(id)).filter_map(whole).take(STEP_RUNS).collect();
-        step.runs += together.len();
+        step.runs += together.iter().map(|(id, _)| self.most_pieces(*id)).sum::<usize>();
         step.bytes += u64::from(body.len);
         step.rewrite.push(together);
+    }
+
+    /// How many runs one may become at most when it is copied: each stretch that is left between dead messages is one.
+    fn most_pieces(&self, id: EnqueueId) -> usize {
+        let Some(run) = self.runs.get(id) else { return 1 };
+        let dead = run.copies().saturating_sub(run.live) as usize;
+        (dead + run.targets.len()).min(run.live as usize).max(1)
     }
 
     /// Whether several runs use the frame of a body file at a place.
@@ -187,6 +194,7 @@ impl Log {
             let whole = || self.runs.get(id).is_some_and(|run| run.live == run.copies());
             if place.body.is_some() && (!self.is_shared(&place) || whole()) {
                 plan.refer.push((id, place));
+                step.runs += self.most_pieces(id);
             } else {
                 self.add_to_step(&mut step, (id, place, n));
             }
