@@ -1,7 +1,7 @@
 //! Delayed retry: a returned message of a quorum queue waits before it is ready again [RabbitMQ "Quorum Queues: Delayed
 //! Retry"].
 //!
-//! It waits beside the ready messages, is counted in `messages` but not as ready, and comes back to its own position. When it
+//! It waits beside the ready messages, is counted in `messages` but not as ready, and then stands among those that came back. When it
 //! is due stands in the log, so that a restart does not shorten the wait.
 
 use crate::queue::Queue;
@@ -67,7 +67,7 @@ impl Shard {
         self.timers.arm(at, TimerKey::HeldBack(id));
     }
 
-    /// Messages that are due are ready again, at their positions.
+    /// Messages that are due are ready again, behind those that were returned before.
     pub(crate) fn on_held_back_due(&mut self, now: Now, id: QueueId) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
         queue.held_timer = None;
@@ -76,8 +76,7 @@ impl Shard {
             let (level, segment) = entry.remove();
             due.entry(level).or_default().push(segment);
         }
-        for (level, mut segments) in due {
-            segments.sort_by_key(|s| s.first);
+        for (level, segments) in due {
             queue.put_back(level, segments);
         }
         self.mark_dirty(id);

@@ -55,7 +55,11 @@ impl replay::Run for Run {
 #[derive(Debug, Default)]
 struct Messages {
     replay: Replay<Run>,
-    states: Map<Seq, Counters>,
+    /// With how many were told before: versions that gave returned messages no places told them in order.
+    states: Map<Seq, (Counters, u64)>,
+    noted: u64,
+    /// Highest place of a returned message.
+    places: u64,
     highest: Seq,
 }
 
@@ -68,14 +72,21 @@ impl Messages {
         self.highest = self.highest.max(first + Seq::from(run.count) - 1);
         self.replay.enter(first, run);
     }
-    /// Counters of the message at `seq`, if it has its own, whether it counts as redelivered, and the end of those up to
+    fn note(&mut self, seq: Seq, counters: Counters) {
+        self.states.insert(seq, (counters, self.noted));
+        self.noted += 1;
+        if counters.held_until().is_none() {
+            self.places = self.places.max(counters.hold_until);
+        }
+    }
+    /// Counters of the message at `seq`, if it has its own, with when they were noted, whether it counts as redelivered, and the end of those up to
     /// `end` of which the same is true.
-    fn alike(&self, seq: Seq, end: Seq) -> (Option<Counters>, bool, Seq) {
+    fn alike(&self, seq: Seq, end: Seq) -> (Option<(Counters, u64)>, bool, Seq) {
         let own = |seq| self.states.get(&seq).copied();
         let (state, (redelivered, until)) = (own(seq), self.replay.is_redelivered(seq));
         let end = end.min(until);
         let mut stop = if self.states.is_empty() { end } else { seq + 1 };
-        while stop < end && own(stop) == state {
+        while stop < end && state.is_none() && own(stop).is_none() {
             stop += 1;
         }
         (state, redelivered, stop)
@@ -165,7 +176,7 @@ impl Shard {
                 let messages = recovery.messages.entry(queue).or_default();
                 // its message may have vanished before it was logged: nobody else may get its position and its counters
                 messages.highest = messages.highest.max(seq);
-                messages.states.insert(seq, Counters { delivery_count, acquired, hold_until: hold_until.0 });
+                messages.note(seq, Counters { delivery_count, acquired, hold_until: hold_until.0 });
             }
             Recovered::Purge { queue, upto, except } => {
                 let messages = recovery.messages.entry(queue).or_default();
@@ -353,6 +364,9 @@ impl Shard {
         let causes = queue.definition.grave.as_deref().map(Causes::of);
         queue.next_seq = found.highest + 1;
         queue.stored_upto = found.highest + 1;
+        queue.next_place = found.places + 1;
+        // in the order of their places, those without one before them, those that have waited for their time behind
+        let mut returned: Vec<(u64, u64, Segment)> = Vec::new();
         for (first, run) in found.replay.runs() {
             let end = first + u64::from(run.count);
             let stretches = found.replay.live(first, end);
@@ -384,11 +398,14 @@ impl Shard {
                 let mut at = a;
                 while at < b {
                     let (state, marked, stop) = found.alike(at, b);
-                    let Counters { delivery_count, acquired, hold_until } = state.unwrap_or(Counters {
+                    let as_logged = Counters {
                         delivery_count: run.meta.delivery_count,
                         acquired: run.meta.acquired_count,
                         hold_until: 0,
-                    });
+                    };
+                    let (counters, noted) = state.unwrap_or((as_logged, 0));
+                    let Counters { delivery_count, acquired, hold_until } = counters;
+                    let held_until = counters.held_until().filter(|until| *until > now.wall.0);
                     let classic = queue.args.kind == hornpipe_types::args::QueueKind::Classic;
                     let count = (stop - at) as u32;
                     let segment = Segment {
@@ -403,16 +420,16 @@ impl Shard {
                         redelivered: !clean || marked || run.meta.redelivered || acquired > 0 || state.is_some(),
                         logged: true,
                     };
-                    if let Some(counters) = state.filter(|_| !classic) {
-                        queue.counters.extend((at..stop).map(|seq| (seq, counters)));
+                    if state.is_some() && !classic {
+                        queue.counters.insert(at, counters);
                     }
                     match &mut queue.delayed {
                         Some(delayed) => delayed.hold(segment),
-                        None if hold_until > now.wall.0 && !classic => {
+                        None if held_until.is_some() && !classic => {
                             let level = queue.level_logged(run.meta.priority);
                             queue.hold_back(hold_until, level, vec![segment]);
                         }
-                        None if acquired > 0 && !classic => queue.put_back(0, vec![segment]),
+                        None if acquired > 0 && !classic => returned.push((hold_until, noted, segment)),
                         None => {
                             let level = queue.level_logged(run.meta.priority);
                             queue.push(level, segment);
@@ -422,6 +439,8 @@ impl Shard {
                 }
             }
         }
+        returned.sort_by_key(|(place, noted, _)| (*place, *noted));
+        queue.put_back(0, returned.into_iter().map(|(.., segment)| segment).collect());
         self.log.note_crowd(&self.limits, queue);
         let remark = hurt.remark(&queue.definition, &unreadable);
         let reason = unreadable.keys().next().and_then(|body| hurt.reasons.get(*body));

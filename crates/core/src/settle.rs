@@ -164,9 +164,10 @@ impl Shard {
         let wait = queue.settings.retry_delay_ms(u64::from(delivery_count), failed);
         let hold_until = if wait > 0 { now.wall.0 + wait } else { 0 };
         if run.logged && quorum {
-            // quorum queues remember every count
-            let counters = Counters { delivery_count, acquired: acquired.max(1), hold_until };
+            // quorum queues remember every count, and in which order messages came back
             for seq in run.range().iter() {
+                let hold_until = if hold_until > 0 { hold_until } else { queue.give_place() };
+                let counters = Counters { delivery_count, acquired: acquired.max(1), hold_until };
                 queue.counters.insert(seq, counters);
                 self.log.op(counters.op(run.queue, seq));
             }
@@ -193,10 +194,9 @@ impl Shard {
         }
     }
 
-    /// Puts returned messages to their positions.
+    /// Puts returned messages to their positions, or among those returned before.
     pub(crate) fn put_back(&mut self, now: Now, returned: Returning) {
-        for ((id, hold_until, level), mut segments) in returned.0 {
-            segments.sort_by_key(|s| s.first);
+        for ((id, hold_until, level), segments) in returned.0 {
             if hold_until > 0 {
                 if let Some(queue) = self.queues.get_mut(&id) {
                     self.resident += queue.hold_back(hold_until, level, segments);

@@ -10,7 +10,7 @@ use hornpipe_types::definition::{Definition, GraveDefinition, QueueDefinition};
 use hornpipe_types::header::Properties;
 use hornpipe_types::ids::{EnqueueId, QueueId};
 use hornpipe_types::message::{BatchBuilder, MessageMeta, Span};
-use hornpipe_types::op::{Enqueue, RunMeta, StoreOp};
+use hornpipe_types::op::{Enqueue, PLACES, RunMeta, StoreOp};
 use hornpipe_types::range::SeqRange;
 use hornpipe_types::table::{FieldTable, Value};
 use hornpipe_types::time::UnixMillis;
@@ -52,6 +52,12 @@ fn letters(salt: u64, count: u32, size: usize) -> Arc<hornpipe_types::message::B
     b.finish()
 }
 
+/// A message of queue 2 waits for its retry, or has a place among the returned ones.
+fn came_back(seq: u64, hold_until: u64) -> StoreOp {
+    let (queue, hold_until) = (QueueId(2), UnixMillis(hold_until));
+    StoreOp::State { queue, seq, delivery_count: 2, acquired_count: 3, hold_until }
+}
+
 /// A store with small and large runs, settled parts, a fan-out, counters and messages of a queue that is no more.
 fn fill(store: &mut Store) {
     let meta = RunMeta { deadline: UnixMillis(1 << 60), priority: 3, ..RunMeta::default() };
@@ -64,7 +70,8 @@ fn fill(store: &mut Store) {
     put(store, &group(4, vec![StoreOp::Enqueue(run)]));
     let ops = vec![
         StoreOp::Settled { queue: QueueId(1), ranges: vec![SeqRange { first: 2, count: 30, step: 2 }] },
-        StoreOp::State { queue: QueueId(2), seq: 62, delivery_count: 2, acquired_count: 3, hold_until: UnixMillis(77) },
+        came_back(62, PLACES + 77),
+        came_back(63, 7),
         StoreOp::Purge { queue: QueueId(2), upto: 10, except: vec![SeqRange::dense(4, 2)] },
     ];
     put(store, &group(5, ops));
@@ -150,7 +157,8 @@ fn what_is_exported_comes_back_the_same() {
     for part in [
         "\"delivery_count\":2",
         "\"level\":3",
-        "\"held_until\":77",
+        "\"held_until\":1099511627853",
+        "\"returned\":7",
         "\"hidden_keys\":[\"hidden\",\"too\"],\"cc_spent\":true",
     ] {
         assert!(text.contains(part), "{part}");

@@ -59,6 +59,10 @@ impl Enqueue {
     }
 }
 
+/// What [`StoreOp::State`] has in `hold_until` is no time below this (it would lie before 2004), but a message's place among
+/// those of its queue that came back: they are handed out in the order of these places.
+pub const PLACES: u64 = 1 << 40;
+
 /// A change to durable state.
 #[derive(Debug, Clone)]
 pub enum StoreOp {
@@ -97,7 +101,7 @@ pub enum StoreOp {
         delivery_count: u32,
         /// `x-acquired-count`.
         acquired_count: u32,
-        /// Not before this time (delayed retry); 0 = at once.
+        /// Not before this time (delayed retry); below [`PLACES`] at once, at this place.
         hold_until: UnixMillis,
     },
     /// Messages count as redelivered, nothing else about them has changed.
@@ -235,7 +239,7 @@ pub enum Recovered {
         delivery_count: u32,
         /// `x-acquired-count`.
         acquired_count: u32,
-        /// Not before this time.
+        /// Not before this time, or the place.
         hold_until: UnixMillis,
     },
     /// As the op of the same name.

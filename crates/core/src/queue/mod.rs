@@ -13,7 +13,7 @@ use hornpipe_types::definition::QueueDefinition;
 use hornpipe_types::ids::{ConnectionId, EnqueueId, LoadId, QueueId, Seq};
 use hornpipe_types::message::{Batch, HAS_PRIORITY, MessageMeta};
 use hornpipe_types::names::ShortStr;
-use hornpipe_types::op::StoreOp;
+use hornpipe_types::op::{PLACES, StoreOp};
 use hornpipe_types::range::SeqRange;
 use hornpipe_types::stats::MessageStats;
 use hornpipe_types::time::{Instant, UnixMillis};
@@ -60,11 +60,16 @@ pub(crate) struct WaitingGet {
 pub(crate) struct Counters {
     pub(crate) delivery_count: u32,
     pub(crate) acquired: u32,
-    /// Not ready before this time; 0 = at once.
+    /// Not ready before this time; below [`PLACES`] its place among the returned, which are in this order. Versions before
+    /// gave them none: 0.
     pub(crate) hold_until: u64,
 }
 
 impl Counters {
+    /// The time before which the message is not ready.
+    pub(crate) fn held_until(self) -> Option<u64> {
+        Some(self.hold_until).filter(|until| *until >= PLACES)
+    }
     /// What the log is told of them.
     pub(crate) fn op(self, queue: QueueId, seq: Seq) -> StoreOp {
         StoreOp::State {
@@ -149,6 +154,7 @@ pub(crate) struct Queue {
     pub(crate) resident_listed: bool,
     /// Counters of logged messages of a quorum queue that came back, by seq.
     pub(crate) counters: BTreeMap<Seq, Counters>,
+    pub(crate) next_place: u64,
     /// Returned messages of a quorum queue that wait before they are ready again: by time and seq, with their level.
     pub(crate) held_back: BTreeMap<(u64, Seq), (u8, Segment)>,
     pub(crate) held_timer: Option<Instant>,
@@ -225,6 +231,7 @@ impl Queue {
             dying: VecDeque::new(),
             resident_listed: false,
             counters: BTreeMap::new(),
+            next_place: 1,
             held_back: BTreeMap::new(),
             held_timer: None,
             delayed: None,
@@ -333,9 +340,15 @@ impl Queue {
             self.resident -= segment.bytes.min(self.resident);
         }
     }
-    /// Puts messages back: to their positions, in a quorum queue before all others, behind those returned earlier. `segments`
-    /// is sorted by seq.
-    pub(crate) fn put_back(&mut self, level: u8, segments: Vec<Segment>) {
+    /// The place of the next message that comes back to a quorum queue, as the log has it.
+    pub(crate) fn give_place(&mut self) -> u64 {
+        let place = self.next_place;
+        self.next_place = (place + 1).min(PLACES - 1);
+        place
+    }
+    /// Puts messages back: to their positions, in a quorum queue before all others, behind those returned earlier, in the
+    /// order they are told in.
+    pub(crate) fn put_back(&mut self, level: u8, mut segments: Vec<Segment>) {
         for s in &segments {
             self.ready += u64::from(s.count);
             self.ready_bytes += s.bytes;
@@ -349,6 +362,7 @@ impl Queue {
         if quorum {
             segments.into_iter().for_each(|s| ready.push_back(s));
         } else {
+            segments.sort_by_key(|s| s.first);
             ready.insert_sorted(segments);
         }
     }

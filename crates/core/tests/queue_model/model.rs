@@ -497,7 +497,6 @@ impl Model {
                 }
             }
         }
-        back.sort_by_key(|(_, m)| m.position);
         for (q, mut message) in back {
             let queue = &mut self.queues[q];
             if queue.plan.quorum {

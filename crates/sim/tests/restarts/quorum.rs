@@ -177,6 +177,77 @@ fn returned_messages_go_first_after_a_crash() {
     assert_eq!(rig.drain("q"), ["b", "high"]);
 }
 
+/// Takes ten messages and returns some in another order than they were published in, and one again; those left are settled
+/// first, last and in between.
+fn return_some(rig: &mut Rig) -> Vec<&'static str> {
+    rig.publish("", "q", &persistent(), &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+    let tags: Vec<u64> = (0..8).map(|_| rig.get(1, "q", false).unwrap().tag).collect();
+    rig.settle(1, Settle::Ack, tags[2]);
+    for k in [3, 0, 7, 5] {
+        rig.settle(1, Settle::Nack { requeue: true }, tags[k]);
+    }
+    let three = rig.get(1, "q", false).unwrap();
+    assert_eq!(three.body, "3");
+    // several at once come back in the order they were handed out in, whatever that is
+    rig.settle(1, Settle::Ack, tags[4]);
+    rig.say(
+        1,
+        ChannelCommand::Settle { how: Settle::Reject { requeue: true }, tag: three.tag, count: 1, multiple: true },
+    );
+    rig.publish("", "q", &with_priority(Some(9)), &["high"]);
+    let zero = rig.get(1, "q", false).unwrap();
+    assert_eq!(zero.body, "0");
+    rig.settle(1, Settle::Ack, zero.tag);
+    vec!["7", "5", "1", "6", "3", "high", "8", "9"]
+}
+
+/// The order of return is in the log: however the broker stops, and wherever the messages have been written to since.
+#[test]
+fn the_order_of_return_survives_every_stop() {
+    for stop in [Rig::crash as fn(&mut Rig), Rig::restart] {
+        for copied in [false, true] {
+            let mut rig = Rig::with(Limits { log_records_slack: 0, ..Limits::default() });
+            rig.declare("q", true, &quorum(&[]));
+            rig.declare("busy", true, &[]);
+            let mut order = return_some(&mut rig);
+            if copied {
+                stop(&mut rig);
+                // the head of the log is written again and removed
+                for _ in 0..200 {
+                    rig.publish("", "busy", &persistent(), &["x"]);
+                    assert_eq!(rig.drain("busy"), ["x"]);
+                }
+                assert!(rig.records() < 100, "{} records: nothing was copied", rig.records());
+            }
+            stop(&mut rig);
+            let last = rig.get(1, "q", false).unwrap();
+            rig.settle(1, Settle::Nack { requeue: true }, last.tag);
+            stop(&mut rig);
+            // once more behind those that came back before
+            order[..5].rotate_left(1);
+            assert_eq!(rig.drain("q"), order, "copied: {copied}");
+        }
+    }
+}
+
+/// What has waited for its time stands in the order of these times, behind what did not wait.
+#[test]
+fn what_waited_for_its_retry_comes_back_in_the_order_of_its_time() {
+    let mut rig = Rig::new();
+    rig.declare("q", true, &retry("failed", 100, 1000));
+    rig.publish("", "q", &persistent(), &["a", "b", "c", "d"]);
+    let tags: Vec<u64> = (0..3).map(|_| rig.get(1, "q", false).unwrap().tag).collect();
+    for k in [2, 0] {
+        rig.settle(1, Settle::Reject { requeue: true }, tags[k]);
+        rig.advance(1);
+    }
+    rig.settle(1, Settle::Nack { requeue: true }, tags[1]);
+    rig.crash();
+    rig.advance(100);
+    rig.restart();
+    assert_eq!(rig.drain("q"), ["b", "c", "a", "d"]);
+}
+
 /// A consumer of higher priority takes the place of the single active one once that has settled what it has.
 #[test]
 fn a_higher_priority_displaces_the_single_active_consumer_of_a_quorum_queue() {

@@ -78,7 +78,7 @@ impl Rig {
         Self::with(Limits::default())
     }
     pub(crate) fn with(limits: Limits) -> Self {
-        let now = Now { wall: UnixMillis(1_000_000), ..Now::default() };
+        let now = Now { wall: UnixMillis(1_700_000_000_000), ..Now::default() };
         let mut rig = Self {
             shard: Shard::new(CoreConfig { limits: limits.clone(), seed: 0, number: 0 }),
             limits,

@@ -14,7 +14,7 @@ use hornpipe_types::header::{self, Properties};
 use hornpipe_types::ids::{CommitSeq, EnqueueId, QueueId, Seq, VhostId};
 use hornpipe_types::message::{Batch, BatchBuilder, DEAD_LETTERED, Span};
 use hornpipe_types::names::ShortStr;
-use hornpipe_types::op::{Enqueue, Group, RunMeta, StoreOp, Target};
+use hornpipe_types::op::{Enqueue, Group, PLACES, RunMeta, StoreOp, Target};
 use hornpipe_types::range::{SeqRange, SeqSet, push_range};
 use hornpipe_types::table::FieldTable;
 use hornpipe_types::time::UnixMillis;
@@ -83,6 +83,9 @@ struct Message {
     /// Not delivered again before: milliseconds since 1970.
     #[serde(skip_serializing_if = "is_default")]
     held_until: u64,
+    /// Place among those that came back to a quorum queue.
+    #[serde(skip_serializing_if = "is_default")]
+    returned: u64,
     /// Routing keys of a BCC header, which was taken off.
     #[serde(skip_serializing_if = "is_default")]
     hidden_keys: Vec<ShortStr>,
@@ -216,6 +219,7 @@ fn line_of(batch: &Batch, i: u32, s: &Stretch, vhost: &ShortStr, queue: &ShortSt
     let properties = Properties::decode(batch.header(i))
         .map_err(|e| StoreError::damaged("a message", format!("its header in queue '{queue}' makes no sense: {e}")))?;
     let body: Vec<u8> = batch.body(i).flatten().copied().collect();
+    let (held_until, returned) = if s.hold_until.0 < PLACES { (0, s.hold_until.0) } else { (s.hold_until.0, 0) };
     Ok(Message {
         vhost: vhost.clone(),
         queue: queue.clone(),
@@ -227,7 +231,8 @@ fn line_of(batch: &Batch, i: u32, s: &Stretch, vhost: &ShortStr, queue: &ShortSt
         delivery_count: meta.delivery_count,
         acquired_count: meta.acquired_count,
         expires_at: meta.deadline.0,
-        held_until: s.hold_until.0,
+        held_until,
+        returned,
         hidden_keys: batch.hidden_keys(i).map(ShortStr::from).collect(),
         cc_spent: batch.cc_spent(i),
         level: meta.priority,
@@ -419,6 +424,8 @@ pub(super) struct Writer<'a> {
     queues: Map<(ShortStr, ShortStr), QueueId>,
     next_seq: Map<QueueId, Seq>,
     run: Option<(QueueId, RunMeta, BatchBuilder)>,
+    /// Of the run's messages those that came back.
+    again: Vec<(Seq, UnixMillis)>,
     group: Group,
     bytes: usize,
     enqueues: u64,
@@ -427,7 +434,8 @@ pub(super) struct Writer<'a> {
 impl<'a> Writer<'a> {
     pub(super) fn new(store: &'a mut Store) -> Self {
         let (queues, next_seq) = (Map::default(), Map::default());
-        Self { store, queues, next_seq, run: None, group: Group::default(), bytes: 0, enqueues: 0 }
+        let again = Vec::new();
+        Self { store, queues, next_seq, run: None, again, group: Group::default(), bytes: 0, enqueues: 0 }
     }
     pub(super) fn definition(&mut self, definition: Definition) -> Result<(), StoreError> {
         if let Definition::Queue(q) = &definition {
@@ -466,10 +474,10 @@ impl<'a> Writer<'a> {
         let hidden: Vec<&str> = m.hidden_keys.iter().map(|k| &**k).collect();
         message.route = builder.push_route_beside(&m.exchange, &m.routing_key, m.cc_spent, &hidden);
         builder.push_message(&payload, [&body[..]], message, FRAME_MAX);
-        if m.held_until > 0 {
+        let again = m.held_until.max(m.returned);
+        if again > 0 {
             let seq = self.next_seq.get(&queue).map_or(1, |n| *n) + Seq::from(builder.len() - 1);
-            self.end_run()?;
-            return self.hold(queue, seq, &meta, UnixMillis(m.held_until));
+            self.again.push((seq, UnixMillis(again)));
         }
         if builder.size() >= GROUP_BYTES { self.end_run() } else { Ok(()) }
     }
@@ -478,9 +486,11 @@ impl<'a> Writer<'a> {
         let span = Span::whole(builder.finish());
         let first_seq = *self.next_seq.entry(queue).or_insert(1);
         self.next_seq.insert(queue, first_seq + Seq::from(span.count));
-        self.enqueue(vec![Target { queue, first_seq }], meta, span)
+        self.enqueue(vec![Target { queue, first_seq }], meta, span)?;
+        // behind the run: what stands before it may leave the log before it
+        std::mem::take(&mut self.again).into_iter().try_for_each(|(seq, again)| self.hold(queue, seq, &meta, again))
     }
-    /// A message is not to be delivered before a time.
+    /// A message is not to be delivered before a time, or has a place among those that came back.
     pub(super) fn hold(
         &mut self,
         queue: QueueId,

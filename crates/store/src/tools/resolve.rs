@@ -34,7 +34,7 @@ pub(crate) struct Stretch {
     pub(crate) index: u32,
     pub(crate) place: Place,
     pub(crate) meta: RunMeta,
-    /// Not before this time; 0 = at once.
+    /// Not before this time, or the place among the returned ones.
     pub(crate) hold_until: UnixMillis,
 }
 
