@@ -10,6 +10,7 @@ use hornpipe_types::names::ShortStr;
 use hornpipe_types::operate::{Operation, Outcome};
 use hornpipe_types::stats::AdminUser;
 use serde_json::{Map, Value, json};
+use std::collections::HashSet;
 
 /// Components that are kept elsewhere but travel as parameters.
 const OPERATOR_POLICY: &str = "operator_policy";
@@ -79,10 +80,8 @@ pub(crate) async fn export(
     put("parameters", of_vhosts);
     put("policies", policies.iter().filter(|p| !p.operator && here(&p.vhost)).map(objects::policy).collect());
     let queues = snapshot::queues(app, vhost).await?;
-    let kept = |vhost: &ShortStr, name: &ShortStr| {
-        queues.iter().any(|q| q.vhost == *vhost && q.name == *name && q.durable && !q.exclusive)
-    };
-    let kept_queues = queues.iter().filter(|q| q.durable && !q.exclusive).map(|q| {
+    let lasting = || queues.iter().filter(|q| q.durable && !q.exclusive);
+    let kept_queues = lasting().map(|q| {
         json!({
             "name": q.name.as_str(),
             "vhost": q.vhost.as_str(),
@@ -94,8 +93,8 @@ pub(crate) async fn export(
     });
     put("queues", kept_queues.collect());
     let exchanges = snapshot::exchanges(app, vhost).await?;
-    let durable = exchanges.iter().map(|x| &x.definition).filter(|d| d.durable);
-    let own = durable.filter(|d| !d.name.is_empty() && !d.name.starts_with("amq."));
+    let durable = || exchanges.iter().map(|x| &x.definition).filter(|d| d.durable);
+    let own = durable().filter(|d| !d.name.is_empty() && !d.name.starts_with("amq."));
     let own = own.map(|d| {
         json!({
             "name": d.name.as_str(),
@@ -108,14 +107,14 @@ pub(crate) async fn export(
         })
     });
     put("exchanges", own.collect());
-    let lasting = |vhost: &ShortStr, name: &ShortStr| {
-        exchanges.iter().any(|x| x.definition.vhost == *vhost && x.definition.name == *name && x.definition.durable)
-    };
+    // there may be as many bindings as queues
+    let kept_queues: HashSet<_> = lasting().map(|q| (&q.vhost, &q.name)).collect();
+    let kept_exchanges: HashSet<_> = durable().map(|d| (&d.vhost, &d.name)).collect();
     let bindings = snapshot::bindings(app, vhost).await?;
     let bindings = bindings.iter().filter(|b| {
-        let to =
-            if b.destination_is_queue { kept(&b.vhost, &b.destination) } else { lasting(&b.vhost, &b.destination) };
-        !b.source.is_empty() && to && lasting(&b.vhost, &b.source)
+        let to = if b.destination_is_queue { &kept_queues } else { &kept_exchanges };
+        let (source, destination) = ((&b.vhost, &b.source), (&b.vhost, &b.destination));
+        !b.source.is_empty() && to.contains(&destination) && kept_exchanges.contains(&source)
     });
     let bindings = bindings.map(|b| {
         json!({

@@ -12,7 +12,7 @@ use hornpipe_types::definition::{
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::stats::{AdminUser, ExchangeStats};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// `/api/vhosts`, or one of them.
 pub(crate) async fn vhosts(app: &App, request: &Request, user: &AdminUser, one: Option<&str>) -> Result<Reply, Reply> {
@@ -95,7 +95,8 @@ pub(crate) async fn users(app: &App, request: &Request, without_permissions: boo
     let mut users = snapshot::users(app).await?;
     if without_permissions {
         let permissions = snapshot::permissions(app).await?;
-        users.retain(|u| !permissions.iter().any(|p| p.user == u.name));
+        let permitted: HashSet<_> = permissions.iter().map(|p| &p.user).collect();
+        users.retain(|u| !permitted.contains(&u.name));
     }
     Ok(list::reply(&request.query, users.iter().map(user).collect()))
 }
