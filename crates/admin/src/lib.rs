@@ -55,6 +55,8 @@ pub struct AdminConfig {
     pub sample_interval: Duration,
     /// Most connections served at a time, each listener for itself; more wait in the kernel's backlog.
     pub connections_max: usize,
+    /// Longest body of a request, octets (`management.http.max_body_size`).
+    pub body_bytes_max: u64,
 }
 
 impl Default for AdminConfig {
@@ -66,6 +68,7 @@ impl Default for AdminConfig {
             per_object_metrics: false,
             sample_interval: Duration::from_secs(5),
             connections_max: 256,
+            body_bytes_max: 20_000_000,
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::App;
 use crate::http::{Reply, Request};
 use crate::{access, metrics, routes};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -30,8 +30,8 @@ pub(crate) enum Door {
 /// A peer must have sent its request head within this; it also bounds how long an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Longest request body, octets; RabbitMQ's `management.http.max_body_size` is 20 MB too.
-const BODY_MAX: usize = 20_000_000;
+/// So much more than permitted of a request's body is read, octets: many clients look for an answer when they have sent all.
+const DISCARD_MAX: u64 = 1 << 30;
 
 /// Binds all addresses; says where they ended up.
 pub(crate) fn bind_all(addrs: &[SocketAddr]) -> io::Result<(Vec<TcpListener>, Vec<SocketAddr>)> {
@@ -187,17 +187,33 @@ async fn read_body(app: &App, request: hyper::Request<Incoming>, asked: &mut Req
         return Ok(());
     }
     access::login(app, asked, access::Need::Management).await?;
-    let too_long = || Reply::bad_request("Exceeded HTTP request body size limit").with("connection", "close");
-    if request.body().size_hint().lower() > BODY_MAX as u64 {
-        return Err(too_long());
-    }
-    let body = Limited::new(request.into_body(), BODY_MAX).collect();
-    match tokio::time::timeout(HEAD_TIMEOUT, body).await {
-        Ok(Ok(body)) => {
-            asked.body = body.to_bytes().to_vec();
-            Ok(())
+    let limit = app.config.body_bytes_max;
+    let mut length = request.body().size_hint().lower();
+    // who asks first reads the answer before sending
+    let refused = length > limit && request.headers().contains_key("expect");
+    let read = async {
+        let (mut body, mut came) = (request.into_body(), 0);
+        while !refused && length <= limit.saturating_add(DISCARD_MAX) {
+            let Some(frame) = body.frame().await else { break };
+            let Ok(data) = frame?.into_data() else { continue };
+            came += data.len() as u64;
+            length = length.max(came);
+            if length <= limit {
+                asked.body.extend_from_slice(&data);
+            } else {
+                asked.body = Vec::new();
+            }
         }
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_long()),
+        Ok::<_, hyper::Error>(())
+    };
+    let read = tokio::time::timeout(HEAD_TIMEOUT, read).await;
+    if length > limit {
+        tracing::warn!(octets = length, limit, "a request's body is longer than http_body_bytes_max");
+        let reason = format!("Exceeded HTTP request body size limit: http_body_bytes_max is {limit} octets");
+        return Err(Reply::error(413, "payload_too_large", &reason).with("connection", "close"));
+    }
+    match read {
+        Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(Reply::bad_request("the request body ended early")),
         Err(_) => Err(Reply::error(408, "request_timeout", "the request body did not come in time")),
     }

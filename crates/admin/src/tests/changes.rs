@@ -1,6 +1,7 @@
 //! Changes: which request becomes which operation, who may, and what is answered.
 
 use super::{Got, World, send};
+use crate::AdminConfig;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hornpipe_types::error::{AmqpError, ReplyCode};
@@ -193,9 +194,34 @@ fn malformed_requests_change_nothing() {
         assert_eq!(got.status, status, "{method} {path} {body}: {got:?}");
         assert!(world.broker.operations().is_empty(), "{method} {path} {body}");
     }
-    let long = format!("authorization: Basic {}\r\ncontent-length: 20000001\r\n", STANDARD.encode("admin:secret"));
-    let got = world.send_body("PUT", "/api/queues/%2F/q", &long, "");
-    assert_eq!((got.status, &got.json()["reason"]), (400, &json!("Exceeded HTTP request body size limit")));
+}
+
+/// A client that looks for an answer only when it has sent all gets one; so does one that asks first and sends nothing.
+#[test]
+fn a_body_that_is_too_long_is_answered() {
+    let world = World::with(AdminConfig { body_bytes_max: 2000, ..AdminConfig::default() });
+    let send = |headers: &str, body: &str| {
+        let headers = format!("authorization: Basic {}\r\n{headers}\r\n", STANDARD.encode("admin:secret"));
+        world.send_body("PUT", "/api/queues/%2F/q", &headers, body)
+    };
+    let of = |octets: usize| format!("{{}}{}", " ".repeat(octets - 2));
+    assert_eq!(send("content-length: 2000", &of(2000)).status, 204);
+    let chunked = |octets: usize| format!("{octets:x}\r\n{}\r\n0\r\n\r\n", of(octets));
+    assert_eq!(send("transfer-encoding: chunked", &chunked(2000)).status, 204);
+    // far more than the sockets hold
+    let much = 16 << 20;
+    for (headers, body) in [
+        ("content-length: 2001".to_owned(), of(2001)),
+        (format!("content-length: {much}"), of(much)),
+        ("transfer-encoding: chunked".to_owned(), chunked(much)),
+        ("expect: 100-continue\r\ncontent-length: 2001".to_owned(), String::new()),
+        (format!("content-length: {}", 2u64 << 30), String::new()),
+    ] {
+        let got = send(&headers, &body);
+        let reason = "Exceeded HTTP request body size limit: http_body_bytes_max is 2000 octets";
+        assert_eq!((got.status, &got.json()["reason"]), (413, &json!(reason)), "{headers}");
+    }
+    assert_eq!(world.broker.operations().len(), 2);
 }
 
 #[test]

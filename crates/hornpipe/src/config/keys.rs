@@ -63,6 +63,7 @@ pub(crate) const KEYS: &[&str] = &[
     "alarm_interval_ms",
     "http_path_prefix",
     "http_connections_max",
+    "http_body_bytes_max",
     "per_object_metrics",
     "sample_interval_ms",
 ];

@@ -279,6 +279,7 @@ pub(crate) fn resolve(raw: &RawConfig) -> Result<Resolved, Vec<ConfigError>> {
             value::text(v).filter(|p| p.is_empty() || p.starts_with('/')).map(|p| p.trim_end_matches('/').to_owned())
         }),
         connections_max: r.number("http_connections_max", d.connections_max, 1..=1 << 20),
+        body_bytes_max: r.size("http_body_bytes_max", d.body_bytes_max, 1024..=1 << 30),
         per_object_metrics: r.boolean("per_object_metrics", d.per_object_metrics),
         sample_interval: r.duration("sample_interval_ms", d.sample_interval, 100..=60 * MINUTE_MS),
     };
