@@ -5,6 +5,7 @@ use hornpipe_types::command::{ChannelCommand, Settle};
 use hornpipe_types::header::Properties;
 use hornpipe_types::limits::Limits;
 use hornpipe_types::table::Value;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn quorum(more: &[(&str, Value)]) -> Vec<(&'static str, Value)> {
     let mut arguments = vec![("x-queue-type", text("quorum"))];
@@ -227,6 +228,110 @@ fn the_order_of_return_survives_every_stop() {
             order[..5].rotate_left(1);
             assert_eq!(rig.drain("q"), order, "copied: {copied}");
         }
+    }
+}
+
+/// A quorum queue as plain lists: what was never out, what came back with its place, and what is out by its tag.
+#[derive(Default)]
+struct Plain {
+    published: usize,
+    fresh: BTreeSet<usize>,
+    returned: BTreeMap<usize, usize>,
+    out: BTreeMap<u64, (usize, Option<usize>)>,
+    places: usize,
+}
+
+impl Plain {
+    fn hand_out(&mut self) -> Option<(usize, Option<usize>)> {
+        let back = self.returned.pop_first().map(|(place, message)| (message, Some(place)));
+        back.or_else(|| self.fresh.pop_first().map(|message| (message, None)))
+    }
+    fn come_back(&mut self, message: usize) {
+        self.places += 1;
+        self.returned.insert(self.places, message);
+    }
+    /// Whoever was out when the broker died is where it was; when it stopped in order they came back.
+    fn stop(&mut self, in_order: bool) {
+        for (message, place) in std::mem::take(&mut self.out).into_values() {
+            match place {
+                _ if in_order => self.come_back(message),
+                Some(place) => drop(self.returned.insert(place, message)),
+                None => drop(self.fresh.insert(message)),
+            }
+        }
+    }
+}
+
+/// Whatever comes and goes between, and however often the log is written again.
+#[test]
+fn a_quorum_queue_is_a_plain_list_over_many_stops() {
+    for seed in 1..=24u64 {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut below = |n: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 33) as usize % n
+        };
+        let mut rig = Rig::with(Limits { log_records_slack: 0, ..Limits::default() });
+        rig.declare("q", true, &quorum(&[("x-delivery-limit", Value::I32(-1))]));
+        rig.declare("busy", true, &[]);
+        let (mut plain, mut stops) = (Plain::default(), 0);
+        for step in 0..300 {
+            match below(16) {
+                0..4 => {
+                    let bodies: Vec<String> = (0..1 + below(4)).map(|i| (plain.published + i).to_string()).collect();
+                    rig.publish("", "q", &persistent(), &bodies.iter().map(String::as_str).collect::<Vec<_>>());
+                    plain.fresh.extend(plain.published..plain.published + bodies.len());
+                    plain.published += bodies.len();
+                }
+                4..9 => {
+                    let got = rig.get(1, "q", false);
+                    let handed = plain.hand_out();
+                    assert_eq!(
+                        got.as_ref().map(|g| g.body.clone()),
+                        handed.map(|(message, _)| message.to_string()),
+                        "seed {seed}, step {step}, after {stops} stops"
+                    );
+                    plain.out.extend(got.map(|g| g.tag).zip(handed));
+                }
+                9..14 if !plain.out.is_empty() => {
+                    let tag = *plain.out.keys().nth(below(plain.out.len())).unwrap();
+                    let (multiple, requeue) = (below(4) == 0, below(4) > 0);
+                    let how = if requeue { Settle::Nack { requeue } } else { Settle::Ack };
+                    rig.say(1, ChannelCommand::Settle { how, tag, count: 1, multiple });
+                    let first = if multiple { 0 } else { tag };
+                    for tag in plain.out.range(first..=tag).map(|(tag, _)| *tag).collect::<Vec<_>>() {
+                        let (message, _) = plain.out.remove(&tag).unwrap();
+                        if requeue {
+                            plain.come_back(message);
+                        }
+                    }
+                }
+                14 => {
+                    for _ in 0..8 {
+                        rig.publish("", "busy", &persistent(), &["x"]);
+                        assert_eq!(rig.drain("busy"), ["x"]);
+                    }
+                }
+                15 if below(2) == 0 => {
+                    let in_order = below(2) == 0;
+                    if in_order {
+                        rig.restart()
+                    } else {
+                        rig.crash()
+                    }
+                    plain.stop(in_order);
+                    stops += 1;
+                }
+                _ => {}
+            }
+        }
+        plain.stop(false);
+        rig.crash();
+        let left: Vec<String> =
+            std::iter::from_fn(|| plain.hand_out()).map(|(message, _)| message.to_string()).collect();
+        assert_eq!(rig.drain("q"), left, "seed {seed}, after {stops} stops");
     }
 }
 
