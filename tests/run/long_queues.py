@@ -9,7 +9,7 @@ Each case fills queues, does one thing that concerns all of it, and prints for t
 * the most processor time that writing the same 4 MiB took a thread of this script. It does nothing else, so what is more than usual there is
   the machine's: a guest whose host takes memory back is charged for it, and so is a turn of the owner that falls into it
 
-Cases: purge delete expire expire-dlx max-length max-length-dlx requeue ack reject curve cold fanout memory spread names
+Cases: purge delete expire expire-dlx max-length max-length-dlx requeue ack reject gaps curve cold fanout memory spread names
 
 `memory` prints what the broker's process holds while `--messages` of `--body` octets enter one queue, wait, are found again by a restart after
 SIGKILL, and leave; `spread` the same for messages dealt out to `--queues` queues in turn; `names` for `--queues` empty durable queues.
@@ -451,8 +451,8 @@ class Run:
     def case_max_length_dlx(self):
         self.max_length(True)
 
-    def outstanding(self, title, act, more=None, after=None):
-        """A channel with many unacked deliveries, and what ends them."""
+    def outstanding(self, title, act, more=None, after=None, gaps=False):
+        """A channel with many unacked deliveries, every second of them acknowledged before where there are to be gaps, and what ends them."""
         for shape, singles in (("runs", False), ("one by one", True)):
             count = self.args.unacked
             control = Wire(self.broker)
@@ -464,10 +464,26 @@ class Run:
                 wire.consume("q", False)
                 wire.receive(count, delivery_size("q", self.args.body))
                 self.books.settled("q", 0, count)
+            if gaps:
+                shape += " with gaps"
+                with Phase(self, f"every second one acknowledged, {shape}"):
+                    acks = [method(1, 60, 80, struct.pack(">QB", tag, 0)) for tag in range(1, count, 2)]
+                    for first in range(0, len(acks), 20_000):
+                        wire.sock.sendall(b"".join(acks[first : first + 20_000]))
+                    count -= len(acks)
+                    self.books.settled("q", 0, count)
+                    self.wait_idle()
             with Phase(self, f"{title}, {count:,} unacked, {shape}"):
-                act(wire, count)
+                act(wire, self.args.unacked)
                 (after or (lambda n: self.books.settled("q", n)))(count)
                 self.wait_idle()
+            if gaps and not after:
+                with Phase(self, f"deliver again, {count:,}, {shape}"):
+                    again = Wire(self.broker)
+                    again.consume("q", False)
+                    again.receive(count, delivery_size("q", self.args.body))
+                    self.books.settled("q", 0, count)
+                again.close()
             control.delete("q")
             control.delete("dead")
             self.wait_idle()
@@ -486,6 +502,12 @@ class Run:
         nack = lambda wire, n: wire.sock.sendall(method(1, 60, 120, struct.pack(">QB", n, 1)))
         more = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "dead"}
         self.outstanding("nack multiple into a DLX", nack, more, lambda n: self.books.settled("dead", n))
+
+    def case_gaps(self):
+        self.outstanding("connection lost", lambda wire, _: wire.close(), gaps=True)
+        nack = lambda wire, n: wire.sock.sendall(method(1, 60, 120, struct.pack(">QB", n, 1)))
+        more = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "dead"}
+        self.outstanding("nack multiple into a DLX", nack, more, lambda n: self.books.settled("dead", n), gaps=True)
 
     def case_curve(self):
         """Cost of a message put in and taken out against length, over several passes."""
@@ -684,7 +706,7 @@ class Run:
 
 
 CASES = ["purge", "delete", "expire", "expire-dlx", "max-length", "max-length-dlx", "requeue", "ack", "reject",
-         "curve", "cold", "fanout", "memory", "spread", "names"]
+         "gaps", "curve", "cold", "fanout", "memory", "spread", "names"]
 
 
 def main():

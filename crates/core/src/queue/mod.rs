@@ -90,6 +90,17 @@ pub(crate) fn kept_books(queues: &mut Queues, id: QueueId) -> Option<&mut Queue>
     queues.get_mut(&id).map(Box::as_mut).filter(|queue| !queue.is_grave())
 }
 
+/// Puts entries before the one at `k`: the shorter side of a list is moved, and once for all of them.
+fn insert_all<T>(list: &mut VecDeque<T>, k: usize, entries: impl DoubleEndedIterator<Item = T>) {
+    if k < list.len() / 2 {
+        let head: Vec<T> = list.drain(..k).collect();
+        head.into_iter().chain(entries).rev().for_each(|entry| list.push_front(entry));
+    } else {
+        let tail = list.split_off(k.min(list.len()));
+        list.extend(entries.chain(tail));
+    }
+}
+
 /// What most queues have in common: one made like the one before it shares what that one has.
 #[derive(Debug, Default)]
 pub(crate) struct Alike<T>(Arc<T>);
@@ -409,8 +420,8 @@ impl Queue {
                 Some(first) => *old = first,
                 None => old.live = 0,
             }
-            for (i, run) in within.enumerate() {
-                self.logged.insert(k + 1 + i, run);
+            if within.len() > 0 {
+                insert_all(&mut self.logged, k + 1, within);
             }
         }
     }
@@ -517,7 +528,22 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use super::Queue;
+    use super::{Queue, insert_all};
+    use std::collections::VecDeque;
+
+    #[test]
+    fn entries_get_where_they_belong_from_either_side() {
+        for len in 0..7 {
+            for k in 0..=len {
+                for more in 0..4 {
+                    let mut list: VecDeque<u32> = (0..len).collect();
+                    insert_all(&mut list, k as usize, 100..100 + more);
+                    let expected: Vec<u32> = (0..k).chain(100..100 + more).chain(k..len).collect();
+                    assert_eq!(list, expected, "{more} before {k} of {len}");
+                }
+            }
+        }
+    }
 
     /// There may be a million of them, each a block of the allocator, which has blocks of 640, 768 and 896 octets.
     #[test]
