@@ -2,6 +2,7 @@
 
 import socket
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from raw import HEARTBEAT, Raw, long, short
@@ -163,3 +164,64 @@ def test_another_protocol_gets_a_header_and_the_door(broker, opening):
 def test_a_connection_without_an_octet_disturbs_nobody(broker, connection):
     socket.create_connection((broker.host, broker.port)).close()
     assert connection.channel().is_open
+
+
+class Conversation:
+    """A whole connection's frames, each with what answers it: (class, method), or what content is expected."""
+
+    def __init__(self, broker, queue):
+        login = f"\0{broker.user}\0{broker.password}".encode()
+        q = struct.pack(">H", 0) + short(queue)
+        content = struct.pack(">HHQH", 60, 0, 2, 0)
+        self.steps = [
+            (b"AMQP\x00\x00\x09\x01", [(10, 10)]),
+            (self.method(0, 10, 11, long(b"") + short("PLAIN") + long(login) + short("en_US")), [(10, 30)]),
+            (self.method(0, 10, 31, struct.pack(">HIH", 2047, 131072, 0)), []),
+            (self.method(0, 10, 40, short(broker.vhost) + short("") + b"\0"), [(10, 41)]),
+            (self.method(1, 20, 10, short("")), [(20, 11)]),
+            (self.method(1, 50, 10, q + bytes([0b0000_0100]) + long(b"")), [(50, 11)]),
+            (self.method(1, 60, 40, struct.pack(">H", 0) + short("") + short(queue) + b"\0"), []),
+            (self.frame(2, 1, content), []),
+            (self.frame(3, 1, b"hi"), []),
+            (self.method(1, 60, 70, q + b"\1"), [(60, 71), "header", b"hi"]),
+            (self.method(1, 20, 40, struct.pack(">H", 200) + short("") + struct.pack(">HH", 0, 0)), [(20, 41)]),
+            (self.method(0, 10, 50, struct.pack(">H", 200) + short("") + struct.pack(">HH", 0, 0)), [(10, 51)]),
+        ]
+
+    @staticmethod
+    def frame(kind, channel, payload):
+        return struct.pack(">BHI", kind, channel, len(payload)) + payload + b"\xce"
+
+    @classmethod
+    def method(cls, channel, class_id, method_id, arguments):
+        return cls.frame(1, channel, struct.pack(">HH", class_id, method_id) + arguments)
+
+    def hold(self, broker, cuts):
+        """Sends the frames in one piece up to each cut, and the next piece when all before is answered."""
+        with socket.create_connection((broker.host, broker.port), timeout=60) as peer, peer.makefile("rb") as answers:
+            for start, end in zip([0, *cuts], [*cuts, len(self.steps)]):
+                piece = self.steps[start:end]
+                peer.sendall(b"".join(octets for octets, _ in piece))
+                for expected in (one for _, answer in piece for one in answer):
+                    kind, _, size = struct.unpack(">BHI", answers.read(7))
+                    payload = answers.read(size + 1)[:-1]
+                    if expected == "header":
+                        assert kind == 2, (kind, payload)
+                    elif kind == 3:
+                        assert payload == expected
+                    else:
+                        assert struct.unpack(">HH", payload[:4]) == expected, payload
+
+
+def test_a_connection_gets_its_answers_however_it_is_cut_into_packets(broker):
+    """Where it goes from the thread that takes connections in to those that serve them, nothing of it may be left behind."""
+    steps = len(Conversation(broker, "").steps)
+    cuts = [[], list(range(1, steps)), *([k] for k in range(1, steps)), *([k, k + 1] for k in range(1, steps - 1))]
+
+    def one(n, cut):
+        # connection.close alone: RabbitMQ may leave out what it would still have answered before it
+        Conversation(broker, f"cut-{n}").hold(broker, sorted({*cut, steps - 1}))
+
+    with ThreadPoolExecutor(16) as pool:
+        for done in [pool.submit(one, n, cut) for n, cut in enumerate(cuts * 4)]:
+            done.result()

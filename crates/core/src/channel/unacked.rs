@@ -531,8 +531,10 @@ impl UnackedList {
         Taken { runs: std::mem::take(&mut self.runs), queues: std::mem::take(&mut self.queues) }
     }
 
-    /// Puts runs back that were taken (a rolled back transaction).
-    pub(crate) fn restore(&mut self, mut taken: Taken) {
+    /// Puts runs back that were taken (a rolled back transaction). Returns the octets of bodies that need not stay: those
+    /// of the run they are put back into have left memory.
+    pub(crate) fn restore(&mut self, mut taken: Taken) -> u64 {
+        let mut freed = 0;
         self.queues.extend(taken.queues());
         self.bodies_from = 0;
         while let Some(run) = taken.next(u32::MAX) {
@@ -546,10 +548,14 @@ impl UnackedList {
                 let offset = (run.first_tag - around.first_tag) as u32;
                 (offset..offset + run.count).for_each(|i| holes.clear(i));
                 around.bytes += run.bytes;
+                if around.batch.is_none() {
+                    freed += run.resident();
+                }
                 continue;
             }
             self.runs.insert(at, run);
         }
+        freed
     }
 
     /// The deliveries of a queue.
@@ -620,6 +626,20 @@ mod tests {
         assert!(list.is_crowded());
         list.drop_bodies(usize::MAX, |_| 0);
         assert!(list.runs.iter().all(|r| !Arc::ptr_eq(r.batch.as_ref().expect("kept"), &batch)));
+    }
+
+    /// What memory holds is counted by who puts deliveries in and takes them out.
+    #[test]
+    fn what_comes_back_to_a_run_without_bodies_has_none_either() {
+        let (batch, mut list) = one_by_one(10, 20);
+        list.take_all();
+        list.push(Unacked { logged: true, ..Unacked::new(1, 10, QueueId(1), None, 1, 1, batch, 0) });
+        let mut taken = Taken::default();
+        list.take(5, 2, &mut taken).expect("outstanding");
+        assert_eq!(list.drop_bodies(usize::MAX, |_| Seq::MAX), 8 * 4);
+        assert_eq!(list.restore(taken), 2 * 4);
+        assert_eq!(list.runs.iter().map(Unacked::resident).sum::<u64>(), 0);
+        assert_eq!(list.runs.iter().map(|run| run.bytes).sum::<u64>(), 10 * 4);
     }
 
     /// However many deliveries there are whose bodies have gone, those that came since are looked at and no others.
@@ -710,7 +730,9 @@ mod tests {
                             parts.push(part);
                         }
                         parts.extend(list.take_upto(t + 1));
-                        parts.into_iter().for_each(|part| list.restore(part));
+                        for part in parts {
+                            list.restore(part);
+                        }
                     }
                     _ => {
                         // of every other queue all is on disk

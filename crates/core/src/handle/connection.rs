@@ -114,11 +114,11 @@ impl Shard {
         let Some(channel) = self.channel_mut(id, number) else { return };
         let consumers: Vec<u64> = channel.consumers.drain(..).map(|(_, key)| key).collect();
         let tx = channel.tx.take();
-        for (_, taken) in tx.into_iter().flat_map(|tx| tx.settles) {
-            channel.unacked.restore(taken);
-        }
+        let settles = tx.into_iter().flat_map(|tx| tx.settles);
+        let freed: u64 = settles.map(|(_, taken)| channel.unacked.restore(taken)).sum();
         let unacked = channel.unacked.take_all();
         let reply = channel.reply_consumer.take();
+        self.resident -= freed.min(self.resident);
         if let Some((_, address)) = reply {
             self.reply_addresses.remove(&address);
         }

@@ -95,9 +95,9 @@ impl Shard {
         let Some(tx) = channel.tx.replace(Tx::default()) else {
             return Err(AmqpError::precondition("channel is not transactional"));
         };
-        for (_, taken) in tx.settles {
-            channel.unacked.restore(taken);
-        }
+        let unacked = &mut channel.unacked;
+        let freed: u64 = tx.settles.into_iter().map(|(_, taken)| unacked.restore(taken)).sum();
+        self.resident -= freed.min(self.resident);
         self.reply(from, number, ChannelEffect::TxRollbackOk, None);
         Ok(())
     }
