@@ -75,8 +75,16 @@ def compacting(broker, moment):
         env=brokers.Hornpipe.environment(),
         stdout=subprocess.DEVNULL,
     )
+
+    def has_come():
+        try:
+            return moment()
+        except FileNotFoundError:
+            # a folder that was being listed has been moved to its place
+            return False
+
     # Looked at without a pause: such a moment is short.
-    while run.poll() is None and not moment():
+    while run.poll() is None and not has_come():
         pass
     return run
 
