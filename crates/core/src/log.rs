@@ -10,7 +10,9 @@
 mod check;
 mod copy;
 mod files;
+mod group;
 mod join;
+mod recovery;
 mod run;
 mod runs;
 mod shared;
@@ -18,23 +20,16 @@ mod shared;
 pub(crate) use join::Member;
 pub(crate) use run::LogRun;
 
-use crate::queue::{Queue, Queues};
+use crate::queue::Queue;
 use files::BodyFile;
-use hornpipe_types::ids::{CommitSeq, ConnectionId, EnqueueId, QueueId, Seq};
+use hornpipe_types::ids::{CommitSeq, ConnectionId, EnqueueId, QueueId};
 use hornpipe_types::message::Span;
-use hornpipe_types::op::{BodyPlace, Committed, Enqueue, Group, Place, RunMeta, StoreOp, Target};
+use hornpipe_types::op::{Place, RunMeta, StoreOp, Target};
 use hornpipe_types::range::{SeqRange, push_range};
 use hornpipe_types::time::{Instant, Now};
 use runs::{Ids, Runs};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Deref;
-
-/// Most records removed with one group.
-const REMOVE_MAX: usize = 64;
-/// Fewer than these stay where a group writes something: one that removes nothing is a single key in sled, and costs half.
-const REMOVE_MIN: usize = 16;
-/// Most records removed with a group that holds nothing else, so that nobody waits for it.
-const REMOVE_MAX_ALONE: usize = 512;
 
 /// Runs of a group that is worth waiting for its acknowledgements.
 const FEW_RUNS: usize = 8;
@@ -348,26 +343,6 @@ impl Log {
         (id, self.touch())
     }
 
-    /// A run that recovery found in the log.
-    pub(crate) fn recovered(
-        &mut self,
-        place: Place,
-        targets: Vec<Target>,
-        meta: RunMeta,
-        count: u32,
-        body_bytes: u64,
-    ) -> EnqueueId {
-        self.last_enqueue = self.last_enqueue.next();
-        let id = self.last_enqueue;
-        let most = body_bytes + u64::from(count) * 64;
-        let bytes = whole_frame(&place).unwrap_or_else(|| place.body.map_or(most, |b| most.min(b.len.into())));
-        let (meta, targets) = (meta.into(), targets.into());
-        self.runs.push(id, LoggedRun { live: 0, count, bytes, at: At::Stored(place), meta, targets });
-        // what lives of it is known when recovery is done
-        self.settle_down(id, place, 0);
-        id
-    }
-
     /// A run lies at a place: its record and body file count it, and so many octets as live. Whether it lies behind all that
     /// was in its file.
     fn settle_down(&mut self, id: EnqueueId, place: Place, live: u64) -> bool {
@@ -390,64 +365,6 @@ impl Log {
         }
     }
 
-    /// So many copies of a recovered run are live.
-    pub(crate) fn recovered_live(&mut self, id: EnqueueId, live: u32) {
-        if let Some(run) = self.runs.get_mut(id) {
-            run.live += live;
-        }
-    }
-    /// Recovery is done: runs without live messages are buried.
-    pub(crate) fn recovery_done(&mut self) {
-        let stored = |(id, run): (EnqueueId, &LoggedRun)| match run.at {
-            At::Stored(place) if run.live == 0 => Some((id, place)),
-            _ => None,
-        };
-        let mut dead: Vec<(EnqueueId, Place)> = self.runs.iter().filter_map(stored).collect();
-        dead.sort_unstable_by_key(|(id, _)| *id);
-        for (id, place) in dead {
-            self.runs.remove(id);
-            self.bury(place, 0);
-        }
-        // of frames that may be shared: where, which run, its first queue
-        let mut frames: Vec<(BodyPlace, EnqueueId, Option<QueueId>)> = Vec::new();
-        for (id, run) in self.runs.iter() {
-            let At::Stored(place) = run.at else { continue };
-            match place.body {
-                Some(body) => {
-                    let Some(file) = self.files.get_mut(&body.file) else { continue };
-                    file.change(&body, 0, run.live_bytes());
-                    if file.repeats {
-                        frames.push((body, id, run.targets.first().map(|t| t.queue)));
-                    }
-                }
-                None => self.inline_live += run.live_bytes(),
-            }
-        }
-        frames.sort_unstable();
-        for same in frames.chunk_by(|(a, ..), (b, ..)| (a.file, a.offset) == (b.file, b.offset)) {
-            // parts of one run that was cut have nothing in common: they are added up like runs with a frame each
-            if same.iter().all(|(_, _, queue)| same.first().is_some_and(|first| first.2 == *queue)) {
-                continue;
-            }
-            for (body, id, _) in same {
-                let live = self.runs.get(*id).map_or(0, LoggedRun::live_bytes);
-                self.files.get_mut(&body.file).into_iter().for_each(|file| file.share(*id, body, live));
-            }
-        }
-    }
-
-    /// Recovered runs whose body is one of these, with its index.
-    pub(crate) fn runs_of(&mut self, bodies: &[BodyPlace]) -> BTreeMap<EnqueueId, usize> {
-        let index: BTreeMap<BodyPlace, usize> = bodies.iter().enumerate().map(|(k, b)| (*b, k)).collect();
-        if index.is_empty() {
-            return BTreeMap::new();
-        }
-        let of = |run: &LoggedRun| match run.at {
-            At::Stored(Place { body: Some(body), .. }) => index.get(&body).copied(),
-            _ => None,
-        };
-        self.runs.iter().filter_map(|(id, run)| of(run).map(|k| (id, k))).collect()
-    }
     /// Whether a run is known to be damaged.
     pub(crate) fn is_unreadable(&self, id: EnqueueId) -> bool {
         self.unreadable.contains(&id)
@@ -470,15 +387,6 @@ impl Log {
             self.settle_deadline = Some(now.mono.plus_ms(delay_ms));
         }
     }
-    /// A record that recovery found without live runs.
-    pub(crate) fn recovered_record(&mut self, lsn: u64) {
-        self.records.entry(lsn).or_default();
-    }
-    /// A body file that recovery found without a reference.
-    pub(crate) fn recovered_orphan(&mut self, file: u64) {
-        self.dead_files.push(file);
-    }
-
     /// Where a run lies, once it is on disk, and how many messages it has.
     pub(crate) fn place(&self, id: EnqueueId) -> Option<(Place, u32)> {
         match self.runs.get(id) {
@@ -664,164 +572,6 @@ impl Log {
         if self.is_urgent() { None } else { self.settle_deadline }
     }
 
-    /// Makes a group of all that is pending, when there is something worth a sync.
-    pub(crate) fn take_group(&mut self, now: Now, queues: &mut Queues, settles_max: u64) -> Option<Group> {
-        let due = self.settle_deadline.is_some_and(|d| d <= now.mono) || self.pending_settles >= settles_max;
-        if !self.is_urgent() && !due {
-            return None;
-        }
-        let mut group = Group { upto: self.commit, ..Group::default() };
-        group.ops.reserve(self.pending_live as usize);
-        let mut ops = std::mem::take(&mut self.pending).into_iter().peekable();
-        // of the run before, as it was
-        let mut before = None;
-        while let Some(op) = ops.next() {
-            match op {
-                PendingOp::Op(op) => group.ops.push(*op),
-                PendingOp::Run(id) => {
-                    // a run that is gone was cancelled by its own acknowledgements
-                    let Some(run) = self.runs.get_mut(id) else { continue };
-                    let At::Pending(p) = std::mem::replace(&mut run.at, At::Writing(None)) else { continue };
-                    let Pending { mut span, settled, mut publisher, copy } = *p;
-                    let meta = run.meta.get();
-                    let same = before.replace(span.key()) == Some(span.key());
-                    if !settled.is_empty() && !copy {
-                        let next = match ops.peek() {
-                            Some(PendingOp::Run(next)) => self.runs.get(*next),
-                            _ => None,
-                        };
-                        let same = same
-                            || next
-                                .is_some_and(|next| matches!(&next.at, At::Pending(p) if p.span.key() == span.key()));
-                        let Some(run) = self.runs.get_mut(id) else { continue };
-                        // what runs share is written once only as a whole
-                        if let Targets::One(target) = &mut run.targets
-                            && !same
-                        {
-                            let front = trim_settled(
-                                id,
-                                target,
-                                &mut span,
-                                &settled,
-                                queues.get_mut(&target.queue).map(Box::as_mut),
-                            );
-                            run.count = span.count;
-                            run.bytes = span_bytes(&span);
-                            if let Some(p) = &mut publisher {
-                                p.first_tag += u64::from(front);
-                            }
-                        }
-                        for (id, part) in settled {
-                            let Some(queue) = queues.get_mut(&id) else { continue };
-                            let kept = run.targets.iter().filter(|t| t.queue == id).map(|t| t.first_seq).next();
-                            push_within(&mut queue.settled, part, kept.unwrap_or(0), u64::from(span.count));
-                            if !queue.settle_listed && !queue.settled.is_empty() {
-                                queue.settle_listed = true;
-                                self.settled_queues.push(id);
-                            }
-                        }
-                    }
-                    let Some(run) = self.runs.get_mut(id) else { continue };
-                    run.at = At::Writing(publisher);
-                    let (targets, more) = (run.targets.to_vec(), Vec::new());
-                    group.ops.push(StoreOp::Enqueue(Enqueue { id, targets, meta, span, more }));
-                }
-            }
-        }
-        for id in std::mem::take(&mut self.settled_queues) {
-            if let Some(queue) = queues.get_mut(&id) {
-                queue.settle_listed = false;
-                let ranges = std::mem::take(&mut queue.settled);
-                if !ranges.is_empty() {
-                    group.ops.push(StoreOp::Settled { queue: id, ranges });
-                }
-            }
-        }
-        self.join_runs(&mut group.ops, queues);
-        self.pending_bytes = 0;
-        self.pending_copies = 0;
-        self.pending_live = 0;
-        self.pending_settles = 0;
-        self.settle_deadline = None;
-        // records go from the head only: what a record settles concerns older ones, which are gone before it
-        let dead = self.records.values().take(REMOVE_MIN).take_while(|record| record.live == 0).count();
-        let most = match group.ops.is_empty() {
-            true => REMOVE_MAX_ALONE,
-            false if dead == REMOVE_MIN => REMOVE_MAX,
-            false => 0,
-        };
-        while group.remove_records.len() < most
-            && let Some(entry) = self.records.first_entry()
-            && entry.get().live == 0
-        {
-            group.remove_records.push(*entry.key());
-            entry.remove();
-        }
-        for file in std::mem::take(&mut self.dead_files) {
-            // the newest file may be taking the messages of a group under way: it goes once a newer one is known
-            match self.files.get(&file) {
-                Some(state) if state.live > 0 => {}
-                _ if file >= self.newest_file => self.dead_files.push(file),
-                _ => {
-                    self.files.remove(&file);
-                    group.remove_files.push(file);
-                }
-            }
-        }
-        if group.is_empty() {
-            // all of it cancelled in memory
-            if self.groups_out == 0 {
-                self.durable = self.durable.max(group.upto);
-                return None;
-            }
-        }
-        self.groups_out += 1;
-        self.copied.push_back(std::mem::take(&mut self.copied_next));
-        Some(group)
-    }
-
-    /// A group is on disk. Fills `touched` with the queues whose runs have a place now.
-    pub(crate) fn committed(&mut self, committed: Committed, touched: &mut Vec<(QueueId, Seq)>) {
-        self.groups_out = self.groups_out.saturating_sub(1);
-        self.groups_committed += 1;
-        self.durable = self.durable.max(committed.upto);
-        if committed.lsn != 0 {
-            self.records.entry(committed.lsn).or_default();
-        }
-        // the run before, where it came with a frame of its own
-        let mut before: Option<(EnqueueId, BodyPlace)> = None;
-        for (id, place) in committed.places {
-            let same = before.filter(|(_, body)| place.body == Some(*body)).map(|(id, _)| id);
-            let live = match self.runs.get_mut(id) {
-                Some(run) => {
-                    run.at = At::Stored(place);
-                    run.bytes = whole_frame(&place).unwrap_or(run.bytes);
-                    let count = u64::from(run.count);
-                    touched.extend(run.targets.iter().map(|t| (t.queue, t.first_seq + count)));
-                    run.live_bytes()
-                }
-                // settled while it was written
-                None => 0,
-            };
-            if let Some(first) = same
-                && let Some(body) = place.body
-                && let Some(file) = self.files.get_mut(&body.file).filter(|file| file.sharers(&body).is_none())
-                && let Some(run) = self.runs.get(first)
-            {
-                file.share(first, &body, run.live_bytes());
-            }
-            let is_new = self.settle_down(id, place, live);
-            before = place.body.filter(|_| is_new || same.is_some()).map(|body| (id, body));
-            if self.runs.get(id).is_none_or(|run| run.live == 0) {
-                self.runs.remove(id);
-                self.bury(place, live);
-            }
-        }
-        for (place, live) in self.copied.pop_front().unwrap_or_default() {
-            self.bury(place, live);
-        }
-    }
-
     /// A channel's confirms wait for `commit`.
     pub(crate) fn wait_confirm(&mut self, commit: CommitSeq, connection: ConnectionId, channel: u16) {
         if self.confirm_waiters.back() != Some(&(commit, connection, channel)) {
@@ -877,44 +627,4 @@ fn whole_frame(place: &Place) -> Option<u64> {
 /// Octets of the frames of a span.
 fn span_bytes(span: &Span) -> u64 {
     span.indexes().map(|i| u64::from(span.batch.meta(i).len)).sum()
-}
-
-/// Leaves out the settled messages at both ends of a pending run with one target; those in the middle are written and
-/// settled in the same group. Returns how many went at the front.
-fn trim_settled(
-    id: EnqueueId,
-    target: &mut Target,
-    span: &mut Span,
-    parts: &[(QueueId, SeqRange)],
-    queue: Option<&mut Queue>,
-) -> u32 {
-    let Some(queue) = queue else { return 0 };
-    let first = target.first_seq;
-    let mut settled = vec![false; span.count as usize];
-    for seq in parts.iter().flat_map(|(_, range)| range.iter()) {
-        if let Some(bit) = settled.get_mut(seq.saturating_sub(first) as usize) {
-            *bit = true;
-        }
-    }
-    let front = settled.iter().take_while(|s| **s).count() as u32;
-    let back = settled.iter().rev().take_while(|s| **s).count() as u32;
-    if front + back >= span.count || front + back == 0 {
-        return 0;
-    }
-    for k in queue.log_runs_of(id, first, first + u64::from(span.count)) {
-        if let Some(run) = queue.logged.get_mut(k) {
-            run.index -= front;
-        }
-    }
-    target.first_seq += u64::from(front);
-    span.from += front;
-    span.count -= front + back;
-    front
-}
-
-/// Adds the members of `part` that lie in `first .. first + count`.
-fn push_within(ranges: &mut Vec<SeqRange>, part: SeqRange, first: Seq, count: u64) {
-    for seq in part.iter().filter(|s| (first..first + count).contains(s)) {
-        push_range(ranges, SeqRange::dense(seq, 1));
-    }
 }

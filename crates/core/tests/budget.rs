@@ -32,6 +32,19 @@ fn declare(broker: &mut Broker, queue: &str, arguments: &[(&str, Value)]) {
     say(broker, ChannelCommand::QueueDeclare(Box::new(declare)));
 }
 
+/// Starts a consumer `c` that acknowledges.
+fn consume(broker: &mut Broker, queue: &str) {
+    let consume = Consume {
+        queue: queue.into(),
+        consumer_tag: "c".into(),
+        no_ack: false,
+        exclusive: false,
+        nowait: true,
+        arguments: FieldTable::default(),
+    };
+    say(broker, ChannelCommand::Consume(Box::new(consume)));
+}
+
 /// Publishes persistent messages of 1000 octets and more, of a priority.
 fn publish(broker: &mut Broker, queue: &str, count: u64, priority: u8) {
     let mut b = BatchBuilder::default();
@@ -75,15 +88,7 @@ fn a_queue_has_one_share_however_many_priorities_it_has() {
     let mut broker = broker();
     declare(&mut broker, "p", &[("x-max-priority", Value::I32(50))]);
     say(&mut broker, ChannelCommand::Qos { prefetch_size: 0, prefetch_count: 1, global: false });
-    let consume = Consume {
-        queue: "p".into(),
-        consumer_tag: "c".into(),
-        no_ack: false,
-        exclusive: false,
-        nowait: true,
-        arguments: FieldTable::default(),
-    };
-    say(&mut broker, ChannelCommand::Consume(Box::new(consume)));
+    consume(&mut broker, "p");
     for priority in 0..50 {
         publish(&mut broker, "p", 20, priority);
         broker.commit_all();
@@ -167,15 +172,7 @@ fn deliveries_with_gaps_go_back_in_slices() {
         (0..COUNT).for_each(|id| message::push(&mut b, route, &Properties::default(), id, 10));
         let run = PublishRun { batch: b.finish(), from: 0, count: COUNT as u32, mandatory: false };
         say(&mut broker, ChannelCommand::Publish(run));
-        let consume = Consume {
-            queue: "q".into(),
-            consumer_tag: "c".into(),
-            no_ack: false,
-            exclusive: false,
-            nowait: true,
-            arguments: FieldTable::default(),
-        };
-        say(&mut broker, ChannelCommand::Consume(Box::new(consume)));
+        consume(&mut broker, "q");
         let settle = |how, tag, multiple| ChannelCommand::Settle { how, tag, count: 1, multiple };
         let acks = (1..=COUNT).step_by(2).map(|tag| Command::Channel(1, settle(Settle::Ack, tag, false)));
         broker.run(PEER, acks.collect());

@@ -239,6 +239,9 @@ pub struct Span {
     pub step: u32,
 }
 
+/// The batch of a span and which messages of it, see [`Span::key`].
+pub type SpanKey = (*const Batch, u32, u32, u32);
+
 impl Span {
     /// All messages of a batch.
     pub fn whole(batch: Arc<Batch>) -> Self {
@@ -264,7 +267,7 @@ impl Span {
         self.key() == other.key()
     }
     /// What [`Self::is_same`] compares. Means nothing once the batch is gone.
-    pub fn key(&self) -> (*const Batch, u32, u32, u32) {
+    pub fn key(&self) -> SpanKey {
         (Arc::as_ptr(&self.batch), self.from, self.count, self.step)
     }
     /// Sum of body octets.
