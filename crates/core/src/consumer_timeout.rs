@@ -61,7 +61,7 @@ impl Shard {
         channel.consumers.retain(|(_, k)| *k != key);
         let tag = self.consumers.get(&key).map(|c| c.tag.clone()).unwrap_or_default();
         let queue = self.remove_consumer(now, key);
-        self.settle_taken(now, Some((from, number)), Ending::Returned(Back::Failed), taken);
+        self.settle_taken(now, (from, number), true, Ending::Returned(Back::Failed), taken);
         self.tell(from, number, ChannelEffect::Cancel { consumer_tag: tag });
         if let Some(queue) = queue {
             self.after_consumer_left(now, queue);

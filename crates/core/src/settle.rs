@@ -10,7 +10,7 @@ use crate::shard::Shard;
 use crate::work::Ending;
 use hornpipe_types::args::QueueKind;
 use hornpipe_types::command::Settle;
-use hornpipe_types::effect::ChannelEffect;
+use hornpipe_types::effect::{ChannelEffect, ConnectionEffect};
 use hornpipe_types::error::AmqpError;
 use hornpipe_types::ids::{ConnectionId, QueueId, Tag};
 use hornpipe_types::time::Now;
@@ -71,7 +71,7 @@ impl Shard {
                 return Err(crate::handle::tx::too_large(limits));
             }
         } else {
-            self.settle_taken(now, Some((from, number)), Ending::of(how), taken);
+            self.settle_taken(now, (from, number), true, Ending::of(how), taken);
         }
         result.map_err(|tag| AmqpError::precondition(format!("unknown delivery tag {tag}")))
     }
@@ -224,10 +224,10 @@ impl Shard {
             return Err(AmqpError::not_implemented("requeue=false"));
         }
         let taken = self.channel_mut(from, number).map(|channel| channel.unacked.take_all()).unwrap_or_default();
+        self.settle_taken(now, (from, number), true, Ending::Returned(Back::Returned), taken);
         if !nowait {
-            self.reply(from, number, ChannelEffect::RecoverOk, None);
+            self.tell_settled(from, ConnectionEffect::Channel(number, ChannelEffect::RecoverOk));
         }
-        self.settle_taken(now, Some((from, number)), Ending::Returned(Back::Returned), taken);
         Ok(())
     }
 }

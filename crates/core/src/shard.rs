@@ -105,6 +105,8 @@ pub struct Shard {
     pub(crate) deaths: VecDeque<crate::dead_letter::Death>,
     /// What goes on in slices.
     pub(crate) work: VecDeque<crate::work::Work>,
+    /// Connections that wait for some of it.
+    pub(crate) unsettled: Map<ConnectionId, crate::work::Unsettled>,
     /// What the command under way may still do of it, and what was done in this turn.
     pub(crate) units: u32,
     pub(crate) spent: u32,
@@ -182,6 +184,7 @@ impl Shard {
             dirty_confirms: Vec::new(),
             deaths: VecDeque::new(),
             work: VecDeque::new(),
+            unsettled: Map::default(),
             spent: 0,
             stamp: 0,
             early: Vec::new(),
@@ -213,18 +216,22 @@ impl Shard {
         self.elsewhere.insert(from, (connections, of_user));
     }
 
-    /// Everything one read of a connection brought. `commands` is drained.
+    /// Everything one read of a connection brought. `commands` is drained: what they wait for is done at once.
     pub fn handle_commands(&mut self, now: Now, from: ConnectionId, commands: &mut Vec<Command>) {
         for command in commands.drain(..) {
+            if self.is_settling(from) && !matches!(command, Command::Gone | Command::Written(_)) {
+                self.finish_settling(now, from);
+            }
             self.on_command(now, from, command, u32::MAX);
         }
     }
 
-    /// The same, but no more than one slice of work: what is left stays in `commands` and is to be handed in again, in
-    /// front of what this connection says next.
+    /// The same, but no more than one slice of work, and nothing while [`Self::is_settling`]: what is left stays in `commands`
+    /// and is to be handed in again, in front of what this connection says next.
     pub fn handle_some(&mut self, now: Now, from: ConnectionId, commands: &mut VecDeque<Command>) {
         let most = self.spent.saturating_add(self.limits.slice_units);
         while self.spent <= most
+            && !self.is_settling(from)
             && let Some(command) = commands.pop_front()
         {
             if let Some(rest) = self.on_command(now, from, command, most) {
@@ -262,7 +269,7 @@ impl Shard {
             Command::Open(open) => self.on_open(now, from, *open),
             Command::Close => {
                 self.release_connection(now, from);
-                self.last_effect(from, ConnectionEffect::CloseOk);
+                self.tell_settled(from, ConnectionEffect::CloseOk);
             }
             Command::Fail(error) => self.fail_connection(now, from, error),
             Command::Gone => {
@@ -327,7 +334,7 @@ impl Shard {
             C::Open => Ok(()),
             C::Close => {
                 self.release_channel(now, from, number);
-                self.reply(from, number, ChannelEffect::CloseOk, None);
+                self.tell_settled(from, ConnectionEffect::Channel(number, ChannelEffect::CloseOk));
                 Ok(())
             }
             C::Fail(error) => Err(error),

@@ -10,6 +10,8 @@
 //!   is bookkeeping about messages that nobody can see any more.
 //! - Deliveries that are settled or returned have left their channel. Until a slice comes to them they are outstanding:
 //!   after a crash they come back, as they would have if the command had come a moment later.
+//! - What their connection says next waits until all are settled ([`Shard::is_settling`]), and so does the reply to what
+//!   settled them: commands of a channel have their effects one after the other.
 //! - A queue to which messages return hands out nothing until all are at their old positions, and one from whose head
 //!   messages must go hands out nothing until they are gone.
 //! - What dies in a slice and what that puts into other queues share a commit.
@@ -29,6 +31,7 @@ use crate::settle::Back;
 use crate::shard::Shard;
 use hornpipe_types::args::QueueKind;
 use hornpipe_types::definition::DefinitionKey;
+use hornpipe_types::effect::ConnectionEffect;
 use hornpipe_types::ids::{CommitSeq, ConnectionId, EnqueueId, QueueId, Seq};
 use hornpipe_types::op::StoreOp;
 use hornpipe_types::range::{SeqRange, SeqSet, in_order};
@@ -75,14 +78,25 @@ pub(crate) enum Work {
 /// Deliveries that left their channel and are being settled.
 #[derive(Debug)]
 pub(crate) struct Settling {
+    /// The connection they were made to.
+    from: ConnectionId,
     /// The channel, while it is open: it gets credit back.
-    pub(crate) channel: Option<(ConnectionId, u16)>,
+    channel: Option<u16>,
     pub(crate) ending: Ending,
     pub(crate) taken: Taken,
     /// Purges with a higher stamp take what is returned, too.
     stamp: u64,
     /// Queues that wait for it.
     pub(crate) holds: Vec<QueueId>,
+}
+
+/// What a connection waits for.
+#[derive(Debug, Default)]
+pub(crate) struct Unsettled {
+    /// Listed works about its deliveries.
+    works: u32,
+    /// What it is told when they are done.
+    effects: Vec<ConnectionEffect>,
 }
 
 impl Shard {
@@ -101,6 +115,9 @@ impl Shard {
     pub(crate) fn begin_work(&mut self, now: Now, mut work: Work) {
         if self.step(now, &mut work) {
             return;
+        }
+        if let Work::Settle(settling) = &mut work {
+            self.unsettled.entry(settling.from).or_default().works += 1;
         }
         if let Work::Settle(settling) = &mut work
             && matches!(settling.ending, Ending::Returned(_))
@@ -152,15 +169,34 @@ impl Shard {
             if self.units == 0 || self.log_is_full() {
                 return;
             }
-            let Some(mut work) = self.work.pop_front() else { return };
-            self.log.begin_command();
-            if self.step(now, &mut work) {
-                self.end_work(now, work);
+            let Some(work) = self.work.pop_front() else { return };
+            self.go_on_with(now, work);
+        }
+    }
+
+    /// Does as much of a listed work as the allowance permits.
+    fn go_on_with(&mut self, now: Now, mut work: Work) {
+        self.log.begin_command();
+        if self.step(now, &mut work) {
+            self.end_work(now, work);
+        } else {
+            self.work.push_back(work);
+        }
+        self.work_off_deaths(now);
+    }
+
+    /// Does all that a connection waits for.
+    pub(crate) fn finish_settling(&mut self, now: Now, id: ConnectionId) {
+        for _ in 0..self.work.len() {
+            let Some(work) = self.work.pop_front() else { return };
+            if matches!(&work, Work::Settle(settling) if settling.from == id) {
+                self.units = u32::MAX;
+                self.go_on_with(now, work);
             } else {
                 self.work.push_back(work);
             }
-            self.work_off_deaths(now);
         }
+        self.units = self.limits.slice_units;
     }
 
     /// Does all that is listed: the broker stops.
@@ -180,7 +216,10 @@ impl Shard {
     fn end_work(&mut self, now: Now, work: Work) {
         match work {
             Work::Trim(id) => self.serve(now, id),
-            Work::Settle(settling) => settling.holds.into_iter().for_each(|id| self.release_hold(id)),
+            Work::Settle(settling) => {
+                settling.holds.into_iter().for_each(|id| self.release_hold(id));
+                self.settled_more(settling.from);
+            }
             Work::Emptied { queue, .. } => self.release_hold(queue),
             Work::Release(id) => self.released(id),
             Work::Purged { .. } | Work::Dropped { .. } | Work::Policies { .. } | Work::PageOut(_) => {}
@@ -408,11 +447,40 @@ impl Shard {
 
     // ---- deliveries -------------------------------------------------------------------------------------------------
 
-    /// Settles deliveries that were taken off a channel.
+    /// Whether deliveries made to a connection are being settled in slices: what it says meanwhile is to wait.
+    pub fn is_settling(&self, id: ConnectionId) -> bool {
+        !self.unsettled.is_empty() && self.unsettled.contains_key(&id)
+    }
+
+    /// Tells a connection something once none of its deliveries are being settled.
+    pub(crate) fn tell_settled(&mut self, id: ConnectionId, effect: ConnectionEffect) {
+        if let Some(unsettled) = self.unsettled.get_mut(&id) {
+            unsettled.effects.push(effect);
+            return;
+        }
+        match effect {
+            ConnectionEffect::Channel(number, effect) => self.reply(id, number, effect, None),
+            last => self.last_effect(id, last),
+        }
+    }
+
+    /// A work about a connection's deliveries is done.
+    fn settled_more(&mut self, id: ConnectionId) {
+        let Some(unsettled) = self.unsettled.get_mut(&id) else { return };
+        unsettled.works -= 1;
+        if unsettled.works == 0
+            && let Some(unsettled) = self.unsettled.remove(&id)
+        {
+            unsettled.effects.into_iter().for_each(|effect| self.tell_settled(id, effect));
+        }
+    }
+
+    /// Settles deliveries that were taken off a channel; `open`: it gets credit back.
     pub(crate) fn settle_taken(
         &mut self,
         now: Now,
-        channel: Option<(ConnectionId, u16)>,
+        (from, number): (ConnectionId, u16),
+        open: bool,
         ending: Ending,
         taken: Taken,
     ) {
@@ -421,14 +489,15 @@ impl Shard {
         }
         self.stamp += 1;
         let stamp = self.stamp;
-        let settling = Settling { channel, ending, taken, stamp, holds: Vec::new() };
+        let channel = open.then_some(number);
+        let settling = Settling { from, channel, ending, taken, stamp, holds: Vec::new() };
         self.begin_work(now, Work::Settle(Box::new(settling)));
     }
 
     /// The same, at once however many they are: they are part of a transaction.
     pub(crate) fn settle_whole(&mut self, now: Now, channel: (ConnectionId, u16), ending: Ending, taken: Taken) {
         let units = std::mem::replace(&mut self.units, u32::MAX);
-        self.settle_taken(now, Some(channel), ending, taken);
+        self.settle_taken(now, channel, true, ending, taken);
         self.units = units;
     }
 
@@ -436,7 +505,7 @@ impl Shard {
     pub(crate) fn forget_channel(&mut self, channel: (ConnectionId, u16)) {
         for work in &mut self.work {
             if let Work::Settle(settling) = work
-                && settling.channel == Some(channel)
+                && (settling.from, settling.channel) == (channel.0, Some(channel.1))
             {
                 settling.channel = None;
             }
@@ -445,6 +514,7 @@ impl Shard {
 
     fn settle_some(&mut self, now: Now, settling: &mut Settling) -> bool {
         let mut returned = crate::settle::Returning::default();
+        let channel = settling.channel.map(|number| (settling.from, number));
         while self.units > 0
             && let Some(run) = settling.taken.peek()
         {
@@ -456,9 +526,9 @@ impl Shard {
             let purged = queue.is_some_and(|q| q.purged > settling.stamp);
             // what was rejected before its queue was deleted is among what stayed, all else has left with it
             let gone = queue.is_none_or(|q| q.is_grave() && !purged);
-            self.release_credit(settling.channel, &run);
+            self.release_credit(channel, &run);
             match settling.ending {
-                Ending::Acked => self.on_acked(now, settling.channel, &run),
+                Ending::Acked => self.on_acked(now, channel, &run),
                 Ending::Discarded if gone => Reason::Rejected.count(&mut self.totals, run.count),
                 Ending::Discarded => self.discard(now, &run, Reason::Rejected),
                 Ending::Returned(_) if purged => self.settle_gone(now, &run),

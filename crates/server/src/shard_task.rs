@@ -260,7 +260,12 @@ impl Owner {
 
     /// Whether the next turn is due at once.
     fn goes_on(&self) -> bool {
-        !self.queue.is_empty() || !self.unfinished.is_empty() || self.rests || self.put_off || self.shard.has_work()
+        !self.queue.is_empty() || self.goes_on_at().is_some() || self.rests || self.put_off || self.shard.has_work()
+    }
+
+    /// The first read in slices that need not wait until its connection's deliveries are settled.
+    fn goes_on_at(&self) -> Option<usize> {
+        self.unfinished.iter().position(|unfinished| !self.shard.is_settling(unfinished.id))
     }
 
     /// Takes a turn.
@@ -290,7 +295,7 @@ impl Owner {
     /// One turn: some items, the timer, then everything that follows from them.
     fn turn(&mut self, now: Now, begun: &Begun, queue: &mut VecDeque<Item>) {
         self.put_off = false;
-        if let Some(unfinished) = self.unfinished.pop_front() {
+        if let Some(unfinished) = self.goes_on_at().and_then(|at| self.unfinished.remove(at)) {
             self.go_on(now, unfinished);
         }
         let (mut items, mut commands) = (0, 0);

@@ -12,7 +12,6 @@ use hornpipe_types::ids::ConnectionId;
 use hornpipe_types::message::BatchBuilder;
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::table::{FieldTable, Value};
-use std::rc::Rc;
 
 /// The channel all peers use.
 const CHANNEL: u16 = 1;
@@ -24,6 +23,8 @@ pub(crate) struct Client {
     pub(crate) connection: Option<ConnectionId>,
     /// A turn of its own is due.
     pub(crate) scheduled: bool,
+    /// It rejected all it had, and its queue is to be deleted in the same turn.
+    pub(crate) quits: Option<usize>,
     tags: u64,
 }
 
@@ -103,7 +104,7 @@ fn make_queue(at: (ConnectionId, u16), plan: &Plan, q: usize, commands: &mut Vec
 
 impl Client {
     pub(crate) fn new(role: Role) -> Self {
-        Self { role, connection: None, scheduled: false, tags: 0 }
+        Self { role, connection: None, scheduled: false, quits: None, tags: 0 }
     }
 
     /// Where its channel is, if it is open.
@@ -204,12 +205,11 @@ impl Client {
             commands.push(on(ChannelCommand::Recover { requeue: true, nowait: false }));
             oracle.recovers(at);
         } else if !tags.is_empty() && !calm && !waits && !awaits && quits(c, rng, &oracle.plan) {
-            let plan = Rc::clone(&oracle.plan);
             let how = Settle::Nack { requeue: false };
             let last = tags.last().copied().unwrap_or_default();
             commands.push(on(ChannelCommand::Settle { how, tag: last, count: 1, multiple: true }));
             oracle.settled(at, how, tags);
-            delete_queue(at, &plan, c.queue, &mut commands, oracle);
+            self.quits = Some(c.queue);
         } else if !tags.is_empty() {
             settle(at, c, rng, tags, calm, &mut commands, oracle);
         }
@@ -371,14 +371,20 @@ fn meddler(at: (ConnectionId, u16), rng: &mut Rng, plan: &Plan, oracle: &mut Ora
 }
 
 /// Deletes a queue and makes it again.
-fn delete_queue(at: (ConnectionId, u16), plan: &Plan, q: usize, commands: &mut Vec<Command>, oracle: &mut Oracle) {
+pub(crate) fn delete_queue(
+    at: (ConnectionId, u16),
+    plan: &Plan,
+    q: usize,
+    commands: &mut Vec<Command>,
+    oracle: &mut Oracle,
+) {
     oracle.swept(at, q, true);
     let queue = ShortStr::new(&plan.queues[q].name);
     commands.push(on(ChannelCommand::QueueDelete { queue, if_unused: false, if_empty: false, nowait: false }));
     make_queue(at, plan, q, commands, oracle);
 }
 
-/// Whether a consumer rejects all and deletes its queue.
+/// Whether a consumer rejects all, and its queue is deleted.
 fn quits(c: ConsumerPlan, rng: &mut Rng, plan: &Plan) -> bool {
     plan.quits > 0 && !c.tx && !c.no_ack && plan.queues[c.queue].replaceable && rng.chance(plan.quits)
 }

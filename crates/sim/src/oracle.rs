@@ -92,6 +92,8 @@ pub(crate) struct Copy {
     died_alone: bool,
     /// Its end was answered: no crash may undo it.
     ended: bool,
+    /// Who rejected it where it died last, and how many were rejected before: until it has been delivered again.
+    rejected: Option<((ConnectionId, u16), u64)>,
     /// Queue and deaths at its last delivery.
     pub(crate) last: Option<(usize, u64)>,
     /// It went through a crash.
@@ -187,7 +189,8 @@ impl Channel {
 pub(crate) struct OrderKey {
     to: (ConnectionId, u16),
     pub(crate) queue: usize,
-    publisher: (ConnectionId, u16),
+    /// Who published it or, of dead letters, rejected it.
+    source: (ConnectionId, u16),
     priority: u8,
 }
 
@@ -209,6 +212,8 @@ pub(crate) struct Oracle {
     pub(crate) turn: u64,
     /// The last turn at whose end the broker had nothing on its work list.
     pub(crate) rested: u64,
+    /// The turn since which something that was said waits.
+    pub(crate) waits_since: Option<u64>,
     pub(crate) now: Now,
     /// The latest the wall clock has shown, milliseconds: it may go back.
     pub(crate) latest: u64,
@@ -221,6 +226,8 @@ pub(crate) struct Oracle {
     incarnation: u64,
     /// When a queue was deleted last, and how many copies there were then.
     dropped: BTreeMap<usize, (u64, usize)>,
+    /// Messages rejected so far that went on to another queue.
+    rejects: u64,
     /// Turn of the last basic.recover. Two in one turn could not be told from their effects.
     pub(crate) recovered: u64,
     /// What was delivered in this turn of each queue, channel and priority: the highest index.
@@ -238,6 +245,7 @@ impl Oracle {
             plan,
             turn: 1,
             rested: 0,
+            waits_since: None,
             now,
             latest: now.wall.0,
             messages: Vec::new(),
@@ -247,6 +255,7 @@ impl Oracle {
             order: BTreeMap::new(),
             incarnation: 1,
             dropped: BTreeMap::new(),
+            rejects: 0,
             recovered: 0,
             furthest: BTreeMap::new(),
             to_check: Vec::new(),
@@ -283,6 +292,12 @@ impl Oracle {
     /// Whether the delayed exchange may hold a copy still.
     pub(crate) fn may_be_held(&self, copy: &Copy) -> bool {
         copy.due.is_some() && copy.seen != self.incarnation
+    }
+
+    /// Whether a copy that went back to its queue may be outstanding still, since what returns it waits.
+    pub(crate) fn may_return(&self, copy: &Copy) -> bool {
+        let back = copy.phase == Phase::Ready && copy.last.is_some();
+        back && self.waits_since.is_some_and(|turn| copy.ready_since >= turn)
     }
 
     /// Whether a copy may have ended without anybody's fault.
@@ -412,6 +427,7 @@ impl Oracle {
                 lost_ok,
                 died_alone: false,
                 ended: false,
+                rejected: None,
                 last: None,
                 unclean: false,
                 flag_unknown: false,
@@ -456,7 +472,7 @@ impl Oracle {
                     self.end(id, false, false);
                     ended.push(id);
                 }
-                Settle::Nack { requeue: false } | Settle::Reject { requeue: false } => self.discard(id),
+                Settle::Nack { requeue: false } | Settle::Reject { requeue: false } => self.discard(id, at),
             }
         }
         ended
@@ -468,12 +484,14 @@ impl Oracle {
     }
 
     /// Rejected for good: on to where the dead go.
-    fn discard(&mut self, id: usize) {
+    fn discard(&mut self, id: usize, by: (ConnectionId, u16)) {
         let copy = &mut self.copies[id];
         let Some((to, _)) = self.plan.queues[copy.at].dead_to else { return self.end(id, false, false) };
         copy.at = to;
         copy.deaths += 1;
         copy.phase = Phase::Ready;
+        self.rejects += 1;
+        copy.rejected = Some((by, self.rejects));
         copy.deadline = self.plan.queues[to].ttl_ms.map(|ttl| self.now.wall.0 + ttl);
         let (at, deaths, deadline) = (copy.at, copy.deaths, copy.deadline);
         copy.history.push(Entry { turn: self.turn, at, deaths, deadline, done: false, swept: false, dropped: false });
@@ -500,7 +518,7 @@ impl Oracle {
             }
             // what was rejected may be on a work list still, and arrive after this
             let arrives = copy.history.len() > 1 && copy.history.last().is_some_and(|h| h.turn > self.rested);
-            if reach.len() == 1 && !arrives && !held {
+            if reach.len() == 1 && !arrives && !held && !self.may_return(copy) {
                 // what had ended by itself before is not answered by this
                 if !self.may_be_gone(copy) {
                     ends.push(id);
@@ -512,6 +530,14 @@ impl Oracle {
         }
         if dropped {
             self.dropped.insert(queue, (self.turn, self.copies.len()));
+            // a reject that waits comes too late for what goes with the queue
+            if let Some(since) = self.waits_since {
+                for copy in &mut self.copies {
+                    let from = copy.history.iter().rev().nth(1).filter(|_| copy.rejected.is_some());
+                    let rejected = copy.history.last().is_some_and(|h| h.turn >= since);
+                    copy.lost_ok |= rejected && from.is_some_and(|h| h.at == queue);
+                }
+            }
             for channel in self.channels.values_mut() {
                 channel.consumers.retain(|_, c| c.queue != queue);
             }
@@ -613,6 +639,7 @@ impl Oracle {
 
     /// Takes a copy back to the end of turn `durable` and asks whether it survives the process.
     fn rewind(&mut self, id: usize, durable: u64, rested: u64, clean: bool) -> Result<(), Violation> {
+        self.copies[id].rejected = None;
         let copy = &self.copies[id];
         if copy.ended {
             return Ok(());

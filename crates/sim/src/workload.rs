@@ -271,6 +271,9 @@ impl Plan {
                 self.queues[i].dead_to = Some((to, rng.chance(50)));
             }
         }
+        if !self.clients.iter().any(|client| matches!(client, Role::Meddler)) {
+            self.clients.push(Role::Meddler);
+        }
         self.quits = rng.pick(&[2, 10, 30]);
         self.limits.slice_units = rng.pick(&[1, 16, 40]);
     }

@@ -17,7 +17,7 @@ use hornpipe_types::message::Span;
 use hornpipe_types::op::{Group, StoreOp};
 use hornpipe_types::stats::{Answer, QueueStats, Request};
 use hornpipe_types::time::Now;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -68,6 +68,8 @@ pub(crate) struct World {
     events: BTreeMap<(u64, u64), Event>,
     last_event: u64,
     clients: Vec<Client>,
+    /// What connections said that has to wait.
+    waiting: BTreeMap<ConnectionId, VecDeque<Command>>,
     setting_up: Option<ConnectionId>,
     /// The last inspection came in the middle of work that goes on in slices.
     counts_lag: bool,
@@ -110,6 +112,7 @@ impl World {
             clock,
             disk: None,
             events: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             last_event: 0,
             setting_up: None,
             counts_lag: false,
@@ -235,7 +238,8 @@ impl World {
         let room = self.disk.as_ref().is_some_and(Disk::has_room);
         // what is due and waits for the store is woken by the store
         let timeout = self.shard.poll_timeout().filter(|at| room || *at > now.mono).map(|at| at.0);
-        let timeout = if self.shard.has_work() { Some(now.mono.0) } else { timeout };
+        let goes_on = self.shard.has_work() || self.waiting.keys().any(|id| !self.shard.is_settling(*id));
+        let timeout = if goes_on { Some(now.mono.0) } else { timeout };
         let event = self.events.first_key_value().map(|(k, _)| k.0);
         let Some(next) = [timeout, event].into_iter().flatten().min() else { return Ok(false) };
         self.clock.advance_to(next);
@@ -252,6 +256,9 @@ impl World {
             batch.push(entry.remove());
         }
         self.oracle.at(self.clock.now());
+        for connection in self.waiting.keys().copied().collect::<Vec<_>>() {
+            self.go_on(connection);
+        }
         for event in batch {
             self.trace(|| format!("{event:?}"));
             self.handle(event)?;
@@ -303,11 +310,33 @@ impl World {
         Ok(())
     }
 
-    fn say(&mut self, connection: ConnectionId, mut commands: Vec<Command>) {
+    fn say(&mut self, connection: ConnectionId, commands: Vec<Command>) {
         for command in &commands {
             self.trace(|| format!("  {connection} > {}", brief_command(command)));
         }
-        self.shard.handle_commands(self.clock.now(), connection, &mut commands);
+        self.waiting.entry(connection).or_default().extend(commands);
+        self.go_on(connection);
+    }
+
+    /// Hands the shard what a connection said, as far as it need not wait.
+    fn go_on(&mut self, connection: ConnectionId) {
+        let Some(mut commands) = self.waiting.remove(&connection) else { return };
+        while let Some(first) = commands.front() {
+            if matches!(first, Command::Gone) {
+                self.shard.handle_commands(self.clock.now(), connection, &mut commands.drain(..1).collect());
+            } else if self.shard.is_settling(connection) {
+                self.waiting.insert(connection, commands);
+                self.oracle.waits_since.get_or_insert(self.oracle.turn);
+                return;
+            } else {
+                self.shard.handle_some(self.clock.now(), connection, &mut commands);
+            }
+        }
+    }
+
+    /// Whether what a connection says now would have to wait.
+    fn waits(&self, connection: ConnectionId) -> bool {
+        self.waiting.contains_key(&connection) || self.shard.is_settling(connection)
     }
 
     /// For one who looks for the cause of a failure.
@@ -324,6 +353,11 @@ impl World {
 
     fn client_turn(&mut self, k: usize) {
         self.clients[k].scheduled = false;
+        // the books hold what is said for done
+        if self.clients[k].connection.is_some_and(|connection| self.waits(connection)) {
+            self.schedule_client(k);
+            return;
+        }
         // its channel may have been closed by the broker
         if let Some(at) = self.clients[k].at()
             && self.oracle.channel(at).is_none()
@@ -340,9 +374,22 @@ impl World {
         if let Some(connection) = client.connection {
             self.say(connection, commands);
         }
+        if let Some(queue) = self.clients[k].quits.take() {
+            self.delete_at_once(queue);
+        }
         if !self.calm {
             self.schedule_client(k);
         }
+    }
+
+    /// One whose channel has nothing to wait for deletes a queue and makes it again.
+    fn delete_at_once(&mut self, queue: usize) {
+        let mut meddlers = self.clients.iter().filter(|client| matches!(client.role, Role::Meddler));
+        let idle = |at: &_| self.oracle.channel(*at).is_some_and(|channel| channel.replies.is_empty());
+        let Some(at) = meddlers.find_map(|client| client.at().filter(idle)) else { return };
+        let mut commands = Vec::new();
+        client::delete_queue(at, &Rc::clone(&self.plan), queue, &mut commands, &mut self.oracle);
+        self.say(at.0, commands);
     }
 
     /// The end of a turn, as the driver of a real broker goes about it.
@@ -355,14 +402,16 @@ impl World {
             let all = Request::Queues { vhost: None, after: QueueId(0), limit: u32::MAX };
             self.shard.handle_request(now, RequestId(1), all);
             // while work goes on in slices counters may lag
-            self.counts_lag = self.shard.is_working() || self.shard.has_graves();
+            self.counts_lag = !self.rests();
         }
         let stats = self.drain_effects(now)?;
         let before = self.rested.last_key_value().map_or(0, |(_, rested)| *rested);
-        let rests = !self.shard.is_working() && !self.shard.has_graves();
-        let rested = if rests { self.oracle.turn } else { before };
+        let rested = if self.rests() { self.oracle.turn } else { before };
         self.rested.insert(self.oracle.turn, rested);
         self.oracle.rested = rested;
+        if self.waiting.is_empty() {
+            self.oracle.waits_since = None;
+        }
         while self.disk.as_ref().is_some_and(Disk::has_room) {
             let Some(group) = self.shard.poll_group(now) else {
                 // all of it cancelled in memory: confirms go out without the disk
@@ -380,6 +429,7 @@ impl World {
         if self.loads == 0
             && !self.shard.has_work()
             && !self.shard.is_working()
+            && self.waiting.is_empty()
             && self.disk.as_ref().is_some_and(Disk::is_idle)
         {
             let unsent = |c| self.unsent.get(&c).is_some_and(|n| *n > 0);
@@ -389,6 +439,11 @@ impl World {
         }
         self.after_turn();
         Ok(stats)
+    }
+
+    /// Whether all that was said is done.
+    fn rests(&self) -> bool {
+        !self.shard.is_working() && !self.shard.has_graves() && self.waiting.is_empty()
     }
 
     fn drain_effects(&mut self, now: Now) -> Result<Vec<QueueStats>, Violation> {
@@ -524,6 +579,9 @@ impl World {
         self.summary.stops += 1;
         self.trace(|| "stop".to_owned());
         let now = self.clock.now();
+        for (connection, commands) in std::mem::take(&mut self.waiting) {
+            self.shard.handle_commands(now, connection, &mut commands.into());
+        }
         self.shard.handle_shutdown(now, "broker forced connection closure with reason 'shutdown'");
         self.drain_effects(now)?;
         let later = Now { mono: now.mono.plus_ms(AFTER_ALL_MS), wall: now.wall };
@@ -552,6 +610,8 @@ impl World {
     /// Starts the broker on what is there, and has everything declared.
     fn start(&mut self, medium: Memory) -> Result<(), Violation> {
         self.events.clear();
+        self.waiting.clear();
+        self.oracle.waits_since = None;
         self.unsent.clear();
         self.loads = 0;
         self.alarm = false;

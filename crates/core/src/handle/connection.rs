@@ -98,13 +98,13 @@ impl Shard {
     /// A connection error: everything is let go, then the connection is closed.
     pub(crate) fn fail_connection(&mut self, now: Now, id: ConnectionId, error: AmqpError) {
         self.release_connection(now, id);
-        self.last_effect(id, ConnectionEffect::Close(error));
+        self.tell_settled(id, ConnectionEffect::Close(error));
     }
 
     /// A channel error: everything is let go, then the channel is closed.
     pub(crate) fn fail_channel(&mut self, now: Now, id: ConnectionId, number: u16, error: AmqpError) {
         self.release_channel(now, id, number);
-        self.reply(id, number, ChannelEffect::Close(error), None);
+        self.tell_settled(id, ConnectionEffect::Channel(number, ChannelEffect::Close(error)));
     }
 
     /// Lets go all a channel holds.
@@ -129,7 +129,7 @@ impl Shard {
             queues.extend(self.remove_consumer(now, key));
         }
         self.forget_channel((id, number));
-        self.settle_taken(now, None, Ending::Returned(Back::Failed), unacked);
+        self.settle_taken(now, (id, number), false, Ending::Returned(Back::Failed), unacked);
         self.work_off_deaths(now);
         for queue in queues {
             self.after_consumer_left(now, queue);

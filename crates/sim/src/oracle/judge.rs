@@ -235,10 +235,18 @@ impl Oracle {
             let just_released = self.may_be_held(copy);
             if first_of_life && !released && !returned && is_open && consumer.is_some() {
                 let m = &self.messages[message];
-                let key = OrderKey { to: at, queue, publisher: m.publisher, priority: m.priority };
-                order::on_delivery(self, copy, &key)?;
+                let key = OrderKey { to: at, queue, source: m.publisher, priority: m.priority };
+                order::on_delivery(self, copy, &key, m.index)?;
                 self.order.insert(key, m.index);
             }
+            let rejected = copy.rejected.filter(|_| deaths == copy.deaths && is_open && consumer.is_some());
+            if let Some((by, number)) = rejected {
+                let priority = self.messages[message].priority;
+                let key = OrderKey { to: at, queue, source: by, priority };
+                order::on_delivery(self, copy, &key, number)?;
+                self.order.insert(key, number);
+            }
+            self.copies[id].rejected = None;
             self.enter_delivery(id, queue, deaths);
             // delivered, and then dropped with its queue in the same turn
             let drop = self.dropped.get(&queue);
