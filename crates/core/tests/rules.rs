@@ -192,7 +192,7 @@ fn messages_that_die_together_keep_what_is_their_own() {
     assert_eq!(came, wanted.collect::<Vec<_>>());
 }
 
-/// Work in slices doesn't change what a client sees: what it rejected before it deleted the queue has been dead-lettered.
+/// Work in slices doesn't change what a client sees: what it rejected before another deleted the queue is dead-lettered.
 #[test]
 fn what_was_rejected_before_its_queue_went_is_dead_lettered() {
     // one dead letter a slice
@@ -206,11 +206,14 @@ fn what_was_rejected_before_its_queue_went_is_dead_lettered() {
     }
     let run = PublishRun { batch: batch.finish(), from: 0, count: 3, mandatory: false };
     say(&mut broker, ChannelCommand::Publish(run));
-    let commands = [
-        ChannelCommand::Settle { how: Settle::Reject { requeue: false }, tag: 1, count: 3, multiple: false },
-        ChannelCommand::QueueDelete { queue: "work".into(), if_unused: false, if_empty: false, nowait: false },
-    ];
-    broker.run(PEER, commands.map(|c| Command::Channel(1, c)).into());
+    let reject = ChannelCommand::Settle { how: Settle::Reject { requeue: false }, tag: 1, count: 3, multiple: false };
+    let delete = ChannelCommand::QueueDelete { queue: "work".into(), if_unused: false, if_empty: false, nowait: false };
+    let other = ConnectionId(2);
+    broker.open(other, 1, false);
+    // the one that rejected them would wait
+    broker.shard.handle_commands(broker.now, PEER, &mut vec![Command::Channel(1, reject)]);
+    assert!(broker.shard.is_settling(PEER));
+    broker.run(other, vec![Command::Channel(1, delete)]);
     broker.commit_all();
     assert_eq!(broker.queue("dead").map(|q| q.messages_ready), Some(3));
 }

@@ -452,7 +452,10 @@ impl Oracle {
         self.recovered = self.turn;
         let tags = self.channels.get(&at).map(Channel::settleable).unwrap_or_default();
         self.settle_now(at, Settle::Nack { requeue: true }, &tags);
-        self.awaits(at, "recover");
+        if let Some(channel) = self.channels.get_mut(&at) {
+            channel.awaits("recover");
+            channel.replies.back_mut().into_iter().for_each(|reply| reply.turn = self.turn);
+        }
     }
 
     fn settle_now(&mut self, at: (ConnectionId, u16), how: Settle, tags: &[Tag]) -> Vec<usize> {

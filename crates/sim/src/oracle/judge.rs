@@ -112,6 +112,7 @@ impl Oracle {
             ensure(reply.as_ref().is_some_and(|r| r.kind == kind), "protocol", || {
                 format!("{kind}-ok comes, awaited is {reply:?}")
             })?;
+            let said = reply.as_ref().map_or(0, |reply| reply.turn);
             if let Some(reply) = reply {
                 for id in reply.ends {
                     let copy = &mut self.copies[id];
@@ -129,8 +130,14 @@ impl Oracle {
                 }
             }
             if kind == "recover" {
-                // what was delivered in this turn before the recover went back with the rest
+                // what was delivered in its turn before the recover went back with the rest
                 let tags = channel.settleable();
+                if said < self.turn {
+                    // and may have been purged since
+                    for (id, _) in channel.outstanding.values() {
+                        self.copies[*id].lost_ok = true;
+                    }
+                }
                 self.settle_now(at, Settle::Nack { requeue: true }, &tags);
                 return Ok(());
             }
