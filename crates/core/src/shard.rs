@@ -359,10 +359,18 @@ impl Shard {
             C::Get { queue, no_ack } => self.on_get(now, from, number, &queue, no_ack),
             C::Recover { requeue, nowait } => self.on_recover(now, from, number, requeue, nowait),
             C::ConfirmSelect { nowait } => self.on_confirm_select(from, number, nowait),
+            C::Flow => self.answer_plainly(from, number, ChannelEffect::FlowOk),
+            C::AccessRequest => self.answer_plainly(from, number, ChannelEffect::AccessRequestOk),
             C::TxSelect => self.on_tx_select(from, number),
             C::TxCommit => self.on_tx_commit(now, from, number),
             C::TxRollback => self.on_tx_rollback(from, number),
         }
+    }
+
+    /// Answers what asks for nothing else, in its turn.
+    fn answer_plainly(&mut self, from: ConnectionId, number: u16, answer: ChannelEffect) -> Result<(), AmqpError> {
+        self.reply(from, number, answer, None);
+        Ok(())
     }
 
     /// Whether the disk has room for copying forward, which takes some before it gives more back.
@@ -862,6 +870,8 @@ fn method_of(command: &ChannelCommand) -> (u16, u16) {
         C::Recover { nowait: true, .. } => (60, 100),
         C::Recover { .. } => (60, 110),
         C::ConfirmSelect { .. } => (85, 10),
+        C::Flow => (20, 20),
+        C::AccessRequest => (30, 10),
         C::TxSelect => (90, 10),
         C::TxCommit => (90, 20),
         C::TxRollback => (90, 30),

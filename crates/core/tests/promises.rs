@@ -200,3 +200,19 @@ fn a_reply_does_not_wait_for_one_of_a_later_commit() {
     let answers = told(&mut broker, CONSUMER);
     assert!(matches!(answers[..], [ChannelEffect::QueueDeclareOk { .. }]), "{answers:?}");
 }
+
+/// What asks for nothing but an answer waits like all others for those before it.
+#[test]
+fn answers_that_wait_for_nothing_come_behind_those_that_wait_for_the_disk() {
+    let mut broker = broker();
+    let asks = [declare("late"), ChannelCommand::Flow, ChannelCommand::AccessRequest];
+    broker.run(PUBLISHER, asks.map(on_channel).into());
+    assert!(told(&mut broker, PUBLISHER).is_empty());
+    broker.commit_all();
+    let told = told(&mut broker, PUBLISHER);
+    let in_order = matches!(
+        told[..],
+        [ChannelEffect::QueueDeclareOk { .. }, ChannelEffect::FlowOk, ChannelEffect::AccessRequestOk]
+    );
+    assert!(in_order, "{told:?}");
+}

@@ -256,6 +256,10 @@ pub enum ChannelCommand {
     ConfirmSelect {
         nowait: bool,
     },
+    /// channel.flow with `active` true, which asks for nothing but its answer.
+    Flow,
+    /// access.request, likewise.
+    AccessRequest,
     TxSelect,
     TxCommit,
     TxRollback,

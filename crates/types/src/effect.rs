@@ -102,6 +102,8 @@ pub enum ChannelEffect {
     },
     RecoverOk,
     ConfirmSelectOk,
+    FlowOk,
+    AccessRequestOk,
     /// basic.ack or (`ack` false) basic.nack to a publisher. `count` single confirms of consecutive tags from `tag` on when
     /// `multiple` is false; one cumulative confirm of all up to `tag` when true (`count` is 1 then).
     Confirm {

@@ -42,10 +42,6 @@ pub(crate) enum ChannelMethod {
     /// One for the core.
     Command(ChannelCommand),
     CloseOk,
-    Flow {
-        active: bool,
-    },
-    AccessRequest,
     CancelOk,
 }
 
@@ -135,8 +131,9 @@ fn decode_plain(id: (u16, u16), payload: &[u8]) -> Result<ChannelMethod, AmqpErr
         AMQPClass::Channel(channel::AMQPMethod::Open(_)) => C::Open,
         AMQPClass::Channel(channel::AMQPMethod::Close(_)) => C::Close,
         AMQPClass::Channel(channel::AMQPMethod::CloseOk(_)) => return Ok(ChannelMethod::CloseOk),
-        AMQPClass::Channel(channel::AMQPMethod::Flow(m)) => return Ok(ChannelMethod::Flow { active: m.active }),
-        AMQPClass::Access(_) => return Ok(ChannelMethod::AccessRequest),
+        AMQPClass::Channel(channel::AMQPMethod::Flow(m)) if m.active => C::Flow,
+        AMQPClass::Channel(channel::AMQPMethod::Flow(_)) => return Err(AmqpError::not_implemented("active=false")),
+        AMQPClass::Access(_) => C::AccessRequest,
         AMQPClass::Exchange(exchange::AMQPMethod::Delete(m)) => {
             C::ExchangeDelete { exchange: s(&m.exchange), if_unused: m.if_unused, nowait: m.nowait }
         }

@@ -4,7 +4,7 @@ use super::channel::{Channel, ChannelState};
 use super::{Connection, State};
 use crate::codec::content::put_content;
 use crate::codec::{hot, method::put_method};
-use amq_protocol::protocol::{AMQPClass, basic, channel, confirm, connection, exchange, queue, tx};
+use amq_protocol::protocol::{AMQPClass, access, basic, channel, confirm, connection, exchange, queue, tx};
 use amq_protocol::types::ShortString;
 use bytes::{BufMut, BytesMut};
 use hornpipe_types::command::Command;
@@ -206,6 +206,9 @@ fn reply(effect: ChannelEffect) -> Option<AMQPClass> {
         E::GetEmpty => AMQPClass::Basic(basic::AMQPMethod::GetEmpty(basic::GetEmpty {})),
         E::RecoverOk => AMQPClass::Basic(basic::AMQPMethod::RecoverOk(basic::RecoverOk {})),
         E::ConfirmSelectOk => AMQPClass::Confirm(confirm::AMQPMethod::SelectOk(confirm::SelectOk {})),
+        E::FlowOk => AMQPClass::Channel(channel::AMQPMethod::FlowOk(channel::FlowOk { active: true })),
+        // carries ticket 1, which nobody looks at
+        E::AccessRequestOk => AMQPClass::Access(access::AMQPMethod::RequestOk(access::RequestOk {})),
         E::TxSelectOk => AMQPClass::Tx(tx::AMQPMethod::SelectOk(tx::SelectOk {})),
         E::TxCommitOk => AMQPClass::Tx(tx::AMQPMethod::CommitOk(tx::CommitOk {})),
         E::TxRollbackOk => AMQPClass::Tx(tx::AMQPMethod::RollbackOk(tx::RollbackOk {})),

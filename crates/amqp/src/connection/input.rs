@@ -6,7 +6,7 @@ use crate::codec::frame::{self, BODY, Frame, HEADER, HEARTBEAT, METHOD, PREFIX, 
 use crate::codec::hot::{self, HEADER_START, PUBLISH, PUBLISH_START, PublishError, ROUTE_AT, Scanned, Settlement};
 use crate::codec::method::{self, ChannelMethod, ConnectionMethod, put_method};
 use crate::codec::{fields::not_utf8, frame::unexpected_frame};
-use amq_protocol::protocol::{AMQPClass, access, channel as amqp, connection};
+use amq_protocol::protocol::{AMQPClass, connection};
 use bytes::Buf;
 use hornpipe_types::command::{ChannelCommand, Command, PublishRun, Publishes, RunHead};
 use hornpipe_types::error::{AmqpError, ReplyCode};
@@ -396,6 +396,8 @@ impl Connection {
                 self.channels.remove(&frame.channel);
                 return Ok(());
             }
+            // it is the one thing that is not ignored
+            (_, Some((20, 10))) => return method::on_channel((20, 10), frame.payload).and(Err(second_open())),
             _ => return Ok(()),
         }
         match (&channel.assembly, method) {
@@ -444,7 +446,7 @@ impl Connection {
         }
         let command = match method::on_channel(id, frame.payload)? {
             ChannelMethod::Command(ChannelCommand::Open) => {
-                return Err(AmqpError::new(ReplyCode::ChannelError, "second 'channel.open' seen").in_method(20, 10));
+                return Err(second_open());
             }
             ChannelMethod::Command(ChannelCommand::Close) => {
                 if let Some(channel) = self.channels.get_mut(&frame.channel) {
@@ -455,20 +457,6 @@ impl Connection {
             ChannelMethod::Command(command) => {
                 self.gets += u32::from(matches!(command, ChannelCommand::Get { .. }));
                 command
-            }
-            ChannelMethod::Flow { active: true } => {
-                let ok = amqp::AMQPMethod::FlowOk(amqp::FlowOk { active: true });
-                self.put_method(frame.channel, AMQPClass::Channel(ok));
-                return Ok(());
-            }
-            ChannelMethod::Flow { active: false } => {
-                return Err(AmqpError::not_implemented("active=false").in_method(id.0, id.1));
-            }
-            ChannelMethod::AccessRequest => {
-                // carries ticket 1, which nobody looks at
-                let ok = access::AMQPMethod::RequestOk(access::RequestOk {});
-                self.put_method(frame.channel, AMQPClass::Access(ok));
-                return Ok(());
             }
             ChannelMethod::CloseOk | ChannelMethod::CancelOk => return Ok(()),
         };
@@ -568,6 +556,10 @@ fn well_formed(frame: &Frame<'_>) -> Result<(), AmqpError> {
         _ => false,
     };
     if known { Ok(()) } else { Err(frame_error(frame.kind, frame.payload, "unknown_frame")) }
+}
+
+fn second_open() -> AmqpError {
+    AmqpError::new(ReplyCode::ChannelError, "second 'channel.open' seen").in_method(20, 10)
 }
 
 fn out_of_place(text: String) -> AmqpError {

@@ -4,6 +4,8 @@ use amq_protocol::protocol::{AMQPClass, access, basic, channel, connection, exch
 use amq_protocol::types::FieldTable;
 use hornpipe_amqp::MachineConfig;
 use hornpipe_types::command::{ChannelCommand, Command};
+use hornpipe_types::effect::ChannelEffect;
+use hornpipe_types::error::AmqpError;
 use hornpipe_types::limits::Limits;
 use hornpipe_types::table::{FieldTable as Table, Value};
 
@@ -127,7 +129,7 @@ fn channels_are_counted() {
     let mut p = Peer::opened_with(MachineConfig::default(), 2, 4096, 0);
     p.open_channels(&[1, 60_000]);
     p.send(&method(1, channel_close()));
-    p.channel_effect(1, hornpipe_types::effect::ChannelEffect::CloseOk);
+    p.channel_effect(1, ChannelEffect::CloseOk);
     p.take();
     p.received();
     p.open_channels(&[3]);
@@ -159,6 +161,55 @@ fn a_message_over_the_limit_fails_its_channel_once_it_is_there() {
     }
 }
 
+/// What asks for nothing but an answer gets it from the core, behind the answers that are due.
+#[test]
+fn flow_and_access_request_are_answered_in_their_turn() {
+    let mut p = Peer::with_channels(&[1]);
+    let flow = channel::AMQPMethod::Flow(channel::Flow { active: true });
+    p.send(&method_1(AMQPClass::Channel(flow)));
+    p.send(&method_1(AMQPClass::Access(access::AMQPMethod::Request(access::Request::default()))));
+    assert_eq!(p.received(), []);
+    let commands = p.take();
+    assert!(
+        matches!(
+            commands[..],
+            [Command::Channel(1, ChannelCommand::Flow), Command::Channel(1, ChannelCommand::AccessRequest)]
+        ),
+        "{commands:?}"
+    );
+    p.channel_effect(1, ChannelEffect::FlowOk);
+    let flow_ok = channel::AMQPMethod::FlowOk(channel::FlowOk { active: true });
+    assert_eq!(p.received(), [AMQPFrame::Method(1, AMQPClass::Channel(flow_ok))]);
+    p.channel_effect(1, ChannelEffect::AccessRequestOk);
+    assert_eq!(p.received_bytes(), raw(1, 1, &[0, 30, 0, 11, 0, 1]));
+}
+
+/// Until both sides have let go of a channel its number is in use, whoever closes it.
+#[test]
+fn a_channel_that_closes_is_not_opened_again() {
+    let text = "504 CHANNEL_ERROR - second 'channel.open' seen (20,10)";
+    let failed = || ChannelEffect::Close(AmqpError::precondition("nonsense"));
+    let mut p = Peer::with_channels(&[1]);
+    p.channel_effect(1, failed());
+    p.received();
+    p.send(&channel_open(1));
+    assert_eq!(p.failed(), text);
+    // the client closes
+    let mut p = Peer::with_channels(&[1]);
+    p.send(&method(1, channel_close()));
+    p.take();
+    p.send(&channel_open(1));
+    assert_eq!(p.failed(), text);
+    // after close-ok it is free
+    let mut p = Peer::with_channels(&[1]);
+    p.channel_effect(1, failed());
+    p.received();
+    p.send(
+        &[method_1(AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {}))), channel_open(1)].concat(),
+    );
+    assert!(matches!(p.take()[..], [Command::Channel(1, ChannelCommand::Open)]));
+}
+
 #[test]
 fn what_the_machine_answers_itself() {
     let mut p = Peer::with_channels(&[1]);
@@ -167,14 +218,6 @@ fn what_the_machine_answers_itself() {
         assert!(p.take().is_empty());
         p.received()
     };
-    let flow = channel::AMQPMethod::Flow(channel::Flow { active: true });
-    let flow_ok = channel::AMQPMethod::FlowOk(channel::FlowOk { active: true });
-    assert_eq!(
-        replies(&mut p, &method_1(AMQPClass::Channel(flow))),
-        [AMQPFrame::Method(1, AMQPClass::Channel(flow_ok))]
-    );
-    p.send(&method_1(AMQPClass::Access(access::AMQPMethod::Request(access::Request::default()))));
-    assert_eq!(p.received_bytes(), raw(1, 1, &[0, 30, 0, 11, 0, 1]));
     let update = connection::AMQPMethod::UpdateSecret(connection::UpdateSecret::default());
     let update_ok = connection::AMQPMethod::UpdateSecretOk(connection::UpdateSecretOk {});
     assert_eq!(replies(&mut p, &conn(update)), [AMQPFrame::Method(0, AMQPClass::Connection(update_ok))]);
