@@ -29,8 +29,6 @@ use tokio::time::Sleep;
 /// Octets asked for in one read, and the size of a batch that a read becomes: above it the cache suffers, below it syscalls cost
 /// more.
 pub(crate) const READ_BYTES: usize = 128 * 1024;
-/// With less room than this the read buffer grows first.
-const READ_BYTES_MIN: usize = 16 * 1024;
 /// A peer that doesn't take so many octets of answers isn't read any more.
 const OUTPUT_PAUSE: usize = 4 * 1024 * 1024;
 /// Reads in one poll before other tasks get their turn.
@@ -316,15 +314,9 @@ impl Driver {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let wanted = self.machine.wanted_input();
         let input = self.machine.input();
-        if input.capacity() == 0 {
-            *input = self.shared.buffers.take();
-        }
-        // What was used up in front is room again where no batch has it.
-        let _ = input.try_reclaim(input.capacity() - input.len() + 1);
-        if input.capacity() - input.len() < READ_BYTES_MIN {
-            input.reserve(READ_BYTES.saturating_sub(input.len()).max(READ_BYTES_MIN));
-        }
+        self.shared.buffers.make_room(input, wanted);
         let read = pin!(self.stream.read_buf(input)).poll(cx);
         match &read {
             Poll::Ready(Ok(count)) => {
