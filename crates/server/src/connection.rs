@@ -226,8 +226,9 @@ impl Driver {
 
     fn poll(&mut self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> Poll<End> {
         let mut reads = 0;
+        // One look at the clock for all of it: what is timed here is timed in seconds.
+        let mut now = self.shared.clock.mono();
         loop {
-            let now = self.shared.clock.mono();
             if self.machine.poll_timeout().is_some_and(|at| at <= now) {
                 if !self.link.may_read() {
                     // We are the ones who don't read, so silence proves nothing: without this the peer would be taken
@@ -274,7 +275,7 @@ impl Driver {
                     return Poll::Ready(End::Eof);
                 }
                 Poll::Ready(Ok(_)) => {
-                    self.machine.handle_input(self.shared.clock.mono());
+                    self.machine.handle_input(now);
                     self.hand_over();
                     if self.moves && self.on_front {
                         return Poll::Ready(End::Moves);
@@ -302,6 +303,7 @@ impl Driver {
             if self.arm(cx, sleep.as_mut(), deadline).is_pending() {
                 return Poll::Pending;
             }
+            now = self.shared.clock.mono();
         }
     }
 
