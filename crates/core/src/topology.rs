@@ -5,6 +5,7 @@
 //! visits each exchange and names each queue at most once per message, by marks instead of sets. Nothing here depends on
 //! the order of a hashed map.
 
+mod keys;
 mod route;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use hornpipe_types::ids::QueueId;
 use hornpipe_types::message::Span;
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::table::FieldTable;
+use keys::BindingKey;
 pub use route::{RouteInput, Routed};
 use std::collections::BTreeMap;
 
@@ -101,15 +103,6 @@ impl Changes {
     }
 }
 
-/// The identity of a binding: source, destination, routing key, arguments sorted by key.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct BindingKey {
-    source: ExchangeId,
-    destination: Destination,
-    routing_key: ShortStr,
-    arguments: Box<[u8]>,
-}
-
 #[derive(Debug)]
 struct Binding {
     definition: BindingDefinition,
@@ -123,6 +116,8 @@ struct Binding {
     in_pos: u32,
     /// Where the source's router keeps it.
     place: Place,
+    /// Another binding whose key has the same hash.
+    next: Option<u32>,
 }
 
 /// A queue that something is bound to.
@@ -139,9 +134,11 @@ pub struct Topology {
     exchanges: Vec<Option<Exchange>>,
     free_exchanges: Vec<u32>,
     by_name: BTreeMap<ShortStr, ExchangeId>,
-    bindings: Vec<Option<Binding>>,
+    /// Boxed, so that little is moved when the list grows.
+    bindings: Vec<Option<Box<Binding>>>,
     free_bindings: Vec<u32>,
-    by_key: Map<BindingKey, u32>,
+    /// The first binding of each hash; see [`keys`].
+    by_key: Map<u64, u32>,
     queues: Vec<QueueSlot>,
     free_queues: Vec<u32>,
     by_queue: Map<QueueId, u32>,
@@ -237,7 +234,7 @@ impl Topology {
 
     /// Number of bindings.
     pub fn binding_count(&self) -> usize {
-        self.by_key.len()
+        self.bindings.len() - self.free_bindings.len()
     }
 
     /// Changes with every change that can alter a route.
@@ -400,8 +397,8 @@ impl Topology {
             },
         };
         let durable = destination_durable && self.exchange(source).definition.durable;
-        let key = binding_key(source, b, destination);
-        if let Some(found) = self.by_key.get(&key).and_then(|slot| self.binding(*slot)) {
+        let key = BindingKey::new(source, b, destination);
+        if let Some(found) = self.find_binding(&key).and_then(|slot| self.binding(slot)) {
             let order = found.definition.order;
             return Ok(BindOutcome { added: false, durable: found.durable, source, order });
         }
@@ -461,8 +458,9 @@ impl Topology {
                 seq,
             });
         }
-        self.by_key.insert(key.clone(), slot);
-        self.bindings[slot as usize] = Some(Binding { definition, key, node, durable, seq, out_pos, in_pos, place });
+        let next = self.put_key(&key, slot);
+        let binding = Binding { definition, key, node, durable, seq, out_pos, in_pos, place, next };
+        self.bindings[slot as usize] = Some(Box::new(binding));
         seq
     }
 
@@ -489,7 +487,7 @@ impl Topology {
     /// Unbinds. What is not there is no error and no change.
     pub fn unbind(&mut self, b: &BindingDefinition, destination: Destination) -> Changes {
         let mut changes = Changes::default();
-        let slot = self.find(&b.source).and_then(|s| self.by_key.get(&binding_key(s, b, destination)).copied());
+        let slot = self.find(&b.source).and_then(|s| self.find_binding(&BindingKey::new(s, b, destination)));
         if let Some(slot) = slot {
             let doomed = self.detach(slot, &mut changes);
             self.delete_all(doomed.into_iter().collect(), &mut changes);
@@ -511,10 +509,10 @@ impl Topology {
 
     /// Takes one binding out of everything; returns its source if that is to be auto-deleted for it.
     fn detach(&mut self, slot: u32, changes: &mut Changes) -> Option<ExchangeId> {
-        let b = self.bindings.get_mut(slot as usize)?.take()?;
+        let b = *self.bindings.get_mut(slot as usize)?.take()?;
         self.generation += 1;
         self.free_bindings.push(slot);
-        self.by_key.remove(&b.key);
+        self.forget_key(slot, &b);
         let (mut moved_out, mut moved_place, mut doomed) = (None, None, None);
         if let Some(x) = self.get_mut(b.key.source) {
             moved_out = x.outgoing.remove(b.out_pos);
@@ -574,10 +572,10 @@ impl Topology {
     // --- listing ---
 
     fn binding(&self, slot: u32) -> Option<&Binding> {
-        self.bindings.get(slot as usize).and_then(Option::as_ref)
+        self.bindings.get(slot as usize)?.as_deref()
     }
     fn binding_mut(&mut self, slot: u32) -> Option<&mut Binding> {
-        self.bindings.get_mut(slot as usize).and_then(Option::as_mut)
+        self.bindings.get_mut(slot as usize)?.as_deref_mut()
     }
 
     /// All bindings, in no order that means anything; the implicit ones of the default exchange are the caller's.
@@ -641,14 +639,6 @@ fn default_refused() -> AmqpError {
 
 fn unknown_kind(kind: &str) -> AmqpError {
     AmqpError::precondition(format!("unknown exchange type '{kind}'"))
-}
-
-fn binding_key(source: ExchangeId, b: &BindingDefinition, destination: Destination) -> BindingKey {
-    let mut arguments = Vec::new();
-    if !b.arguments.is_empty() {
-        b.arguments.sorted().encode_pairs(&mut arguments);
-    }
-    BindingKey { source, destination, routing_key: b.routing_key.clone(), arguments: arguments.into() }
 }
 
 /// Removes what is at `pos`; returns what moved there from the end, if something did.

@@ -2,8 +2,11 @@
 
 use crate::connection::READ_BYTES;
 use bytes::BytesMut;
+use hornpipe_types::copy::put_octets;
 use std::sync::{Mutex, PoisonError};
 
+/// With less room than this a buffer grows before a read.
+const ROOM_MIN: usize = 16 * 1024;
 /// Buffers kept when nobody uses them.
 const KEPT: usize = 32;
 /// A buffer that has grown past this is freed rather than kept.
@@ -23,10 +26,32 @@ impl Buffers {
         buffer
     }
 
+    /// Makes room for a read behind what the buffer holds: so much that it holds `wanted` octets then and no more, where that is
+    /// not 0.
+    pub(crate) fn make_room(&self, buffer: &mut BytesMut, wanted: usize) {
+        let (len, room) = (buffer.len(), buffer.capacity());
+        if wanted > len {
+            if room < wanted || (len == 0 && room > wanted) {
+                let mut exact = BytesMut::with_capacity(wanted);
+                put_octets(&mut exact, buffer);
+                self.give(std::mem::replace(buffer, exact));
+            }
+            return;
+        }
+        if room == 0 {
+            *buffer = self.take();
+        }
+        // What was used up in front is room again where no batch has it.
+        let _ = buffer.try_reclaim(buffer.capacity() - len + 1);
+        if buffer.capacity() - len < ROOM_MIN {
+            buffer.reserve(READ_BYTES.saturating_sub(len).max(ROOM_MIN));
+        }
+    }
+
     /// Takes a buffer back.
     pub(crate) fn give(&self, mut buffer: BytesMut) {
         buffer.clear();
-        if buffer.capacity() == 0 || buffer.capacity() > KEPT_BYTES {
+        if !(READ_BYTES..=KEPT_BYTES).contains(&buffer.capacity()) {
             return;
         }
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -53,6 +78,28 @@ mod tests {
         let again = pool.take();
         assert!(again.is_empty() && again.capacity() >= READ_BYTES);
         assert_eq!(again.as_ptr(), address, "the consumed room in front is taken back");
+    }
+
+    #[test]
+    fn a_wanted_message_fills_its_buffer() {
+        let pool = Buffers::default();
+        let mut buffer = BytesMut::new();
+        pool.make_room(&mut buffer, 0);
+        assert_eq!((buffer.len(), buffer.capacity()), (0, READ_BYTES));
+        // what is behind the first message does not fit any more
+        buffer.extend_from_slice(&[7; READ_BYTES]);
+        buffer.advance(READ_BYTES - 1000);
+        pool.make_room(&mut buffer, 70_000);
+        assert_eq!((&buffer[..], buffer.capacity()), (&[7; 1000][..], 70_000));
+        // all of it is there: the next are as large, then smaller, then no matter
+        for wanted in [70_000, 50_000] {
+            buffer.clear();
+            pool.make_room(&mut buffer, wanted);
+            assert_eq!((buffer.len(), buffer.capacity()), (0, wanted));
+        }
+        pool.give(std::mem::take(&mut buffer));
+        pool.make_room(&mut buffer, 0);
+        assert_eq!(buffer.capacity(), READ_BYTES);
     }
 
     #[test]

@@ -29,8 +29,6 @@ use tokio::time::Sleep;
 /// Octets asked for in one read, and the size of a batch that a read becomes: above it the cache suffers, below it syscalls cost
 /// more.
 pub(crate) const READ_BYTES: usize = 128 * 1024;
-/// With less room than this the read buffer grows first.
-const READ_BYTES_MIN: usize = 16 * 1024;
 /// A peer that doesn't take so many octets of answers isn't read any more.
 const OUTPUT_PAUSE: usize = 4 * 1024 * 1024;
 /// Reads in one poll before other tasks get their turn.
@@ -228,8 +226,9 @@ impl Driver {
 
     fn poll(&mut self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> Poll<End> {
         let mut reads = 0;
+        // One look at the clock for all of it: what is timed here is timed in seconds.
+        let mut now = self.shared.clock.mono();
         loop {
-            let now = self.shared.clock.mono();
             if self.machine.poll_timeout().is_some_and(|at| at <= now) {
                 if !self.link.may_read() {
                     // We are the ones who don't read, so silence proves nothing: without this the peer would be taken
@@ -276,7 +275,7 @@ impl Driver {
                     return Poll::Ready(End::Eof);
                 }
                 Poll::Ready(Ok(_)) => {
-                    self.machine.handle_input(self.shared.clock.mono());
+                    self.machine.handle_input(now);
                     self.hand_over();
                     if self.moves && self.on_front {
                         return Poll::Ready(End::Moves);
@@ -304,6 +303,7 @@ impl Driver {
             if self.arm(cx, sleep.as_mut(), deadline).is_pending() {
                 return Poll::Pending;
             }
+            now = self.shared.clock.mono();
         }
     }
 
@@ -316,15 +316,9 @@ impl Driver {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let wanted = self.machine.wanted_input();
         let input = self.machine.input();
-        if input.capacity() == 0 {
-            *input = self.shared.buffers.take();
-        }
-        // What was used up in front is room again where no batch has it.
-        let _ = input.try_reclaim(input.capacity() - input.len() + 1);
-        if input.capacity() - input.len() < READ_BYTES_MIN {
-            input.reserve(READ_BYTES.saturating_sub(input.len()).max(READ_BYTES_MIN));
-        }
+        self.shared.buffers.make_room(input, wanted);
         let read = pin!(self.stream.read_buf(input)).poll(cx);
         match &read {
             Poll::Ready(Ok(count)) => {

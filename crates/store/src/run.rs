@@ -12,6 +12,7 @@
 
 use crate::wire::{Input, put_varint};
 use hornpipe_types::Map;
+use hornpipe_types::copy::pieces;
 use hornpipe_types::message::{Batch, BatchBuilder, MessageMeta, Span, is_full_route};
 use std::sync::Arc;
 
@@ -102,7 +103,7 @@ pub(crate) fn put_run<'a>(out: &mut Vec<u8>, table: &[u8], spans: impl Iterator<
     out.extend_from_slice(table);
     for span in spans {
         for i in span.indexes() {
-            out.extend_from_slice(span.batch.frames(i));
+            pieces(span.batch.frames(i)).for_each(|piece| out.extend_from_slice(piece));
         }
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod args;
 pub mod command;
+pub mod copy;
 pub mod definition;
 pub mod effect;
 pub mod error;

@@ -3,6 +3,7 @@
 //! A [`Batch`] holds the content frames (header frame, body frames) of consecutive messages back to back, as they came off
 //! the wire, so that a delivery is a copy of bytes plus patched channel numbers. One reference count serves all of them.
 
+use crate::copy::put_octets;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::sync::Arc;
 
@@ -373,7 +374,7 @@ impl BatchBuilder {
     pub fn push_frames(&mut self, frames: &[u8], mut meta: MessageMeta) {
         meta.offset = self.bytes.len() as u32;
         meta.len = frames.len() as u32;
-        self.bytes.put_slice(frames);
+        put_octets(&mut self.bytes, frames);
         self.messages.push(meta);
     }
     /// Adds a message as [`Self::push_frames`] does, which lies at `at` in a buffer outside.
@@ -485,7 +486,7 @@ impl BatchBuilder {
             if *offset & OUTSIDE != 0 {
                 let from = (*offset & !OUTSIDE) as usize;
                 *offset = self.bytes.len() as u32;
-                self.bytes.put_slice(&buffer[from..from + len]);
+                put_octets(&mut self.bytes, &buffer[from..from + len]);
             }
         }
     }
@@ -524,7 +525,7 @@ pub fn put_frame(out: &mut BytesMut, kind: u8, payload: &[u8]) {
     out.put_u8(kind);
     out.put_u16(0);
     out.put_u32(payload.len() as u32);
-    out.put_slice(payload);
+    put_octets(out, payload);
     out.put_u8(0xCE);
 }
 

@@ -2,7 +2,8 @@
 //! would exceed what this peer takes.
 
 use super::frame::{BODY, OVERHEAD, PREFIX, put};
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
+use hornpipe_types::copy::put_octets;
 use hornpipe_types::message::{Batch, MULTI_FRAME};
 
 /// Appends the content frames of message `i` on `channel`. `frame_max` counts the envelope.
@@ -10,7 +11,7 @@ pub(crate) fn put_content(out: &mut BytesMut, channel: u16, batch: &Batch, i: u3
     let frames = batch.frames(i);
     let number = channel.to_be_bytes();
     let start = out.len();
-    out.put_slice(frames);
+    put_octets(out, frames);
     let copied = &mut out[start..];
     let Some(header) = patch(copied, number) else {
         return;

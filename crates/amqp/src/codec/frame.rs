@@ -1,6 +1,7 @@
 //! The frame envelope: type, channel, size, payload, end octet [spec §4.2.3].
 
 use bytes::{BufMut, BytesMut};
+use hornpipe_types::copy::put_octets;
 use hornpipe_types::error::{AmqpError, ReplyCode};
 use std::fmt::Write as _;
 
@@ -114,7 +115,7 @@ pub(crate) fn put(out: &mut BytesMut, kind: u8, channel: u16, payload: &[u8]) {
     out.put_u8(kind);
     out.put_u16(channel);
     out.put_u32(payload.len() as u32);
-    out.put_slice(payload);
+    put_octets(out, payload);
     out.put_u8(END);
 }
 

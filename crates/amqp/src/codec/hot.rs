@@ -121,12 +121,15 @@ pub(crate) fn content<'a>(
     Some((at, meta))
 }
 
-/// Largest body that is waited for in the input, octets: copying it twice would cost more.
-const AWAITED_MAX: u64 = 16 * 1024;
+/// Largest body that is waited for in the input, octets.
+const AWAITED_MAX: u64 = 512 * 1024;
+/// Body frames smaller than this aren't waited for, but where they end the body: they would be looked at again with each read.
+const AWAITED_FRAME_MIN: u64 = 2048;
 
-/// Whether `bytes` are the beginning of content that [`content`] will take once the rest has come: a header frame and one body
-/// frame that isn't large. In the input it costs nothing to wait, and a message needs no batch of its own.
-pub(crate) fn is_on_its_way(bytes: &[u8], channel: [u8; 2], frame_max: u32, body_max: u64) -> bool {
+/// Whether `bytes` are the beginning of content that [`content`] will take once the rest has come: a header frame and few body
+/// frames. In the input it costs nothing to wait, and a message needs no copy. Returns how many octets it will measure,
+/// as far as that is known.
+pub(crate) fn is_on_its_way(bytes: &[u8], channel: [u8; 2], frame_max: u32, body_max: u64) -> Option<usize> {
     /// Begin of a frame as far as it has come; what its payload may measure.
     fn begins(bytes: &[u8], kind: u8, channel: [u8; 2]) -> bool {
         bytes.iter().zip([kind, channel[0], channel[1]]).all(|(a, b)| *a == b)
@@ -134,28 +137,46 @@ pub(crate) fn is_on_its_way(bytes: &[u8], channel: [u8; 2], frame_max: u32, body
     // a header without properties has their flags all the same
     let sizes = CONTENT_HEADER_FIXED as u32 + 2..=frame_max;
     let Some(fixed) = bytes.first_chunk::<{ PREFIX + CONTENT_HEADER_FIXED }>() else {
-        return begins(bytes, HEADER, channel)
+        let is_begin = begins(bytes, HEADER, channel)
             && bytes.get(3..PREFIX).is_none_or(|size| sizes.contains(&size_of_frame(size)));
+        return is_begin.then_some(0);
     };
     let header = size_of_frame(&fixed[3..PREFIX]);
-    let &[0, 60, 0, 0, ref size @ ..] = &fixed[PREFIX..] else { return false };
+    let &[0, 60, 0, 0, ref size @ ..] = &fixed[PREFIX..] else { return None };
     let body = size.iter().fold(0, |sum, octet| sum << 8 | u64::from(*octet));
     if !begins(bytes, HEADER, channel) || !sizes.contains(&header) || body > body_max.min(AWAITED_MAX) {
-        return false;
+        return None;
     }
-    let Some(rest) = bytes.get(header as usize + OVERHEAD..) else { return true };
-    let Some(header) = envelope(bytes, HEADER, channel, frame_max) else { return false };
-    if body == 0 || header::scan(header).is_err() || !begins(rest, BODY, channel) {
-        return false;
+    let mut at = header as usize + OVERHEAD;
+    // what is still missing, in frames as large as the first
+    let in_all =
+        |at: usize, missing: u64, frame: u64| at + (missing + missing.div_ceil(frame) * OVERHEAD as u64) as usize;
+    let most = u64::from(frame_max).saturating_sub(OVERHEAD as u64).max(1);
+    if bytes.len() < at {
+        return Some(in_all(at, body, most));
     }
-    match rest.get(3..PREFIX) {
-        None => true,
-        Some(size) => {
-            u64::from(size_of_frame(size)) == body
-                && body <= u64::from(frame_max)
-                && rest.len() < body as usize + OVERHEAD
+    let header = envelope(bytes, HEADER, channel, frame_max)?;
+    header::scan(header).ok()?;
+    let (mut missing, mut each) = (body, None);
+    while missing > 0 {
+        let rest = bytes.get(at..)?;
+        if !begins(rest, BODY, channel) {
+            return None;
         }
+        let Some(size) = rest.get(3..PREFIX) else { return Some(in_all(at, missing, each.unwrap_or(most))) };
+        let size = u64::from(size_of_frame(size));
+        if size > u64::from(frame_max) || size > missing || (size < missing && size < AWAITED_FRAME_MIN) {
+            return None;
+        }
+        let each = *each.get_or_insert(size.max(1));
+        if rest.len() < size as usize + OVERHEAD {
+            return (size > 0).then(|| in_all(at, missing, each));
+        }
+        envelope(rest, BODY, channel, frame_max)?;
+        missing -= size;
+        at += size as usize + OVERHEAD;
     }
+    None
 }
 
 /// The number in the four octets of a frame's size.
@@ -264,20 +285,28 @@ mod tests {
         bytes
     }
 
+    const MOST: u64 = 11_000;
+
     fn waits(bytes: &[u8]) -> bool {
-        is_on_its_way(bytes, [0, 5], 4096, 1000)
+        is_on_its_way(bytes, [0, 5], 4096, MOST).is_some()
     }
 
     #[test]
     fn what_is_waited_for_is_taken_once_it_is_there() {
-        for pieces in [&[][..], &[&b"x"[..]], &[&[7; 1000]]] {
+        let full = &[7; 4096 - OVERHEAD][..];
+        for pieces in [&[][..], &[&b"x"[..]], &[&[7; 1000]], &[full, full, &[7; 1]], &[full, &[7; 2048], full]] {
             let bytes = content_of(pieces.iter().map(|p| p.len() as u64).sum(), pieces);
             for end in 0..bytes.len() {
-                assert!(waits(&bytes[..end]), "{end} of {}", bytes.len());
-                assert!(content(&bytes[..end], [0, 5], 4096, 1000, &mut Scanned::default()).is_none());
+                let known = end >= PREFIX + CONTENT_HEADER_FIXED;
+                assert_eq!(
+                    is_on_its_way(&bytes[..end], [0, 5], 4096, MOST),
+                    Some(if known { bytes.len() } else { 0 }),
+                    "{end}"
+                );
+                assert!(content(&bytes[..end], [0, 5], 4096, MOST, &mut Scanned::default()).is_none());
             }
             assert!(!waits(&bytes));
-            assert!(content(&bytes, [0, 5], 4096, 1000, &mut Scanned::default()).is_some());
+            assert!(content(&bytes, [0, 5], 4096, MOST, &mut Scanned::default()).is_some());
         }
     }
 
@@ -290,6 +319,12 @@ mod tests {
             bytes[at] = octet;
             bytes
         };
+        // the end of the first of two body frames
+        let with_end = |mut bytes: BytesMut, octet: u8| {
+            let at = bytes.len() - 3 - OVERHEAD - 1;
+            bytes[at] = octet;
+            cut(&bytes)
+        };
         let body = whole.len() - 1000 - OVERHEAD;
         let never = [
             ("a heartbeat", with(0, 8)),
@@ -300,8 +335,10 @@ mod tests {
             ("an unknown property flag", with(body - 2 - 2, 0xff)),
             ("another frame in between", with(body, METHOD)),
             ("a body on another channel", with(body + 2, 6)),
-            ("a body in pieces", cut(&content_of(1000, &[&[7; 900]]))),
-            ("a body that is too large", cut(&content_of(1001, &[&[7; 1001]]))),
+            ("a body in crumbs", cut(&content_of(3000, &[&[7; 2047]]))),
+            ("a body frame without an end", with_end(content_of(3000, &[&[7; 2048], &[7; 3]]), 0)),
+            ("a body that is too large", cut(&content_of(MOST + 1, &[&[7; 4000]]))),
+            ("a body larger than announced", cut(&content_of(1000, &[&[7; 1001]]))),
             ("a header of nothing", vec![HEADER, 0, 5, 0, 0, 0, 0, 0xce]),
             ("a header without flags", vec![HEADER, 0, 5, 0, 0, 0, 12, 0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xce]),
             ("an empty body frame", content_of(3, &[&[]]).to_vec()),

@@ -20,6 +20,9 @@ const BODY_MAX: u64 = 512 * 1024 * 1024;
 /// Bodies over this (and over frame_max) are collected into a batch of their own.
 const LARGE_BODY: u64 = 128 * 1024;
 
+/// Where messages are so large, a read is to bring one, octets: then its buffer becomes the batch.
+const ONE_A_READ: usize = 48 * 1024;
+
 /// Room made for messages before it is known how many a read brought, at most.
 const MESSAGES_EXPECTED: usize = 4096;
 
@@ -91,9 +94,14 @@ impl Connection {
     /// Turns what is complete in the input buffer into commands.
     pub(super) fn read(&mut self, now: Instant) {
         let mut input = std::mem::take(&mut self.input);
+        self.wanted = 0;
         let used = self.walk(now, &input);
         match self.batch.take() {
             Some(builder) => {
+                let each = used / builder.len().max(1) as usize;
+                if self.wanted == 0 && each >= ONE_A_READ {
+                    self.wanted = each;
+                }
                 let batch = builder.finish_with(&mut input, used);
                 self.hand_batch(batch);
             }
@@ -194,7 +202,10 @@ impl Connection {
             let content = &rest[repeat.frame.len()..];
             let Some((len, mut meta)) = hot::content(content, repeat.channel, frame_max, body_max, &mut repeat.scanned)
             else {
-                waits = hot::is_on_its_way(content, repeat.channel, frame_max, body_max);
+                if let Some(size) = hot::is_on_its_way(content, repeat.channel, frame_max, body_max) {
+                    waits = true;
+                    self.wanted = if size >= ONE_A_READ { repeat.frame.len() + size } else { 0 };
+                }
                 break;
             };
             if self.batch.as_ref().is_some_and(BatchBuilder::is_full) {

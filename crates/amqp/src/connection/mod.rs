@@ -106,6 +106,8 @@ pub struct Connection {
     gets: u32,
 
     input: BytesMut,
+    /// See [`Self::wanted_input`].
+    wanted: usize,
     output: Output,
     commands: Vec<Command>,
     /// Content cost of what is in the output.
@@ -150,6 +152,7 @@ impl Connection {
             held: false,
             gets: 0,
             input: BytesMut::new(),
+            wanted: 0,
             output: Output::default(),
             commands: Vec::new(),
             unwritten: 0,
@@ -168,6 +171,12 @@ impl Connection {
     /// It is given back after a second of silence, so reserve room just before reading, not while waiting for input.
     pub fn input(&mut self) -> &mut BytesMut {
         &mut self.input
+    }
+
+    /// How many octets the buffer should hold in all when the next read ends, no more: the large message that has begun, or one
+    /// as large as the last. It needs no copy when nothing else is there. 0 where that doesn't matter.
+    pub fn wanted_input(&self) -> usize {
+        self.wanted
     }
 
     /// Turns all complete frames of the input buffer into commands. To be called only after octets were read: they count as

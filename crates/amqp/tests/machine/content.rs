@@ -2,6 +2,7 @@ use crate::client::*;
 use amq_protocol::frame::{AMQPFrame, parse_frame};
 use amq_protocol::protocol::{AMQPClass, basic};
 use amq_protocol::types::{AMQPValue, FieldTable};
+use bytes::BytesMut;
 use hornpipe_amqp::MachineConfig;
 use hornpipe_types::command::{ChannelCommand, Command, Settle};
 use hornpipe_types::effect::{ChannelEffect, Delivery, span_cost};
@@ -483,6 +484,32 @@ fn a_message_split_over_reads_stays_in_its_run() {
     p.send(&one[..100]);
     p.send(&[&one[100..], &publish(1, "b", b"x"), &one].concat());
     assert_eq!(runs(&p.take()), [1, 1, 1]);
+}
+
+#[test]
+fn a_large_message_is_left_where_it_was_read() {
+    let mut p = Peer::with_channels(&[1]);
+    // in one body frame and in several
+    for size in [60_000, 300_000] {
+        let mut one = method(1, publish_method("", "a", false, false));
+        one.extend(content(1, &properties(0), &vec![5; size], 131_064));
+        p.send(&one[..1000]);
+        assert_eq!((p.machine.wanted_input(), p.take().len()), (one.len(), 0));
+        p.send(&one[1000..]);
+        assert_eq!((p.machine.wanted_input(), runs(&p.take())), (one.len(), vec![1]), "the next may be as large");
+        *p.machine.input() = BytesMut::with_capacity(one.len());
+        p.send(&one[..1000]);
+        let address = p.machine.input().as_ptr();
+        p.send(&one[1000..]);
+        match &p.take()[..] {
+            [Command::Channel(1, ChannelCommand::Publish(run))] => {
+                assert_eq!(run.batch.frames(0).as_ptr(), address.wrapping_add(one.len() - run.batch.frames(0).len()));
+            }
+            other => panic!("{other:?}"),
+        }
+        p.send(&publish(1, "b", b"small"));
+        assert_eq!((p.machine.wanted_input(), runs(&p.take())), (0, vec![1]));
+    }
 }
 
 #[test]

@@ -857,3 +857,35 @@ proptest! {
         }
     }
 }
+
+/// Keys of three bindings with one hash, which the hasher's arithmetic allows: each can still be found and removed, in any order.
+#[test]
+fn bindings_with_the_same_hash_are_told_apart() {
+    const FACTOR: u64 = 0xf135_7aea_2e62_a9c5;
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let mut b = Bench::new();
+        let names = ["a", "b", "c"];
+        let bindings = names.map(|name| {
+            let id = b.declare(name, "fanout", &[]);
+            let queue = 0u64.wrapping_sub(u64::from(id.0).wrapping_mul(FACTOR).wrapping_mul(FACTOR));
+            b.bind(name, queue, "");
+            (name, queue)
+        });
+        assert_eq!((b.t.by_key.len(), b.t.binding_count()), (1, 3), "the hasher's factor is another one");
+        let mut left = vec![0, 1, 2];
+        for gone in order {
+            for (at, (name, queue)) in bindings.iter().enumerate() {
+                let is_new = !left.contains(&at);
+                assert_eq!(b.bind_with(name, *queue, "", &[]), Ok(is_new), "{name}");
+                if is_new {
+                    assert!(!b.unbind(name, *queue, "").is_empty());
+                }
+            }
+            let (name, queue) = bindings[gone];
+            assert!(!b.unbind(name, queue, "").is_empty());
+            left.retain(|at| *at != gone);
+            assert_eq!(b.t.binding_count(), left.len());
+        }
+        assert!(b.t.by_key.is_empty());
+    }
+}

@@ -1,0 +1,40 @@
+//! Copying bodies, which is most of what a message costs when it is large.
+
+use bytes::{BufMut, BytesMut};
+
+/// Octets copied by one call, at most.
+///
+/// From about that size on the C library copies by one instruction (`rep movsb`) where the processor says that it is fast. On AMD's
+/// it is 15 times slower than a loop when the destination lies 1 to 15 octets after the source, counted from the begin of their
+/// pages. Large buffers begin at a page, and what differs is a tag or a key before the body: that is met all the time.
+const PIECE: usize = 2048;
+
+/// The octets in pieces to be copied one by one.
+pub fn pieces(octets: &[u8]) -> impl Iterator<Item = &[u8]> {
+    octets.chunks(PIECE)
+}
+
+/// Appends the octets.
+pub fn put_octets(out: &mut BytesMut, octets: &[u8]) {
+    if octets.len() <= PIECE {
+        return out.put_slice(octets);
+    }
+    out.reserve(octets.len());
+    pieces(octets).for_each(|piece| out.put_slice(piece));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_all_of_it_in_order() {
+        for len in [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7] {
+            let octets: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+            let mut out = BytesMut::from(&b"before"[..]);
+            put_octets(&mut out, &octets);
+            assert_eq!(out, [b"before", &octets[..]].concat());
+            assert!(pieces(&octets).all(|piece| piece.len() <= PIECE));
+        }
+    }
+}
