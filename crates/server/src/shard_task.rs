@@ -270,8 +270,8 @@ impl Owner {
             self.home.inbox.take(&mut self.taken);
             queue.extend(self.taken.drain(..));
         }
-        let now = self.shared.clock.now();
         let begun = Begun::now();
+        let now = self.shared.clock.now_at(begun.at());
         self.turn(now, &begun, &mut queue);
         self.home.turns.note(&begun);
         self.queue = queue;
@@ -290,11 +290,16 @@ impl Owner {
     /// One turn: some items, the timer, then everything that follows from them.
     fn turn(&mut self, now: Now, begun: &Begun, queue: &mut VecDeque<Item>) {
         self.put_off = false;
+        let mut fresh = true;
         if let Some(unfinished) = self.unfinished.pop_front() {
             self.go_on(now, unfinished);
+            fresh = false;
         }
         let (mut items, mut commands) = (0, 0);
-        while items < ITEMS_PER_TURN && commands < COMMANDS_PER_TURN && !self.shard.is_tired() && begun.us() < TURN_US {
+        while items < ITEMS_PER_TURN && commands < COMMANDS_PER_TURN && !self.shard.is_tired() {
+            if queue.is_empty() || !(std::mem::take(&mut fresh) || begun.us() < TURN_US) {
+                break;
+            }
             let Some(item) = queue.pop_front() else { break };
             items += 1;
             commands += self.handle(now, item);
