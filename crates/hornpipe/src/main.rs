@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod data_dir;
 mod healthcheck;
+mod lines;
 mod logging;
 mod store;
 

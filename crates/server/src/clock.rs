@@ -24,13 +24,22 @@ impl Clock {
 
     /// The monotonic clock.
     pub fn mono(&self) -> Instant {
-        Instant(u64::try_from(self.zero.elapsed().as_micros()).unwrap_or(u64::MAX))
+        self.instant(std::time::Instant::now())
+    }
+
+    fn instant(&self, at: std::time::Instant) -> Instant {
+        Instant(u64::try_from(at.saturating_duration_since(self.zero).as_micros()).unwrap_or(u64::MAX))
     }
 
     /// Both clocks.
     pub fn now(&self) -> Now {
+        self.now_at(std::time::Instant::now())
+    }
+
+    /// Both clocks, of which the monotonic one was just looked at.
+    pub(crate) fn now_at(&self, at: std::time::Instant) -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { mono: self.mono(), wall: UnixMillis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)) }
+        Now { mono: self.instant(at), wall: UnixMillis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)) }
     }
 
     /// An instant as tokio's timers want it. Far instants are cut to a day ahead: waking early is harmless.

@@ -7,12 +7,13 @@ use crate::homes::Home;
 use crate::inbox::{Item, Link};
 use bytes::Buf;
 use hornpipe_amqp::{AuthOutcome, AuthRequest, CloseReason, Connection, Status};
-use hornpipe_types::command::{ChannelCommand, Command, OpenConnection};
+use hornpipe_types::command::{ChannelCommand, Command};
 use hornpipe_types::effect::ConnectionEffect;
 use hornpipe_types::ids::ConnectionId;
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::stats::{AdminUser, LoginRefused};
 use hornpipe_types::time::Instant;
+use std::cell::OnceCell;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -70,7 +71,7 @@ struct Seat {
 
 impl Seat {
     /// Takes the connection to the shard of the vhost it asks for. The shard it comes from knows nothing of it but its link.
-    fn go_to(&mut self, open: &OpenConnection, link: &Arc<Link>) {
+    fn go_to(&mut self, open: &Open, link: &Arc<Link>) {
         let homes = &self.shared.homes;
         if homes.is_single() {
             return;
@@ -119,7 +120,8 @@ pub(crate) async fn run(shared: Arc<Shared>, workers: Handle, stream: TcpStream,
         machine,
         stream,
         loopback: is_loopback(peer.ip()),
-        name: format!("{} -> {}", canonical(peer), canonical(local)),
+        ends: (peer, local),
+        name: OnceCell::new(),
         commands: Vec::new(),
         effects: Vec::new(),
         open: None,
@@ -151,8 +153,19 @@ fn comes_or_goes(command: &Command) -> bool {
     }
 }
 
+/// What the log calls a connection by.
+fn name_of((peer, local): (SocketAddr, SocketAddr)) -> Box<str> {
+    format!("{} -> {}", canonical(peer), canonical(local)).into()
+}
+
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Who asked for which vhost.
+struct Open {
+    user: ShortStr,
+    vhost: ShortStr,
 }
 
 type Verdict = dyn Future<Output = Result<AdminUser, LoginRefused>> + Send;
@@ -170,12 +183,14 @@ struct Driver {
     machine: Connection,
     stream: TcpStream,
     loopback: bool,
-    /// `peer -> local`
-    name: String,
+    /// Peer and local.
+    ends: (SocketAddr, SocketAddr),
+    /// `peer -> local`, once the log wants it: that is after the first answers, which clients wait for.
+    name: OnceCell<Box<str>>,
     commands: Vec<Command>,
     effects: Vec<ConnectionEffect>,
     /// What was asked for in connection.open, once it was.
-    open: Option<Box<OpenConnection>>,
+    open: Option<Open>,
     opened: bool,
     told_opened: bool,
     /// Why it ends, once the shard has let go of it.
@@ -190,6 +205,10 @@ struct Driver {
 }
 
 impl Driver {
+    fn name(&self) -> &str {
+        self.name.get_or_init(|| name_of(self.ends))
+    }
+
     /// Serves the connection until it ends or is to go on elsewhere.
     async fn drive(&mut self) -> End {
         let mut sleep = pin!(tokio::time::sleep(Duration::from_secs(86_400)));
@@ -202,7 +221,7 @@ impl Driver {
         match self.stream.into_std().and_then(TcpStream::from_std) {
             Ok(stream) => Some(Self { stream, on_front: false, armed: None, ..self }),
             Err(error) => {
-                tracing::warn!("closing AMQP connection ({}): {error}", self.name);
+                tracing::warn!("closing AMQP connection ({}): {error}", name_of(self.ends));
                 None
             }
         }
@@ -376,7 +395,7 @@ impl Driver {
         }
         if self.open.is_none() {
             self.open = self.commands.iter().find_map(|command| match command {
-                Command::Open(open) => Some(open.clone()),
+                Command::Open(open) => Some(Open { user: open.user.clone(), vhost: open.vhost.clone() }),
                 _ => None,
             });
             if let Some(open) = &self.open {
@@ -400,13 +419,23 @@ impl Driver {
     /// Verifies a login: right here when that costs less than moving it elsewhere, which is so but for slow hashes.
     fn answer_auth(&mut self, cx: &mut Context<'_>, now: Instant) {
         if let Some(request) = self.machine.poll_auth() {
-            let (user, password) = (request.username.to_string(), request.password.to_string());
-            let verdict = crate::login(Arc::clone(&self.shared), user, password, self.loopback);
+            let (user, password) = (&request.username, &request.password);
+            if !self.shared.auth.is_slow(user, password) {
+                let verdict = self.shared.auth.login(user, password, self.loopback);
+                return self.decide(now, &request, verdict);
+            }
+            let verdict = crate::slow_login(Arc::clone(&self.shared), user.clone(), password.clone(), self.loopback);
             self.login = Some((request, Box::pin(verdict)));
         }
-        let Some((request, verdict)) = &mut self.login else { return };
-        let Poll::Ready(verdict) = verdict.as_mut().poll(cx) else { return };
-        let name = &self.name;
+        let Some((request, mut verdict)) = self.login.take() else { return };
+        match verdict.as_mut().poll(cx) {
+            Poll::Ready(verdict) => self.decide(now, &request, verdict),
+            Poll::Pending => self.login = Some((request, verdict)),
+        }
+    }
+
+    /// Tells the machine what became of a login, and the log when nothing did.
+    fn decide(&mut self, now: Instant, request: &AuthRequest, verdict: Result<AdminUser, LoginRefused>) {
         let outcome = match verdict {
             Ok(user) => AuthOutcome::Ok(user.name),
             Err(refused) => {
@@ -414,6 +443,7 @@ impl Driver {
                     LoginRefused::Credentials => "invalid credentials",
                     LoginRefused::NotLoopback => "user can only connect via localhost",
                 };
+                let name = name_of(self.ends);
                 tracing::warn!(
                     "connection {name}: {} login refused: user '{}' - {why}",
                     request.mechanism,
@@ -422,7 +452,6 @@ impl Driver {
                 AuthOutcome::Refused
             }
         };
-        self.login = None;
         self.machine.handle_auth(now, outcome);
     }
 
@@ -446,21 +475,21 @@ impl Driver {
         }
         self.told_opened = true;
         if let Some(open) = &self.open {
-            let (name, user, vhost) = (&self.name, &open.user, &open.vhost);
+            let (name, user, vhost) = (self.name(), &open.user, &open.vhost);
             tracing::info!("connection {name}: user '{user}' authenticated and granted access to vhost '{vhost}'");
         }
     }
 
     /// Port probes and health checks stay below info.
     fn report(&self, end: &End) {
-        let name = &self.name;
+        let name = self.name();
         let silent = self.link.received.load(Ordering::Relaxed) == 0;
         let who = match &self.open {
             Some(open) if self.opened => {
                 let seconds = self.shared.clock.mono().ms_since(self.started) / 1000;
                 format!("{name}, vhost: '{}', user: '{}', duration: {seconds} s", open.vhost, open.user)
             }
-            _ => name.clone(),
+            _ => name.to_owned(),
         };
         let reason = match (end, &self.closing) {
             (_, Some(reason)) | (End::Closed(reason), None) => Some(reason),

@@ -50,6 +50,9 @@ pub(crate) enum Item {
     /// Stay in this turn until other owners are in theirs.
     #[cfg(test)]
     Meet(Arc<crate::spread::tests::Meeting>),
+    /// Panic if the turn is taken on the front.
+    #[cfg(test)]
+    PanicOnFront,
 }
 
 /// The owner task's inbox.

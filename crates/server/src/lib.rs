@@ -392,6 +392,16 @@ pub(crate) async fn login(
     if !shared.auth.is_slow(&user, &password) {
         return shared.auth.login(&user, &password, loopback);
     }
+    slow_login(shared, user, password, loopback).await
+}
+
+/// A login whose hash is slow.
+pub(crate) async fn slow_login(
+    shared: Arc<Shared>,
+    user: String,
+    password: String,
+    loopback: bool,
+) -> Result<AdminUser, LoginRefused> {
     let _room = shared.slow_logins.acquire().await;
     let shared = Arc::clone(&shared);
     let verdict = tokio::task::spawn_blocking(move || shared.auth.login(&user, &password, loopback)).await;

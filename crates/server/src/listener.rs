@@ -3,6 +3,7 @@
 use crate::{Shared, StartError, connection};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
@@ -61,11 +62,12 @@ pub(crate) fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<(TcpListener, Soc
 pub(crate) async fn accept(shared: Arc<Shared>, workers: Handle, listener: TcpListener, address: SocketAddr) {
     tracing::info!("started TCP listener on {address}");
     let mut stop = shared.stop.subscribe();
+    let mut stopped = pin!(stop.wait_for(|stop| *stop));
     let mut refused = 0u64;
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => break,
+            _ = &mut stopped => break,
             accepted = listener.accept() => accepted,
         };
         let (stream, peer) = match accepted {

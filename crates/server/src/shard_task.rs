@@ -275,8 +275,8 @@ impl Owner {
             self.home.inbox.take(&mut self.taken);
             queue.extend(self.taken.drain(..));
         }
-        let now = self.shared.clock.now();
         let begun = Begun::now();
+        let now = self.shared.clock.now_at(begun.at());
         self.turn(now, &begun, &mut queue);
         self.home.turns.note(&begun);
         self.queue = queue;
@@ -295,11 +295,16 @@ impl Owner {
     /// One turn: some items, the timer, then everything that follows from them.
     fn turn(&mut self, now: Now, begun: &Begun, queue: &mut VecDeque<Item>) {
         self.put_off = false;
+        let mut fresh = true;
         if let Some(unfinished) = self.goes_on_at().and_then(|at| self.unfinished.remove(at)) {
             self.go_on(now, unfinished);
+            fresh = false;
         }
         let (mut items, mut commands) = (0, 0);
-        while items < ITEMS_PER_TURN && commands < COMMANDS_PER_TURN && !self.shard.is_tired() && begun.us() < TURN_US {
+        while items < ITEMS_PER_TURN && commands < COMMANDS_PER_TURN && !self.shard.is_tired() {
+            if queue.is_empty() || !(std::mem::take(&mut fresh) || begun.us() < TURN_US) {
+                break;
+            }
             let Some(item) = queue.pop_front() else { break };
             items += 1;
             commands += self.handle(now, item);
@@ -416,6 +421,8 @@ impl Owner {
             Item::Finish(done) => self.finish = Some(done),
             #[cfg(test)]
             Item::Meet(meeting) => meeting.arrive(),
+            #[cfg(test)]
+            Item::PanicOnFront => assert_ne!(std::thread::current().name(), Some("front"), "as asked"),
         }
         1
     }
@@ -542,5 +549,58 @@ impl Owner {
             self.store.finish(reader, done);
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Broker, ServerConfig, Storage};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::sync::mpsc;
+
+    fn method(payload: &[u8]) -> Vec<u8> {
+        [&[1, 0, 0], &(payload.len() as u32).to_be_bytes()[..], payload, &[0xCE]].concat()
+    }
+
+    /// Logs in and asks for the vhost.
+    async fn open(stream: &mut TcpStream) {
+        let start_ok = b"\0\x0a\0\x0b\0\0\0\0\x05PLAIN\0\0\0\x0c\0guest\0guest\x05en_US";
+        let tune_ok = b"\0\x0a\0\x1f\0\x09\0\x02\0\0\0\0";
+        let open = b"\0\x0a\0\x28\x01/\0\0";
+        for sent in [b"AMQP\0\0\x09\x01".to_vec(), method(start_ok)] {
+            stream.write_all(&sent).await.unwrap();
+            // The answer is small, so it comes whole.
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+        }
+        stream.write_all(&[method(tune_ok), method(open)].concat()).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_in_a_turn_taken_for_the_owner_ends_the_process() {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let on_fatal = move |text: &str| {
+            let thread = std::thread::current().name().map(str::to_owned);
+            tell.send((text.to_owned(), thread)).unwrap();
+        };
+        let config = ServerConfig {
+            storage: Storage::Memory,
+            on_fatal: Some(Arc::new(on_fatal)),
+            ..ServerConfig::local(std::env::temp_dir())
+        };
+        let handle = Broker::new(config).start().await.unwrap();
+        let (text, thread) = loop {
+            handle.shared.homes.first().inbox.push_quietly(Item::PanicOnFront);
+            let mut stream = TcpStream::connect(handle.amqp_addresses()[0]).await.unwrap();
+            open(&mut stream).await;
+            tokio::select! {
+                biased;
+                told = told.recv() => break told.unwrap(),
+                // Answered when the owner was awake and took the turn itself.
+                answer = stream.read_u8() => assert!(answer.is_ok(), "only the connection ended"),
+            }
+        };
+        assert_eq!((text.as_str(), thread.as_deref()), (PANICKED, Some("front")));
     }
 }

@@ -67,6 +67,10 @@ impl Begun {
         let last = LAST.get().filter(|look| wall.saturating_duration_since(look.at) < FRESH);
         Self { wall, cpu_ns: last.unwrap_or_else(|| look(wall)).cpu_ns }
     }
+    /// When that was.
+    pub(crate) fn at(&self) -> Instant {
+        self.wall
+    }
     /// How long it lasts already, µs.
     pub(crate) fn us(&self) -> u64 {
         u64::try_from(self.wall.elapsed().as_micros()).unwrap_or(u64::MAX)

@@ -5,6 +5,9 @@ use bytes::{BufMut, Bytes};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+/// Octets that a pair mostly takes at most.
+const PAIR_USUAL: usize = 48;
+
 /// Deepest nesting of tables and arrays that is decoded; deeper input is refused (hostile tables must not eat the stack).
 pub const DEPTH_MAX: usize = 64;
 
@@ -335,7 +338,7 @@ impl FieldTable {
     }
     /// Appends the table with its length prefix.
     pub fn encode(&self, out: &mut impl BufMut) {
-        let mut inner = Vec::new();
+        let mut inner = Vec::with_capacity(self.len() * PAIR_USUAL);
         self.encode_pairs(&mut inner);
         out.put_u32(inner.len() as u32);
         out.put_slice(&inner);

@@ -2,7 +2,6 @@
 //! sorted map, we keep them as sent.
 
 use super::frame::cannot_decode;
-use bytes::Bytes;
 use hornpipe_types::error::{AmqpError, ReplyCode};
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::table::{FieldTable, TableError};
@@ -63,9 +62,9 @@ impl<'a> Fields<'a> {
         std::str::from_utf8(octets).map(ShortStr::new).map_err(|_| not_utf8())
     }
 
-    pub(crate) fn long(&mut self) -> Result<Bytes, AmqpError> {
+    pub(crate) fn long(&mut self) -> Result<Vec<u8>, AmqpError> {
         let len = self.u32()? as usize;
-        self.take(len).map(Bytes::copy_from_slice)
+        self.take(len).map(<[u8]>::to_vec)
     }
 
     pub(crate) fn table(&mut self) -> Result<FieldTable, AmqpError> {

@@ -62,35 +62,77 @@ pub(crate) fn on_connection(id: (u16, u16), payload: &[u8]) -> Result<Connection
 }
 
 fn decode_connection(id: (u16, u16), payload: &[u8]) -> Result<ConnectionMethod, AmqpError> {
-    use connection::AMQPMethod as M;
     Ok(match id {
         (10, 11) => {
             let mut f = Fields::of_method(payload);
             let client_properties = f.table()?;
             let mechanism = f.short()?;
-            let response = f.long()?.to_vec();
+            let response = f.long()?;
             f.short()?;
             f.end()?;
             ConnectionMethod::StartOk { client_properties, mechanism, response }
         }
-        (10, _) => match parse(payload) {
-            Ok(AMQPClass::Connection(M::TuneOk(m))) => {
-                ConnectionMethod::TuneOk { channel_max: m.channel_max, frame_max: m.frame_max, heartbeat: m.heartbeat }
-            }
-            Ok(AMQPClass::Connection(M::Open(m))) => {
-                ConnectionMethod::Open { vhost: ShortStr::new(m.virtual_host.as_str()) }
-            }
-            Ok(AMQPClass::Connection(M::Close(_))) => ConnectionMethod::Close,
-            Ok(AMQPClass::Connection(M::CloseOk(_))) => ConnectionMethod::CloseOk,
-            Ok(AMQPClass::Connection(M::UpdateSecret(_))) => ConnectionMethod::UpdateSecret,
-            Ok(_) => ConnectionMethod::Other,
-            Err(_) if !matches!(id.1, 10 | 11 | 20 | 21 | 30 | 31 | 40 | 41 | 50 | 51 | 60 | 61 | 70 | 71) => {
-                return Err(unimplemented(id));
-            }
-            Err(e) => return Err(e),
+        (10, _) => match usual(payload) {
+            Some(method) => method,
+            None => rare(id, payload)?,
         },
         _ => ConnectionMethod::Other,
     })
+}
+
+/// What every connection says when it comes and goes, if it is well-formed: all else is for [`rare`], which takes longer.
+fn usual(payload: &[u8]) -> Option<ConnectionMethod> {
+    let (id, rest) = payload.split_first_chunk::<4>()?;
+    match *id {
+        [0, 10, 0, 31] => {
+            let &[c0, c1, f0, f1, f2, f3, h0, h1] = <&[u8; 8]>::try_from(rest).ok()?;
+            Some(ConnectionMethod::TuneOk {
+                channel_max: u16::from_be_bytes([c0, c1]),
+                frame_max: u32::from_be_bytes([f0, f1, f2, f3]),
+                heartbeat: u16::from_be_bytes([h0, h1]),
+            })
+        }
+        [0, 10, 0, 40] => {
+            let (vhost, rest) = short(rest)?;
+            let (_, rest) = short(rest)?;
+            (rest.len() == 1).then(|| ConnectionMethod::Open { vhost: ShortStr::new(vhost) })
+        }
+        [0, 10, 0, 50] if is_close(rest) => Some(ConnectionMethod::Close),
+        _ => None,
+    }
+}
+
+/// Any other method of the class, and those that are malformed.
+fn rare(id: (u16, u16), payload: &[u8]) -> Result<ConnectionMethod, AmqpError> {
+    use connection::AMQPMethod as M;
+    Ok(match parse(payload) {
+        Ok(AMQPClass::Connection(M::TuneOk(m))) => {
+            ConnectionMethod::TuneOk { channel_max: m.channel_max, frame_max: m.frame_max, heartbeat: m.heartbeat }
+        }
+        Ok(AMQPClass::Connection(M::Open(m))) => {
+            ConnectionMethod::Open { vhost: ShortStr::new(m.virtual_host.as_str()) }
+        }
+        Ok(AMQPClass::Connection(M::Close(_))) => ConnectionMethod::Close,
+        Ok(AMQPClass::Connection(M::CloseOk(_))) => ConnectionMethod::CloseOk,
+        Ok(AMQPClass::Connection(M::UpdateSecret(_))) => ConnectionMethod::UpdateSecret,
+        Ok(_) => ConnectionMethod::Other,
+        Err(_) if !matches!(id.1, 10 | 11 | 20 | 21 | 30 | 31 | 40 | 41 | 50 | 51 | 60 | 61 | 70 | 71) => {
+            return Err(unimplemented(id));
+        }
+        Err(e) => return Err(e),
+    })
+}
+
+/// Whether these are the arguments of a close: code, text and the method it is about.
+fn is_close(arguments: &[u8]) -> bool {
+    arguments.get(2..).and_then(short).is_some_and(|(_, rest)| rest.len() == 4)
+}
+
+/// A short string and what follows it.
+fn short(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let (len, rest) = bytes.split_first()?;
+    let (text, rest) = rest.split_at_checked(usize::from(*len))?;
+    Some((std::str::from_utf8(text).ok()?, rest))
 }
 
 /// Decodes a method received on a channel (basic.publish and settlements excepted, see [`super::hot`]). The error has the
@@ -105,6 +147,10 @@ pub(crate) fn on_channel(id: (u16, u16), payload: &[u8]) -> Result<ChannelMethod
         (50, 50) => bind(payload, false).map(ChannelCommand::QueueUnbind),
         (60, 10) => qos(payload),
         (60, 20) => consume(payload),
+        (20, 10) if payload.get(4..).and_then(short).is_some_and(|(_, rest)| rest.is_empty()) => {
+            Ok(ChannelCommand::Open)
+        }
+        (20, 40) if payload.get(4..).is_some_and(is_close) => Ok(ChannelCommand::Close),
         _ => return decode_plain(id, payload).map_err(|e| located(e, id)),
     };
     method.map(ChannelMethod::Command).map_err(|e| located(e, id))
@@ -228,6 +274,12 @@ fn consume(payload: &[u8]) -> Result<ChannelCommand, AmqpError> {
     })))
 }
 
+/// Payloads of the answers that every connection gets when it comes and goes.
+pub(crate) const CONNECTION_OPEN_OK: [u8; 5] = [0, 10, 0, 41, 0];
+pub(crate) const CONNECTION_CLOSE_OK: [u8; 4] = [0, 10, 0, 51];
+pub(crate) const CHANNEL_OPEN_OK: [u8; 8] = [0, 20, 0, 11, 0, 0, 0, 0];
+pub(crate) const CHANNEL_CLOSE_OK: [u8; 4] = [0, 20, 0, 41];
+
 /// Appends a method frame; `scratch` is a buffer to be reused.
 pub(crate) fn put_method(out: &mut BytesMut, scratch: &mut Vec<u8>, channel: u16, method: &AMQPClass) {
     scratch.clear();
@@ -241,7 +293,8 @@ pub(crate) fn put_method(out: &mut BytesMut, scratch: &mut Vec<u8>, channel: u16
 
 /// Appends connection.start, by hand: the server properties leave in their own order.
 pub(crate) fn put_start(out: &mut BytesMut, properties: &FieldTable, mechanisms: &str) {
-    let mut payload = vec![0, 10, 0, 10, 0, 9];
+    let mut payload = Vec::with_capacity(512);
+    payload.extend_from_slice(&[0, 10, 0, 10, 0, 9]);
     properties.encode(&mut payload);
     for text in [mechanisms, "en_US"] {
         payload.extend_from_slice(&(text.len() as u32).to_be_bytes());
@@ -252,4 +305,68 @@ pub(crate) fn put_start(out: &mut BytesMut, properties: &FieldTable, mechanisms:
 /// Names the method an error is about. RabbitMQ finds text that is not UTF-8 before it knows the method.
 fn located(error: AmqpError, id: (u16, u16)) -> AmqpError {
     if error == super::fields::not_utf8() { error } else { error.in_method(id.0, id.1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use amq_protocol::protocol::AMQPClass as Class;
+
+    fn payload(method: &AMQPClass) -> Vec<u8> {
+        gen_class(method)(WriteContext::from(Vec::new())).unwrap().write
+    }
+
+    /// A payload, each beginning of it, and it with an octet more, another one, or none that is text.
+    fn variants(whole: &[u8]) -> Vec<Vec<u8>> {
+        let mut all: Vec<_> = (4..=whole.len()).map(|end| whole[..end].to_vec()).collect();
+        for at in 4..whole.len() {
+            for octet in [0, 1, 0xC3, 0xFF] {
+                let mut other = whole.to_vec();
+                other[at] = octet;
+                all.push(other);
+            }
+        }
+        all.push([whole, &[0]].concat());
+        all
+    }
+
+    #[test]
+    fn usual_methods_are_what_the_library_reads() {
+        let close = connection::Close { reply_code: 200, reply_text: "bye é".into(), class_id: 60, method_id: 40 };
+        let open = connection::Open { virtual_host: "a/é".into() };
+        let tune_ok = connection::TuneOk { channel_max: 2047, frame_max: 131_072, heartbeat: 60 };
+        for (id, method) in [
+            ((10, 50), connection::AMQPMethod::Close(close)),
+            ((10, 40), connection::AMQPMethod::Open(open)),
+            ((10, 31), connection::AMQPMethod::TuneOk(tune_ok)),
+        ] {
+            let whole = payload(&Class::Connection(method));
+            assert!(usual(&whole).is_some());
+            for octets in variants(&whole) {
+                let library = rare(id, &octets);
+                assert!(usual(&octets).is_none_or(|method| library == Ok(method)), "{octets:?} {library:?}");
+            }
+        }
+        let close = channel::Close { reply_code: 200, reply_text: "bye é".into(), class_id: 60, method_id: 40 };
+        for (id, method) in
+            [((20, 10), channel::AMQPMethod::Open(channel::Open {})), ((20, 40), channel::AMQPMethod::Close(close))]
+        {
+            for octets in variants(&payload(&Class::Channel(method))) {
+                let library = decode_plain(id, &octets).map_err(|e| located(e, id));
+                assert_eq!(format!("{:?}", on_channel(id, &octets)), format!("{library:?}"), "{octets:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn usual_answers_are_what_the_library_writes() {
+        let open_ok = connection::AMQPMethod::OpenOk(connection::OpenOk {});
+        assert_eq!(payload(&Class::Connection(open_ok)), CONNECTION_OPEN_OK);
+        let close_ok = connection::AMQPMethod::CloseOk(connection::CloseOk {});
+        assert_eq!(payload(&Class::Connection(close_ok)), CONNECTION_CLOSE_OK);
+        let open_ok = channel::AMQPMethod::OpenOk(channel::OpenOk {});
+        assert_eq!(payload(&Class::Channel(open_ok)), CHANNEL_OPEN_OK);
+        let close_ok = channel::AMQPMethod::CloseOk(channel::CloseOk {});
+        assert_eq!(payload(&Class::Channel(close_ok)), CHANNEL_CLOSE_OK);
+    }
 }

@@ -2,8 +2,8 @@
 
 use super::handshake::SILENT_DROP_MS;
 use super::{CloseReason, Connection, State};
-use crate::codec::frame::{Frame, METHOD};
-use crate::codec::method::put_method;
+use crate::codec::frame::{Frame, METHOD, put};
+use crate::codec::method::{CONNECTION_CLOSE_OK, put_method};
 use amq_protocol::protocol::{AMQPClass, connection as amqp};
 use hornpipe_types::command::Command;
 use hornpipe_types::error::AmqpError;
@@ -73,8 +73,7 @@ impl Connection {
     }
 
     fn put_close_ok(&mut self) {
-        let close_ok = AMQPClass::Connection(amqp::AMQPMethod::CloseOk(amqp::CloseOk {}));
-        put_method(&mut self.output.bytes, &mut self.scratch, 0, &close_ok);
+        put(&mut self.output.bytes, METHOD, 0, &CONNECTION_CLOSE_OK);
     }
 
     fn let_go(&mut self) {

@@ -3,7 +3,9 @@
 use super::channel::{Channel, ChannelState};
 use super::{Connection, State};
 use crate::codec::content::put_content;
-use crate::codec::{hot, method::put_method};
+use crate::codec::frame::{METHOD, put};
+use crate::codec::hot;
+use crate::codec::method::{CHANNEL_CLOSE_OK, CHANNEL_OPEN_OK, CONNECTION_OPEN_OK, put_method};
 use amq_protocol::protocol::{AMQPClass, access, basic, channel, confirm, connection, exchange, queue, tx};
 use amq_protocol::types::ShortString;
 use bytes::{BufMut, BytesMut};
@@ -20,7 +22,7 @@ impl Connection {
             ConnectionEffect::Opened => {
                 if self.state == State::OpenSent {
                     self.state = State::Running;
-                    self.put_method(0, AMQPClass::Connection(connection::AMQPMethod::OpenOk(connection::OpenOk {})));
+                    put(&mut self.output.bytes, METHOD, 0, &CONNECTION_OPEN_OK);
                 }
             }
             ConnectionEffect::CloseOk => self.on_close_ok_effect(now),
@@ -92,6 +94,7 @@ impl Connection {
                 }
                 return;
             }
+            ChannelEffect::OpenOk => return put(&mut self.output.bytes, METHOD, number, &CHANNEL_OPEN_OK),
             plain => reply(plain),
         };
         if let Some(reply) = reply {
@@ -116,7 +119,7 @@ impl Connection {
     }
 
     pub(super) fn put_channel_close_ok(&mut self, number: u16) {
-        self.put_method(number, AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {})));
+        put(&mut self.output.bytes, METHOD, number, &CHANNEL_CLOSE_OK);
     }
 
     pub(super) fn put_method(&mut self, number: u16, method: AMQPClass) {
@@ -171,7 +174,6 @@ fn short(text: &ShortStr) -> ShortString {
 fn reply(effect: ChannelEffect) -> Option<AMQPClass> {
     use ChannelEffect as E;
     Some(match effect {
-        E::OpenOk => AMQPClass::Channel(channel::AMQPMethod::OpenOk(channel::OpenOk {})),
         E::ExchangeDeclareOk => AMQPClass::Exchange(exchange::AMQPMethod::DeclareOk(exchange::DeclareOk {})),
         E::ExchangeDeleteOk => AMQPClass::Exchange(exchange::AMQPMethod::DeleteOk(exchange::DeleteOk {})),
         E::ExchangeBindOk => AMQPClass::Exchange(exchange::AMQPMethod::BindOk(exchange::BindOk {})),
@@ -212,7 +214,13 @@ fn reply(effect: ChannelEffect) -> Option<AMQPClass> {
         E::TxSelectOk => AMQPClass::Tx(tx::AMQPMethod::SelectOk(tx::SelectOk {})),
         E::TxCommitOk => AMQPClass::Tx(tx::AMQPMethod::CommitOk(tx::CommitOk {})),
         E::TxRollbackOk => AMQPClass::Tx(tx::AMQPMethod::RollbackOk(tx::RollbackOk {})),
-        E::CloseOk | E::Close(_) | E::Deliver(_) | E::GetOk { .. } | E::Return { .. } | E::Confirm { .. } => {
+        E::OpenOk
+        | E::CloseOk
+        | E::Close(_)
+        | E::Deliver(_)
+        | E::GetOk { .. }
+        | E::Return { .. }
+        | E::Confirm { .. } => {
             return None;
         }
     })

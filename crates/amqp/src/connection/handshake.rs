@@ -183,8 +183,8 @@ impl Connection {
             frame_max: login.frame_max,
             channel_max: login.channel_max,
             heartbeat: login.heartbeat,
-            peer: self.peer.clone(),
-            local: self.local.clone(),
+            peer: std::mem::take(&mut self.peer),
+            local: std::mem::take(&mut self.local),
             tls: self.tls,
         })));
         self.state = State::OpenSent;

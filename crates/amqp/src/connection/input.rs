@@ -37,7 +37,8 @@ struct Repeat<'a> {
     /// The route's index in the batch being built.
     index: Option<u16>,
     scanned: Scanned<'a>,
-    known: KnownFrames<'a>,
+    /// None yet: most reads bring no publish, and the table is large.
+    known: Option<KnownFrames<'a>>,
     /// The frame is not among those yet.
     is_new: bool,
 }
@@ -75,7 +76,12 @@ impl Repeat<'_> {
     fn forget(&mut self) {
         self.frame = &[];
         self.index = None;
-        self.known = KnownFrames::default();
+        self.known = None;
+    }
+
+    /// The index of the route of a frame that was found good.
+    fn index_of(&mut self, frame: &[u8]) -> Option<u16> {
+        self.known.as_mut()?.index_of(frame)
     }
 }
 
@@ -213,7 +219,7 @@ impl Connection {
                 count = 0;
                 self.finish_batch(bytes);
                 repeat.index = None;
-                repeat.known = KnownFrames::default();
+                repeat.known = None;
             }
             let size = repeat.frame.len() + len;
             let batch = self.batch.get_or_insert_with(|| {
@@ -229,7 +235,7 @@ impl Connection {
                 None => *repeat.index.insert(batch.push_route_at(at + PREFIX + ROUTE_AT, repeat.route)),
             };
             if std::mem::take(&mut repeat.is_new) {
-                repeat.known.keep(repeat.frame, meta.route);
+                repeat.known.get_or_insert_default().keep(repeat.frame, meta.route);
             }
             batch.push_frames_at(at + repeat.frame.len(), &content[..len], meta);
             count += 1;
@@ -250,7 +256,7 @@ impl Connection {
             return false;
         };
         let frame = &bytes[..payload.len() + frame::OVERHEAD];
-        if let Some(index) = repeat.known.index_of(frame)
+        if let Some(index) = repeat.index_of(frame)
             && let Some((bits, route)) = payload.split_last()
             && let Some(route) = route.get(ROUTE_AT..)
         {

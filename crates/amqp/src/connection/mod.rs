@@ -80,6 +80,7 @@ enum State {
 #[derive(Debug)]
 pub struct Connection {
     config: Arc<MachineConfig>,
+    /// Both ends, until the core is told.
     peer: (String, u16),
     local: (String, u16),
     tls: bool,
@@ -258,6 +259,9 @@ impl Connection {
 
     /// Appends all commands for the core.
     pub fn poll_commands(&mut self, out: &mut Vec<Command>) {
+        if out.is_empty() {
+            return std::mem::swap(out, &mut self.commands);
+        }
         out.append(&mut self.commands);
     }
 
