@@ -15,12 +15,19 @@ pub fn pieces(octets: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Appends the octets.
+#[inline(always)]
 pub fn put_octets(out: &mut BytesMut, octets: &[u8]) {
     if octets.len() <= PIECE {
-        return out.put_slice(octets);
+        out.put_slice(octets);
+    } else {
+        put_pieces(out, octets);
     }
+}
+
+#[inline(never)]
+fn put_pieces(out: &mut BytesMut, octets: &[u8]) {
     out.reserve(octets.len());
-    pieces(octets).for_each(|piece| out.put_slice(piece));
+    pieces(octets).for_each(|piece| out.extend_from_slice(piece));
 }
 
 #[cfg(test)]
