@@ -445,7 +445,9 @@ impl World {
                 self.model.settle_down();
                 let end = if commit { ChannelCommand::TxCommit } else { ChannelCommand::TxRollback };
                 self.broker.run(CLIENT, on(channel, end));
-                // later replies of the channel wait behind the answer to a commit, and that for the disk
+                // later replies of the channel wait behind the answer to a commit, and that for the disk: at once for what was
+                // published, after a delay for what was only settled
+                self.apply(&Op::CommitAll);
                 self.apply(&Op::Advance { tens: 6 });
                 self.apply(&Op::CommitAll);
             }
