@@ -1,7 +1,6 @@
 //! Log lines on standard error, as text or JSON.
 
 use crate::config::LogFormat;
-use crate::lines::{Fields, Stamps};
 use anyhow::Context;
 use std::io::IsTerminal;
 use tracing_subscriber::filter::Targets;
@@ -25,8 +24,7 @@ pub(crate) fn start(level: &str, format: LogFormat) -> anyhow::Result<()> {
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let kept = tracing_subscriber::registry().with(filter);
     let started = match format {
-        LogFormat::Text if std::io::stderr().is_terminal() => kept.with(lines).try_init(),
-        LogFormat::Text => kept.with(lines.with_ansi(false).with_timer(Stamps).fmt_fields(Fields)).try_init(),
+        LogFormat::Text => kept.with(lines.with_ansi(std::io::stderr().is_terminal())).try_init(),
         LogFormat::Json => kept.with(lines.json().flatten_event(true)).try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("can't start logging: {error}"))?;

@@ -5,7 +5,6 @@ mod cli;
 mod config;
 mod data_dir;
 mod healthcheck;
-mod lines;
 mod logging;
 mod store;
 
