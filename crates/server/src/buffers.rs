@@ -29,20 +29,20 @@ impl Buffers {
     /// Makes room for a read behind what the buffer holds: so much that it holds `wanted` octets then and no more, where that is
     /// not 0.
     pub(crate) fn make_room(&self, buffer: &mut BytesMut, wanted: usize) {
-        let (len, room) = (buffer.len(), buffer.capacity());
+        let len = buffer.len();
+        // What was used up in front is room again where no batch has it.
+        let _ = buffer.try_reclaim(buffer.capacity() - len + 1);
         if wanted > len {
-            if room < wanted || (len == 0 && room > wanted) {
+            if buffer.capacity() != wanted {
                 let mut exact = BytesMut::with_capacity(wanted);
                 put_octets(&mut exact, buffer);
                 self.give(std::mem::replace(buffer, exact));
             }
             return;
         }
-        if room == 0 {
+        if buffer.capacity() == 0 {
             *buffer = self.take();
         }
-        // What was used up in front is room again where no batch has it.
-        let _ = buffer.try_reclaim(buffer.capacity() - len + 1);
         if buffer.capacity() - len < ROOM_MIN {
             buffer.reserve(READ_BYTES.saturating_sub(len).max(ROOM_MIN));
         }
@@ -100,6 +100,17 @@ mod tests {
         pool.give(std::mem::take(&mut buffer));
         pool.make_room(&mut buffer, 0);
         assert_eq!(buffer.capacity(), READ_BYTES);
+    }
+
+    /// What lies in front would live as long as the batch that the rest becomes, and nobody would count it.
+    #[test]
+    fn a_wanted_message_has_no_used_room_in_front() {
+        let pool = Buffers::default();
+        let mut buffer = BytesMut::with_capacity(500_000);
+        buffer.extend_from_slice(&[7; 440_000]);
+        buffer.advance(439_000);
+        pool.make_room(&mut buffer, 50_000);
+        assert_eq!((&buffer[..], buffer.capacity()), (&[7; 1000][..], 50_000));
     }
 
     #[test]
