@@ -2,7 +2,7 @@
 
 use crate::config::LogFormat;
 use anyhow::Context;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
@@ -21,24 +21,65 @@ pub(crate) fn filter(level: &str) -> Result<Targets, String> {
 /// Starts logging for the whole process; panics are logged too.
 pub(crate) fn start(level: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = filter(level).map_err(anyhow::Error::msg).context("log_level")?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| OneLine(io::stderr()));
     let kept = tracing_subscriber::registry().with(filter);
     let started = match format {
-        LogFormat::Text => kept.with(lines.with_ansi(std::io::stderr().is_terminal())).try_init(),
+        LogFormat::Text => kept.with(lines.with_ansi(io::stderr().is_terminal())).try_init(),
         LogFormat::Json => kept.with(lines.json().flatten_event(true)).try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("can't start logging: {error}"))?;
     std::panic::set_hook(Box::new(|info| {
         let thread = std::thread::current();
         let backtrace = std::backtrace::Backtrace::capture();
-        tracing::error!(thread = thread.name().unwrap_or("?"), "{info}\n{backtrace}");
+        for line in format!("{info}\n{backtrace}").lines() {
+            tracing::error!(thread = thread.name().unwrap_or("?"), "{line}");
+        }
     }));
     Ok(())
+}
+
+/// Writes each event, which comes in one piece, as one line: what peers call themselves may have line ends in it, and must not
+/// look like another event.
+struct OneLine<W>(W);
+
+impl<W: Write> Write for OneLine<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let (text, end) = match event.split_last() {
+            Some((b'\n', text)) => (text, &b"\n"[..]),
+            _ => (event, &b""[..]),
+        };
+        if !text.iter().any(|octet| matches!(octet, b'\n' | b'\r')) {
+            return self.0.write(event);
+        }
+        let mut line = Vec::with_capacity(event.len() + 16);
+        for octet in text {
+            match octet {
+                b'\n' => line.extend_from_slice(b"\\n"),
+                b'\r' => line.extend_from_slice(b"\\r"),
+                _ => line.push(*octet),
+            }
+        }
+        line.extend_from_slice(end);
+        self.0.write_all(&line)?;
+        Ok(event.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_is_one_line() {
+        let mut out = Vec::new();
+        for event in ["plain\n", "user 'a\n2026 INFO forged\r\n'\n", "no end", "\n", ""] {
+            OneLine(&mut out).write_all(event.as_bytes()).unwrap();
+        }
+        assert_eq!(String::from_utf8(out).unwrap(), "plain\nuser 'a\\n2026 INFO forged\\r\\n'\nno end\n");
+    }
 
     #[test]
     fn levels_and_directives() {
