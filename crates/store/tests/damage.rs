@@ -696,6 +696,6 @@ fn parameters_that_were_only_begun_are_made_anew() {
     // What isn't a beginning is another file.
     for other in [[&whole[..], b"0"].concat(), [&whole[..20], b"x"].concat()] {
         fs::write(&conf, &other).unwrap();
-        assert!(bed.open(config()).unwrap_err().to_string().contains("db/conf is damaged"));
+        assert!(open_alone(&bed).unwrap_err().to_string().contains("db/conf is damaged"));
     }
 }
