@@ -57,9 +57,14 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn short(&mut self) -> Result<ShortStr, AmqpError> {
+        self.text().map(ShortStr::new)
+    }
+
+    /// A short string that is not kept.
+    pub(crate) fn text(&mut self) -> Result<&'a str, AmqpError> {
         let len = self.u8()?;
         let octets = self.take(len.into())?;
-        std::str::from_utf8(octets).map(ShortStr::new).map_err(|_| not_utf8())
+        std::str::from_utf8(octets).map_err(|_| not_utf8())
     }
 
     pub(crate) fn long(&mut self) -> Result<Vec<u8>, AmqpError> {

@@ -72,7 +72,7 @@ fn decode_connection(id: (u16, u16), payload: &[u8]) -> Result<ConnectionMethod,
             f.end()?;
             ConnectionMethod::StartOk { client_properties, mechanism, response }
         }
-        (10, _) => match usual(payload) {
+        (10, _) => match usual(id, payload) {
             Some(method) => method,
             None => rare(id, payload)?,
         },
@@ -81,25 +81,21 @@ fn decode_connection(id: (u16, u16), payload: &[u8]) -> Result<ConnectionMethod,
 }
 
 /// What every connection says when it comes and goes, if it is well-formed: all else is for [`rare`], which takes longer.
-fn usual(payload: &[u8]) -> Option<ConnectionMethod> {
-    let (id, rest) = payload.split_first_chunk::<4>()?;
-    match *id {
-        [0, 10, 0, 31] => {
-            let &[c0, c1, f0, f1, f2, f3, h0, h1] = <&[u8; 8]>::try_from(rest).ok()?;
-            Some(ConnectionMethod::TuneOk {
-                channel_max: u16::from_be_bytes([c0, c1]),
-                frame_max: u32::from_be_bytes([f0, f1, f2, f3]),
-                heartbeat: u16::from_be_bytes([h0, h1]),
-            })
+fn usual(id: (u16, u16), payload: &[u8]) -> Option<ConnectionMethod> {
+    let mut f = Fields::of_method(payload);
+    let method = match id {
+        (10, 31) => {
+            ConnectionMethod::TuneOk { channel_max: f.u16().ok()?, frame_max: f.u32().ok()?, heartbeat: f.u16().ok()? }
         }
-        [0, 10, 0, 40] => {
-            let (vhost, rest) = short(rest)?;
-            let (_, rest) = short(rest)?;
-            (rest.len() == 1).then(|| ConnectionMethod::Open { vhost: ShortStr::new(vhost) })
+        (10, 40) => {
+            let vhost = f.short().ok()?;
+            (f.text().ok()?, f.u8().ok()?);
+            ConnectionMethod::Open { vhost }
         }
-        [0, 10, 0, 50] if is_close(rest) => Some(ConnectionMethod::Close),
-        _ => None,
-    }
+        (10, 50) if is_close(payload) => return Some(ConnectionMethod::Close),
+        _ => return None,
+    };
+    f.end().ok().map(|()| method)
 }
 
 /// Any other method of the class, and those that are malformed.
@@ -123,16 +119,16 @@ fn rare(id: (u16, u16), payload: &[u8]) -> Result<ConnectionMethod, AmqpError> {
     })
 }
 
-/// Whether these are the arguments of a close: code, text and the method it is about.
-fn is_close(arguments: &[u8]) -> bool {
-    arguments.get(2..).and_then(short).is_some_and(|(_, rest)| rest.len() == 4)
+/// Whether the arguments are those of a close: code, text and the method it is about.
+fn is_close(payload: &[u8]) -> bool {
+    let mut f = Fields::of_method(payload);
+    f.u16().is_ok() && f.text().is_ok() && f.u32().is_ok() && f.end().is_ok()
 }
 
-/// A short string and what follows it.
-fn short(bytes: &[u8]) -> Option<(&str, &[u8])> {
-    let (len, rest) = bytes.split_first()?;
-    let (text, rest) = rest.split_at_checked(usize::from(*len))?;
-    Some((std::str::from_utf8(text).ok()?, rest))
+/// Whether the arguments are those of a channel.open: a text.
+fn is_open(payload: &[u8]) -> bool {
+    let mut f = Fields::of_method(payload);
+    f.text().is_ok() && f.end().is_ok()
 }
 
 /// Decodes a method received on a channel (basic.publish and settlements excepted, see [`super::hot`]). The error has the
@@ -147,10 +143,8 @@ pub(crate) fn on_channel(id: (u16, u16), payload: &[u8]) -> Result<ChannelMethod
         (50, 50) => bind(payload, false).map(ChannelCommand::QueueUnbind),
         (60, 10) => qos(payload),
         (60, 20) => consume(payload),
-        (20, 10) if payload.get(4..).and_then(short).is_some_and(|(_, rest)| rest.is_empty()) => {
-            Ok(ChannelCommand::Open)
-        }
-        (20, 40) if payload.get(4..).is_some_and(is_close) => Ok(ChannelCommand::Close),
+        (20, 10) if is_open(payload) => Ok(ChannelCommand::Open),
+        (20, 40) if is_close(payload) => Ok(ChannelCommand::Close),
         _ => return decode_plain(id, payload).map_err(|e| located(e, id)),
     };
     method.map(ChannelMethod::Command).map_err(|e| located(e, id))
@@ -341,10 +335,10 @@ mod tests {
             ((10, 31), connection::AMQPMethod::TuneOk(tune_ok)),
         ] {
             let whole = payload(&Class::Connection(method));
-            assert!(usual(&whole).is_some());
+            assert!(usual(id, &whole).is_some());
             for octets in variants(&whole) {
                 let library = rare(id, &octets);
-                assert!(usual(&octets).is_none_or(|method| library == Ok(method)), "{octets:?} {library:?}");
+                assert!(usual(id, &octets).is_none_or(|method| library == Ok(method)), "{octets:?} {library:?}");
             }
         }
         let close = channel::Close { reply_code: 200, reply_text: "bye é".into(), class_id: 60, method_id: 40 };
