@@ -133,7 +133,7 @@ enum Command {
         /// Letters of the cases, separated by commas; all without it
         #[arg(long, value_delimiter = ',')]
         cases: Vec<Case>,
-        /// Rounds; the table holds medians. Cases e, i, j, k and l get a third of them
+        /// Rounds; the table holds medians. Cases e, i, j, k, l, q and r get a third of them
         #[arg(long, default_value_t = 3)]
         rounds: usize,
         /// A file for the table, with machine and command
