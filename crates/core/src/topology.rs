@@ -20,7 +20,7 @@ use hornpipe_types::ids::QueueId;
 use hornpipe_types::message::Span;
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::table::FieldTable;
-use keys::BindingKey;
+use keys::{BindingKey, Keys};
 pub use route::{RouteInput, Routed};
 use std::collections::BTreeMap;
 
@@ -116,8 +116,6 @@ struct Binding {
     in_pos: u32,
     /// Where the source's router keeps it.
     place: Place,
-    /// Another binding whose key has the same hash.
-    next: Option<u32>,
 }
 
 /// A queue that something is bound to.
@@ -137,8 +135,7 @@ pub struct Topology {
     /// Boxed, so that little is moved when the list grows.
     bindings: Vec<Option<Box<Binding>>>,
     free_bindings: Vec<u32>,
-    /// The first binding of each hash; see [`keys`].
-    by_key: Map<u64, u32>,
+    by_key: Keys,
     queues: Vec<QueueSlot>,
     free_queues: Vec<u32>,
     by_queue: Map<QueueId, u32>,
@@ -169,7 +166,7 @@ impl Topology {
             by_name: BTreeMap::new(),
             bindings: Vec::new(),
             free_bindings: Vec::new(),
-            by_key: Map::default(),
+            by_key: Keys::default(),
             queues: Vec::new(),
             free_queues: Vec::new(),
             by_queue: Map::default(),
@@ -458,8 +455,8 @@ impl Topology {
                 seq,
             });
         }
-        let next = self.put_key(&key, slot);
-        let binding = Binding { definition, key, node, durable, seq, out_pos, in_pos, place, next };
+        self.by_key.put(&key, slot);
+        let binding = Binding { definition, key, node, durable, seq, out_pos, in_pos, place };
         self.bindings[slot as usize] = Some(Box::new(binding));
         seq
     }
@@ -512,7 +509,7 @@ impl Topology {
         let b = *self.bindings.get_mut(slot as usize)?.take()?;
         self.generation += 1;
         self.free_bindings.push(slot);
-        self.forget_key(slot, &b);
+        self.by_key.forget(&b.key, slot);
         let (mut moved_out, mut moved_place, mut doomed) = (None, None, None);
         if let Some(x) = self.get_mut(b.key.source) {
             moved_out = x.outgoing.remove(b.out_pos);

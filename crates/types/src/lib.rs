@@ -26,6 +26,8 @@ pub mod time;
 /// Hash map with a fixed, seedless hasher: the same run gives the same iteration order.
 ///
 /// The core must still never let iteration order decide what a peer sees.
-pub type Map<K, V> = std::collections::HashMap<K, V, rustc_hash::FxBuildHasher>;
+pub type Map<K, V> = std::collections::HashMap<K, V, Hasher>;
 /// Hash set beside [`Map`].
-pub type Set<K> = std::collections::HashSet<K, rustc_hash::FxBuildHasher>;
+pub type Set<K> = std::collections::HashSet<K, Hasher>;
+/// What both hash by.
+pub type Hasher = rustc_hash::FxBuildHasher;

@@ -1,7 +1,9 @@
 //! Which bindings are there: by the hash of what identifies them. A table that grows puts in anew all it holds, which takes a moment
 //! where it holds numbers alone; with the keys themselves it would read the texts of each.
 
-use super::{Binding, Destination, ExchangeId, Topology};
+use super::{Destination, ExchangeId, Topology};
+use hashbrown::HashTable;
+use hornpipe_types::Hasher;
 use hornpipe_types::definition::BindingDefinition;
 use hornpipe_types::names::ShortStr;
 use std::hash::BuildHasher;
@@ -25,46 +27,37 @@ impl BindingKey {
     }
 }
 
-impl Topology {
-    fn hash(&self, key: &BindingKey) -> u64 {
-        self.by_key.hasher().hash_one(key)
+/// The slots of bindings, each with the hash of its key.
+#[derive(Debug, Default)]
+pub(super) struct Keys(HashTable<(u64, u32)>);
+
+impl Keys {
+    pub(super) fn put(&mut self, key: &BindingKey, slot: u32) {
+        let hash = Hasher::default().hash_one(key);
+        self.0.insert_unique(hash, (hash, slot), |(hash, _)| *hash);
     }
 
+    pub(super) fn forget(&mut self, key: &BindingKey, slot: u32) {
+        let hash = Hasher::default().hash_one(key);
+        if let Ok(entry) = self.0.find_entry(hash, |entry| *entry == (hash, slot)) {
+            entry.remove();
+        }
+    }
+
+    /// How many bindings there are, and how many hashes.
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let hashes: std::collections::BTreeSet<_> = self.0.iter().map(|(hash, _)| hash).collect();
+        (self.0.len(), hashes.len())
+    }
+}
+
+impl Topology {
     /// The slot of the binding with that key.
     pub(super) fn find_binding(&self, key: &BindingKey) -> Option<u32> {
-        let mut slot = *self.by_key.get(&self.hash(key))?;
-        loop {
-            let binding = self.binding(slot)?;
-            if binding.key == *key {
-                return Some(slot);
-            }
-            slot = binding.next?;
-        }
-    }
-
-    /// Takes a binding, which is in its slot no more, out of those with the same hash.
-    pub(super) fn forget_key(&mut self, slot: u32, binding: &Binding) {
-        let hash = self.hash(&binding.key);
-        let Some(&first) = self.by_key.get(&hash) else { return };
-        if first == slot {
-            match binding.next {
-                Some(next) => self.by_key.insert(hash, next),
-                None => self.by_key.remove(&hash),
-            };
-            return;
-        }
-        let mut at = Some(first);
-        while let Some(before) = at.and_then(|at| self.binding_mut(at)) {
-            if before.next == Some(slot) {
-                before.next = binding.next;
-                return;
-            }
-            at = before.next;
-        }
-    }
-
-    /// Puts a binding in front of those with the same hash; gives them back.
-    pub(super) fn put_key(&mut self, key: &BindingKey, slot: u32) -> Option<u32> {
-        self.by_key.insert(self.hash(key), slot)
+        let is_it = |slot| self.binding(slot).is_some_and(|binding| binding.key == *key);
+        let hash = Hasher::default().hash_one(key);
+        let found = self.by_key.0.find(hash, |&(other, slot)| other == hash && is_it(slot));
+        found.map(|(_, slot)| *slot)
     }
 }
