@@ -89,7 +89,7 @@ fn usual(id: (u16, u16), payload: &[u8]) -> Option<ConnectionMethod> {
         }
         (10, 40) => {
             let vhost = f.short().ok()?;
-            (f.text().ok()?, f.u8().ok()?);
+            f.text().and_then(|_| f.u8()).ok()?;
             ConnectionMethod::Open { vhost }
         }
         (10, 50) if is_close(payload) => return Some(ConnectionMethod::Close),
