@@ -14,6 +14,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const BIG_BUFFER: usize = 256 * 1024;
 /// Read buffer of a connection that only makes calls.
 pub(crate) const SMALL_BUFFER: usize = 8 * 1024;
+/// What a client says first [spec §4.2.2].
+pub(crate) const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
 const FRAME_MAX: u32 = 128 * 1024;
 /// Octets on their way out of a publisher, by which the kernel means twice as many.
 const UNSENT: usize = 128 * 1024;
@@ -44,6 +46,18 @@ impl Url {
         };
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         Ok(Self { host, port, user: decode(user)?, password: decode(password)?, vhost })
+    }
+
+    /// Answers connection.start.
+    pub(crate) fn answer_start(&self, out: &mut Out) {
+        start_ok(out, &self.user, &self.password);
+    }
+
+    /// Answers connection.tune as it asks for, and opens the virtual host at once: there is nothing to wait for in between.
+    pub(crate) fn answer_tune(&self, out: &mut Out, tune: &[u8]) {
+        let (channel_max, theirs) = (be16(tune, 4), be32(tune, 6));
+        let frame_max = if theirs == 0 { FRAME_MAX } else { theirs.min(FRAME_MAX) };
+        tune_ok_and_open(out, channel_max, frame_max, &self.vhost);
     }
 }
 
@@ -85,32 +99,34 @@ pub(crate) struct Client {
 impl Client {
     /// Connects, logs in, opens the virtual host and channel 1. Heartbeats are switched off.
     pub(crate) fn open(url: &Url, buffer: usize) -> Result<Self> {
-        let stream = TcpStream::connect((url.host.as_str(), url.port))
-            .with_context(|| format!("connecting to {}:{}", url.host, url.port))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(CALL_TIMEOUT))?;
-        stream.set_write_timeout(Some(CALL_TIMEOUT))?;
-        let mut client = Self { stream, buffer: vec![0; buffer], start: 0, end: 0 };
-        client.write(b"AMQP\x00\x00\x09\x01")?;
+        let mut client = Self::connect(url, buffer)?;
+        client.stream.set_read_timeout(Some(CALL_TIMEOUT))?;
+        client.stream.set_write_timeout(Some(CALL_TIMEOUT))?;
+        client.write(PROTOCOL_HEADER)?;
         client.expect(wire::CONNECTION_START)?;
         let mut out = Out::default();
-        start_ok(&mut out, &url.user, &url.password);
+        url.answer_start(&mut out);
         client.write(&out.0)?;
         let tune = client.expect(wire::CONNECTION_TUNE)?;
-        let (channel_max, theirs) = (be16(&tune, 4), be32(&tune, 6));
-        let frame_max = if theirs == 0 { FRAME_MAX } else { theirs.min(FRAME_MAX) };
-        // The host's answer to open and channel.open can't overtake each other, so they go out in one write.
         out.0.clear();
-        tune_ok_and_open(&mut out, channel_max, frame_max, &url.vhost);
+        url.answer_tune(&mut out, &tune);
         client.write(&out.0)?;
         client.expect(wire::CONNECTION_OPEN_OK)?;
         client.open_channel(1)?;
         Ok(client)
     }
 
+    /// A socket on which nothing was said yet.
+    pub(crate) fn connect(url: &Url, buffer: usize) -> Result<Self> {
+        let stream = TcpStream::connect((url.host.as_str(), url.port))
+            .with_context(|| format!("connecting to {}:{}", url.host, url.port))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, buffer: vec![0; buffer], start: 0, end: 0 })
+    }
+
     pub(crate) fn open_channel(&mut self, number: u16) -> Result<()> {
         let mut out = Out::default();
-        out.method(number, wire::CHANNEL_OPEN, |args| args.short(""));
+        channel_open(&mut out, number);
         self.write(&out.0)?;
         self.expect(wire::CHANNEL_OPEN_OK).map(|_| ())
     }
@@ -155,29 +171,30 @@ impl Client {
     /// Waits for a method, passing over everything else but a close, which is an error with the broker's text.
     pub(crate) fn expect(&mut self, answer: MethodId) -> Result<Vec<u8>> {
         loop {
-            let found = {
-                let bytes = self.bytes();
-                frame_at(bytes)?.map(|frame| {
-                    let id = (frame.kind == METHOD).then(|| (be16(frame.payload, 0), be16(frame.payload, 2)));
-                    (frame.total, id, frame.payload.to_vec())
-                })
-            };
-            match found {
-                Some((total, id, payload)) => {
-                    self.consume(total);
-                    match id {
-                        Some(id) if id == answer => return Ok(payload),
-                        Some(id @ (wire::CONNECTION_CLOSE | wire::CHANNEL_CLOSE)) => return Err(refusal(id, &payload)),
-                        _ => {}
-                    }
-                }
-                None => match self.fill()? {
-                    Fill::Data => {}
-                    Fill::Idle => bail!("no {answer:?} within the timeout"),
-                    Fill::End => bail!("the broker closed the socket"),
-                },
+            if let Some(payload) = self.received(answer)? {
+                return Ok(payload);
+            }
+            match self.fill()? {
+                Fill::Data => {}
+                Fill::Idle => bail!("no {answer:?} within the timeout"),
+                Fill::End => bail!("the broker closed the socket"),
             }
         }
+    }
+
+    /// That method, if it has been read already.
+    pub(crate) fn received(&mut self, answer: MethodId) -> Result<Option<Vec<u8>>> {
+        while let Some(frame) = frame_at(self.bytes())? {
+            let id = (frame.kind == METHOD).then(|| (be16(frame.payload, 0), be16(frame.payload, 2)));
+            let (total, payload) = (frame.total, frame.payload.to_vec());
+            self.consume(total);
+            match id {
+                Some(id) if id == answer => return Ok(Some(payload)),
+                Some(id @ (wire::CONNECTION_CLOSE | wire::CHANNEL_CLOSE)) => return Err(refusal(id, &payload)),
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 
     /// Unscanned bytes.
@@ -224,12 +241,7 @@ impl Client {
     pub(crate) fn close(mut self) -> Result<()> {
         self.stream.set_read_timeout(Some(CALL_TIMEOUT))?;
         let mut out = Out::default();
-        out.method(0, wire::CONNECTION_CLOSE, |args| {
-            args.u16(200);
-            args.short("bye");
-            args.u16(0);
-            args.u16(0);
-        });
+        connection_close(&mut out);
         self.write(&out.0)?;
         self.expect(wire::CONNECTION_CLOSE_OK).map(|_| ())
     }
@@ -309,6 +321,19 @@ pub(crate) fn tune_ok_and_open(out: &mut Out, channel_max: u16, frame_max: u32, 
         args.short(vhost);
         args.short("");
         args.u8(0);
+    });
+}
+
+pub(crate) fn channel_open(out: &mut Out, number: u16) {
+    out.method(number, wire::CHANNEL_OPEN, |args| args.short(""));
+}
+
+pub(crate) fn connection_close(out: &mut Out) {
+    out.method(0, wire::CONNECTION_CLOSE, |args| {
+        args.u16(200);
+        args.short("bye");
+        args.u16(0);
+        args.u16(0);
     });
 }
 

@@ -8,9 +8,9 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::broker::{Broker, Startable};
-use crate::load;
-use crate::plan::{Case, Flags, Plan};
+use crate::plan::{Case, Flags};
 use crate::report::{Outcome, figure, note, say};
+use crate::suite::run_against;
 use crate::svg;
 
 /// What grows.
@@ -28,6 +28,8 @@ pub(crate) enum Grows {
     Size,
     /// Messages waiting in one queue, put there and taken out again
     Backlog,
+    /// Clients side by side that only connect, log in and leave
+    Clients,
 }
 
 /// How a curve is made.
@@ -38,8 +40,8 @@ struct Made {
 }
 
 impl Grows {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Connections, Self::Queues, Self::Bindings, Self::Consumers, Self::Size, Self::Backlog];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Connections, Self::Queues, Self::Bindings, Self::Consumers, Self::Size, Self::Backlog, Self::Clients];
 
     fn made(self) -> Made {
         let (title, x_name, xs): (_, _, &[u64]) = match self {
@@ -52,6 +54,7 @@ impl Grows {
                 "body, bytes",
                 &[16, 128, 1 << 10, 8 << 10, 64 << 10, 512 << 10, 4 << 20, 16 << 20],
             ),
+            Self::Clients => ("connections that come and go", "clients", &[1, 2, 4, 16, 64, 256, 1000]),
             Self::Backlog => (
                 "100 B persistent, confirmed, put in and taken out",
                 "messages waiting",
@@ -61,33 +64,35 @@ impl Grows {
         Made { title, x_name, xs }
     }
 
-    fn plan(self, x: u64, seconds: f64) -> Result<Plan> {
+    /// The load at a point: a case and what differs from it.
+    fn load(self, x: u64, seconds: f64) -> Result<(Option<Case>, Flags)> {
         let n = usize::try_from(x)?;
         let flags = Flags { seconds: Some(seconds), ..Flags::default() };
-        match self {
+        let flags = match self {
             // A thread for each would measure the machine's scheduler.
-            Self::Connections => {
-                Plan::new(None, &Flags { publishers: Some(n), threads: Some(1), write: Some(1024), ..flags })
-            }
-            Self::Queues => Plan::new(None, &Flags { queues: Some(n), consumers: Some(1), spread: Some(8), ..flags }),
+            Self::Connections => Flags { publishers: Some(n), threads: Some(1), write: Some(1024), ..flags },
+            Self::Queues => Flags { queues: Some(n), consumers: Some(1), spread: Some(8), ..flags },
             Self::Bindings => {
                 let queues = if n < 10 { 1 } else { 10 };
-                Plan::new(None, &Flags { topic: Some(n), queues: Some(queues), ..flags })
+                Flags { topic: Some(n), queues: Some(queues), ..flags }
             }
             Self::Consumers => {
                 let connections = n.min(10);
-                Plan::new(None, &Flags { consumers: Some(connections), subscriptions: Some(n / connections), ..flags })
+                Flags { consumers: Some(connections), subscriptions: Some(n / connections), ..flags }
             }
-            Self::Size => Plan::new(None, &Flags { body: Some(n), ..flags }),
-            Self::Backlog => Plan::new(Some(Case::E), &Flags { count: Some(x), ..Flags::default() }),
-        }
+            Self::Size => Flags { body: Some(n), ..flags },
+            Self::Backlog => return Ok((Some(Case::E), Flags { count: Some(x), ..Flags::default() })),
+            Self::Clients => return Ok((Some(Case::M), Flags { clients: Some(n), ..flags })),
+        };
+        Ok((None, flags))
     }
 }
 
 /// Figures that are drawn, panel by panel.
-const PANELS: [&[&str]; 2] = [
-    &["in, messages/s", "out, messages/s"],
+const PANELS: [&[&str]; 3] = [
+    &["in, messages/s", "out, messages/s", "opened and closed/s"],
     &["broker CPU s per M", "broker CPU s per M in", "broker CPU s per M out"],
+    &["broker CPU ms per connection"],
 ];
 
 /// Makes the curves, prints a table for each, and draws it to a folder.
@@ -105,10 +110,10 @@ pub(crate) fn run(
         let made = curve.made();
         let mut points: Vec<(u64, Outcome)> = Vec::new();
         for &x in made.xs.iter().filter(|x| most.is_none_or(|most| **x <= most)) {
-            let plan = curve.plan(x, seconds)?;
+            let (case, flags) = curve.load(x, seconds)?;
             let mut broker = Broker::prepare(what)?;
             let (target, _) = broker.start()?;
-            let outcome = load::run(&target, &plan).with_context(|| format!("{x} {}", made.x_name))?;
+            let outcome = run_against(&target, case, &flags).with_context(|| format!("{x} {}", made.x_name))?;
             broker.stop()?;
             note(&format!("{}: {x} {}\n{}", what.name, made.x_name, outcome.lines()));
             points.push((x, outcome));
@@ -163,12 +168,16 @@ fn draw(made: &Made, points: &[(u64, Outcome)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Plan;
 
     #[test]
     fn every_point_is_a_sound_load() {
         for curve in Grows::ALL {
             for x in curve.made().xs {
-                assert!(curve.plan(*x, 1.0).is_ok(), "{curve:?} {x}");
+                match curve.load(*x, 1.0).expect("a size") {
+                    (Some(Case::M), flags) => assert_eq!(flags.clients, usize::try_from(*x).ok()),
+                    (case, flags) => assert!(Plan::new(case, &flags).is_ok(), "{curve:?} {x}"),
+                }
             }
         }
     }

@@ -15,6 +15,7 @@ mod alone;
 mod batch;
 mod beside;
 mod broker;
+mod churn;
 mod client;
 mod confirms;
 mod consumer;

@@ -153,6 +153,12 @@ pub(crate) struct Flags {
     /// Consumers of each consuming connection on each of its queues
     #[arg(long)]
     pub(crate) subscriptions: Option<usize>,
+    /// Clients of case m side by side
+    #[arg(long)]
+    pub(crate) clients: Option<usize>,
+    /// Whether clients of case m open a channel
+    #[arg(long)]
+    pub(crate) channel: Option<bool>,
     /// x-queue-type
     #[arg(long)]
     pub(crate) queue_type: Option<String>,

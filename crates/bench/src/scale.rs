@@ -99,31 +99,6 @@ pub(crate) fn pipelined(
     Ok(all)
 }
 
-/// Opens a connection and a channel and closes both in order, again and again.
-pub(crate) fn open_and_close(target: &Target, seconds: f64) -> Result<Outcome> {
-    let before = Sample::take(target.pid);
-    let begin = Instant::now();
-    let until = Duration::from_secs_f64(seconds);
-    let counts = in_threads(OPENERS, |_| {
-        let mut count = 0u64;
-        while begin.elapsed() < until {
-            Client::open(&target.url, IDLE_BUFFER)?.close()?;
-            count += 1;
-        }
-        Ok(vec![count])
-    })?;
-    let count: u64 = counts.iter().sum();
-    let wall = begin.elapsed().as_secs_f64();
-    let used = Sample::take(target.pid).since(before);
-    let mut outcome = Outcome::default();
-    outcome.add("opened and closed/s", count as f64 / wall);
-    if target.pid.is_some() {
-        outcome.add("broker CPU ms per connection", used.broker * 1e3 / count.max(1) as f64);
-    }
-    outcome.add("generator CPU ms per connection", used.own * 1e3 / count.max(1) as f64);
-    Ok(outcome)
-}
-
 /// Shares a count among the openers and joins what they made.
 fn in_threads<T: Send>(count: usize, work: impl Fn(usize) -> Result<Vec<T>> + Sync) -> Result<Vec<T>> {
     if count == 0 {

@@ -9,7 +9,7 @@ use crate::broker::{Broker, Running, Startable, Target};
 use crate::plan::{Case, Flags, Plan};
 use crate::process::machine;
 use crate::report::{Outcome, Rounds, note, say, table};
-use crate::{alone, beside, load, scale, start};
+use crate::{alone, beside, churn, load, scale, start};
 
 /// A broker in a comparison.
 #[derive(Debug)]
@@ -155,7 +155,7 @@ pub(crate) fn run_against(target: &Target, case: Option<Case>, flags: &Flags) ->
     match case {
         Some(Case::I) => scale::idle_connections(target, count(2000)),
         Some(Case::J) => scale::many_queues(target, count(10_000)),
-        Some(Case::M) => scale::open_and_close(target, flags.seconds.unwrap_or(2.0)),
+        Some(Case::M) => churn::open_and_close(target, flags),
         Some(Case::K | Case::L) => bail!("this case starts the broker itself: use suite --start"),
         Some(Case::Q) => beside::small_client(target, flags.seconds.unwrap_or(3.0)),
         Some(Case::R) => beside::stuck_consumer(target, flags),
