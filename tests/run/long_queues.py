@@ -9,7 +9,7 @@ Each case fills queues, does one thing that concerns all of it, and prints for t
 * the most processor time that writing the same 4 MiB took a thread of this script. It does nothing else, so what is more than usual there is
   the machine's: a guest whose host takes memory back is charged for it, and so is a turn of the owner that falls into it
 
-Cases: purge delete expire expire-dlx max-length max-length-dlx requeue ack reject gaps curve cold fanout memory spread names
+Cases: purge delete expire expire-dlx max-length max-length-dlx requeue ack reject gaps curve cold fanout wide memory spread names
 
 `memory` prints what the broker's process holds while `--messages` of `--body` octets enter one queue, wait, are found again by a restart after
 SIGKILL, and leave; `spread` the same for messages dealt out to `--queues` queues in turn; `names` for `--queues` empty durable queues.
@@ -613,6 +613,62 @@ class Run:
         )
         control.close()
 
+    def case_wide(self):
+        """A topology of `--queues` queues: made, published to, and taken down."""
+        count = self.args.queues
+        names = [f"w{k:06d}" for k in range(count)]
+        control = Wire(self.broker)
+        control.call(40, 10, b"\0\0" + short("wide") + short("fanout") + bytes([2]) + table({}), 40, 11)
+
+        def all_of(title, make, judged=True, wire=control):
+            with Phase(self, f"{title}, {count:,}", judged):
+                for k in range(0, count, 500):
+                    wire.sock.sendall(b"".join(make(name) for name in names[k : k + 500]))
+                # answered after all that
+                wire.declare("flag", durable=False)
+
+        def declare(name, bits=0x12):
+            return method(1, 50, 10, b"\0\0" + short(name) + bytes([bits]) + table({}))
+
+        def bind(name, key="", exchange="wide"):
+            return method(1, 50, 20, b"\0\0" + short(name) + short(exchange) + short(key) + b"\1" + table({}))
+
+        def delete(name):
+            return method(1, 50, 40, b"\0\0" + short(name) + b"\4")
+
+        all_of("declare durable queues", declare)
+        all_of("bind them to a fanout", bind)
+        for persistent in (False, True):
+            for round_ in ("first", "second"):
+                kind = "persistent" if persistent else "transient"
+                with Phase(self, f"the {round_} {kind} publish to {count:,}"):
+                    control.sock.sendall(publish("", b"x" * self.args.body, persistent, "wide"))
+                    control.declare("flag", durable=False)
+                    self.books.settled(names[-1], 1 + 2 * persistent + (round_ == "second"))
+        with Phase(self, "ten binds with a publish after each"):
+            for k in range(10):
+                control.sock.sendall(declare(f"more{k}") + bind(f"more{k}"))
+                control.sock.sendall(publish("", b"x" * self.args.body, False, "wide"))
+            control.declare("flag", durable=False)
+            self.books.settled(names[-1], 14)
+        all_of("purge", lambda name: method(1, 50, 30, b"\0\0" + short(name) + b"\1"))
+        with Phase(self, "delete the exchange"):
+            control.call(40, 20, b"\0\0" + short("wide") + b"\0", 40, 21)
+            self.books.settled(names[-1], 0)
+        all_of("bind them to amq.direct, a key each", lambda name: bind(name, name, "amq.direct"))
+        all_of("delete them", delete)
+        owner = Wire(self.broker)
+        all_of("declare exclusive queues", lambda name: declare(name, 0x14), wire=owner)
+        all_of("bind them to amq.fanout", lambda name: bind(name, "", "amq.fanout"), wire=owner)
+        with Phase(self, f"a transient publish to {count:,} exclusive queues"):
+            control.sock.sendall(publish("", b"x" * self.args.body, False, "amq.fanout"))
+            control.declare("flag", durable=False)
+        with Phase(self, f"close a connection with {count:,} exclusive queues"):
+            owner.close()
+            left = lambda: self.books.api("/api/overview")["object_totals"]["queues"] < 100
+            brokers.until(left, "the queues to go", 300)
+        control.close()
+
     def resident(self):
         """Resident MiB of the broker's process, now and at most so far."""
         status = Path(f"/proc/{self.broker.process.pid}/status").read_text()
@@ -706,7 +762,7 @@ class Run:
 
 
 CASES = ["purge", "delete", "expire", "expire-dlx", "max-length", "max-length-dlx", "requeue", "ack", "reject",
-         "gaps", "curve", "cold", "fanout", "memory", "spread", "names"]
+         "gaps", "curve", "cold", "fanout", "wide", "memory", "spread", "names"]
 
 
 def main():

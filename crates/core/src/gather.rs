@@ -60,7 +60,7 @@ impl Shard {
     ) -> Option<Publishes> {
         let mut done = self.publish_gathered(now, from, &mut publishes);
         while let Some(head) = publishes.runs.get(done) {
-            if self.spent > most {
+            if self.spent > most || self.is_settling(from) {
                 publishes.runs.drain(..done);
                 return Some(publishes);
             }

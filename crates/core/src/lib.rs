@@ -37,6 +37,7 @@ mod routes;
 mod serve;
 mod settle;
 pub mod shard;
+mod spread;
 mod timer;
 pub mod topology;
 mod work;

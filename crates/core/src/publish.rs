@@ -7,6 +7,7 @@ use crate::queue::ready::Segment;
 use crate::rng::Rng;
 use crate::routes::{CachedRoute, RouteGeneration};
 use crate::shard::Shard;
+use crate::spread::{Spreading, Wide};
 use crate::topology::{ExchangeId, RouteInput, Routed, Topology};
 use hornpipe_types::args::{Overflow, parse_expiration};
 use hornpipe_types::command::PublishRun;
@@ -39,7 +40,7 @@ pub(crate) struct Entry {
 }
 
 /// What became of a run.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Entered {
     /// The commit that covers it, when anything of it is durable.
     pub(crate) commit: Option<CommitSeq>,
@@ -71,7 +72,10 @@ impl Shard {
             self.check_publish(from, number, &run)?;
             return self.hold_publish(from, number, run);
         }
-        self.publish_run(now, from, number, &run)
+        if let Some(left) = self.publish_run(now, from, number, &run)? {
+            self.spread(now, left);
+        }
+        Ok(())
     }
 
     /// The checks of a publish, without doing it (in a transaction they are made at publish time, and again before it commits).
@@ -85,49 +89,65 @@ impl Shard {
         Ok(())
     }
 
-    /// Publishes a run whose transaction, if any, has committed.
+    /// Publishes a run whose transaction, if any, has committed; what is left of it, which is nothing in a transaction.
     pub(crate) fn publish_run(
         &mut self,
         now: Now,
         from: ConnectionId,
         number: u16,
         run: &PublishRun,
-    ) -> Result<(), AmqpError> {
+    ) -> Result<Option<Box<Spreading>>, AmqpError> {
         self.count_published(from, number, run);
+        self.publish_on(now, from, number, run)
+    }
+
+    /// The same, with a run that has been counted.
+    pub(crate) fn publish_on(
+        &mut self,
+        now: Now,
+        from: ConnectionId,
+        number: u16,
+        run: &PublishRun,
+    ) -> Result<Option<Box<Spreading>>, AmqpError> {
+        let most = self.spent.saturating_add(self.limits.slice_units);
         let resolved = self.resolve(from, number, &run.batch, run.from)?;
-        let topology_needs_headers = resolved.queues.is_none();
         let end = run.from + run.count;
         let mut i = run.from;
         while i < end {
             let meta = run.batch.meta(i);
-            let special = meta.flags & SPECIAL != 0
-                && (topology_needs_headers
-                    || meta.flags & (HAS_EXPIRATION | HAS_USER_ID | HAS_REPLY_TO) != 0
-                    || names_copies(run.batch.header(i)));
-            if special || topology_needs_headers {
-                self.publish_one(now, from, number, run, i, &resolved)?;
-                i += 1;
-                continue;
-            }
-            // the longest stretch that needs no look and has the same persistence
-            let persistent = meta.flags & PERSISTENT;
-            let mut n = 1;
-            while i + n < end {
-                let next = run.batch.meta(i + n).flags;
-                if next & PERSISTENT != persistent
-                    || next & (HAS_EXPIRATION | HAS_USER_ID | HAS_REPLY_TO) != 0
-                    || (next & HAS_HEADERS != 0 && names_copies(run.batch.header(i + n)))
-                {
-                    break;
+            let looks = meta.flags & (HAS_EXPIRATION | HAS_USER_ID | HAS_REPLY_TO) != 0
+                || (meta.flags & SPECIAL != 0 && names_copies(run.batch.header(i)));
+            let wide = match &resolved.queues {
+                Some(queues) if !looks => {
+                    // the longest stretch that needs no look and has the same persistence
+                    let persistent = meta.flags & PERSISTENT;
+                    let mut n = 1;
+                    while i + n < end {
+                        let next = run.batch.meta(i + n).flags;
+                        if next & PERSISTENT != persistent
+                            || next & (HAS_EXPIRATION | HAS_USER_ID | HAS_REPLY_TO) != 0
+                            || (next & HAS_HEADERS != 0 && names_copies(run.batch.header(i + n)))
+                        {
+                            break;
+                        }
+                        n += 1;
+                    }
+                    let span = Span { batch: Arc::clone(&run.batch), from: i, count: n, step: 1 };
+                    i += n;
+                    let exchange = resolved.exchange;
+                    self.place(now, from, number, run.mandatory, span, queues, exchange, persistent != 0, None)
                 }
-                n += 1;
+                _ => {
+                    i += 1;
+                    self.publish_one(now, from, number, run, i - 1, &resolved)?
+                }
+            };
+            if wide.is_some() || (i < end && self.spent >= most && !self.is_in_tx(from, number)) {
+                let rest = (i < end).then(|| PublishRun { from: i, count: end - i, ..run.clone() });
+                return Ok(Some(Box::new(Spreading { from, number, wide, rest })));
             }
-            let span = Span { batch: Arc::clone(&run.batch), from: i, count: n, step: 1 };
-            let queues = resolved.queues.as_deref().unwrap_or(&[]);
-            self.place(now, from, number, run.mandatory, span, queues, resolved.exchange, persistent != 0, None);
-            i += n;
         }
-        Ok(())
+        Ok(None)
     }
 
     fn count_published(&mut self, from: ConnectionId, number: u16, run: &PublishRun) {
@@ -295,7 +315,7 @@ impl Shard {
         run: &PublishRun,
         i: u32,
         resolved: &Resolved,
-    ) -> Result<(), AmqpError> {
+    ) -> Result<Option<Wide>, AmqpError> {
         let meta = run.batch.meta(i);
         let index = self.connections.get(&from).map_or(0, |c| c.vhost);
         let inspected = self.inspect(from, number, run, i)?;
@@ -319,7 +339,7 @@ impl Shard {
         let key = run.batch.routing_key(i);
         let exchange = run.batch.exchange(i);
         if exchange.is_empty() && key.starts_with(REPLY_TO) && self.reply_direct(from, number, run.mandatory, &span) {
-            return Ok(());
+            return Ok(None);
         }
         let queues = match &resolved.queues {
             Some(queues) if inspected.keys.is_empty() => Arc::clone(queues),
@@ -335,24 +355,13 @@ impl Shard {
                 if !outcome.delayed.is_empty() {
                     let (exchange, life) = (resolved.exchange, inspected.expiration);
                     self.hold_delayed(now, from, number, run.mandatory, &span, index, outcome, exchange, life);
-                    return Ok(());
+                    return Ok(None);
                 }
                 outcome.queues
             }
         };
-        let persistent = meta.flags & PERSISTENT != 0;
-        self.place(
-            now,
-            from,
-            number,
-            run.mandatory,
-            span.clone(),
-            &queues,
-            resolved.exchange,
-            persistent,
-            inspected.expiration,
-        );
-        Ok(())
+        let (persistent, life) = (meta.flags & PERSISTENT != 0, inspected.expiration);
+        Ok(self.place(now, from, number, run.mandatory, span, &queues, resolved.exchange, persistent, life))
     }
 
     /// Routes one message by its keys and headers.
@@ -397,7 +406,8 @@ impl Shard {
         RouteOutcome { queues: routed.queues.into(), delayed: routed.delayed, recent: routed.recent }
     }
 
-    /// Puts a run into its queues and settles its confirm, or returns it.
+    /// Puts a run into its queues and settles its confirm, or returns it. Where that is more than a turn should do, and no part of
+    /// a transaction, none of it is done: what is to be done is given back.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn place(
         &mut self,
@@ -406,11 +416,11 @@ impl Shard {
         number: u16,
         mandatory: bool,
         span: Span,
-        queues: &[QueueId],
+        queues: &Arc<[QueueId]>,
         exchange: ExchangeId,
         persistent: bool,
         expiration: Option<u64>,
-    ) {
+    ) -> Option<Wide> {
         let n = u64::from(span.count);
         let publisher = self.begin_publish(from, number, span.count, exchange, queues.len());
         if queues.is_empty() {
@@ -427,36 +437,34 @@ impl Shard {
             if let Some(p) = publisher {
                 self.confirm_now(p, span_count(n), true);
             }
-            return;
+            return None;
         }
         self.totals.routed += n;
-        let (mut by_one, mut by_priority) = (false, false);
-        for queue in queues.iter().filter_map(|id| self.queues.get(id)) {
-            by_one |= queue.settings.refuses();
-            by_priority |= queue.levels.len() > 1;
+        let entry = Entry { persistent, expiration, publisher };
+        let most = u64::from(self.limits.slice_units);
+        let too_many = queues.len() as u64 > most;
+        if too_many && !self.is_in_tx(from, number) {
+            return Some(Wide::new(span, Arc::clone(queues), entry));
+        }
+        let pieces = self.pieces(queues);
+        if (pieces.by_one || pieces.by_priority) && queues.len() as u64 * n > most && !self.is_in_tx(from, number) {
+            return Some(Wide::new(span, Arc::clone(queues), entry));
         }
         let mut i = 0;
         while i < span.count {
-            let at = span.from + i * span.step;
-            let mut take = if by_one { 1 } else { span.count - i };
-            if by_priority && take > 1 {
-                let priority = priority_of(span.batch.meta(at));
-                let same =
-                    (1..take).take_while(|k| priority_of(span.batch.meta(at + k * span.step)) == priority).count();
-                take = 1 + same as u32;
-            }
+            let take = pieces.next(&span, i);
             let part;
             let whole = take == span.count && span.step == 1;
             let part = if whole {
                 &span
             } else {
-                part = Span { batch: Arc::clone(&span.batch), from: at, count: take, step: 1 };
+                part = Span { batch: Arc::clone(&span.batch), from: span.from + i * span.step, count: take, step: 1 };
                 &part
             };
             let publisher = publisher.map(|p| Publisher { first_tag: p.first_tag + u64::from(i), ..p });
-            let entered = self.enter(now, queues, part, Entry { persistent, expiration, publisher });
+            let entered = self.enter(now, queues, part, Entry { publisher, ..entry });
             self.tx_rejected |= entered.rejected;
-            if by_one {
+            if pieces.by_one {
                 self.flush_queues(now, queues);
             }
             if let Some(p) = publisher {
@@ -464,6 +472,7 @@ impl Shard {
             }
             i += take;
         }
+        None
     }
 
     /// Counts messages that an exchange sends to so many queues; their tags where they are to be confirmed.

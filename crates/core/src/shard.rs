@@ -15,7 +15,7 @@ use hornpipe_types::args::QueueArgs;
 use hornpipe_types::command::{ChannelCommand, Command};
 use hornpipe_types::definition::{Definition, VhostDefinition};
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Loaded, Outbox};
-use hornpipe_types::error::{AmqpError, Scope};
+use hornpipe_types::error::AmqpError;
 use hornpipe_types::ids::{CommitSeq, ConnectionId, EnqueueId, LoadId, QueueId, RequestId, VhostId};
 use hornpipe_types::limits::Limits;
 use hornpipe_types::names::ShortStr;
@@ -219,10 +219,13 @@ impl Shard {
     /// Everything one read of a connection brought. `commands` is drained: what they wait for is done at once.
     pub fn handle_commands(&mut self, now: Now, from: ConnectionId, commands: &mut Vec<Command>) {
         for command in commands.drain(..) {
-            if self.is_settling(from) && !matches!(command, Command::Gone | Command::Written(_)) {
-                self.finish_settling(now, from);
+            let mut next = Some(command);
+            while let Some(command) = next {
+                if self.is_settling(from) && !matches!(command, Command::Gone | Command::Written(_)) {
+                    self.finish_settling(now, from);
+                }
+                next = self.on_command(now, from, command, u32::MAX);
             }
-            self.on_command(now, from, command, u32::MAX);
         }
     }
 
@@ -311,11 +314,7 @@ impl Shard {
         }
         let (class, method) = method_of(&command);
         if let Err(error) = self.on_method(now, from, number, command) {
-            let error = error.in_method(class, method);
-            match error.scope() {
-                Scope::Channel => self.fail_channel(now, from, number, error),
-                Scope::Connection => self.fail_connection(now, from, error),
-            }
+            self.fail_method(now, (from, number), error, (class, method));
         }
         self.work_off_deaths(now);
     }
@@ -519,6 +518,7 @@ impl Shard {
         self.flush(now);
         if self.can_work() {
             self.work_slice(now);
+            self.allow();
             self.flush(now);
         }
         self.allow();

@@ -29,6 +29,7 @@ use crate::queue::ready::Segment;
 use crate::queue::{Queue, kept_books};
 use crate::settle::Back;
 use crate::shard::Shard;
+use crate::spread::Spreading;
 use hornpipe_types::args::QueueKind;
 use hornpipe_types::definition::DefinitionKey;
 use hornpipe_types::effect::ConnectionEffect;
@@ -73,6 +74,19 @@ pub(crate) enum Work {
     Policies { vhost: usize, after: QueueId },
     /// Memory has run out: bodies leave it.
     PageOut(Box<PageOut>),
+    /// Messages are put into many queues.
+    Spread(Box<Spreading>),
+}
+
+impl Work {
+    /// The connection whose next commands wait for it.
+    fn waits(&self) -> Option<ConnectionId> {
+        match self {
+            Self::Settle(settling) => Some(settling.from),
+            Self::Spread(left) => Some(left.from),
+            _ => None,
+        }
+    }
 }
 
 /// Deliveries that left their channel and are being settled.
@@ -116,8 +130,8 @@ impl Shard {
         if self.step(now, &mut work) {
             return;
         }
-        if let Work::Settle(settling) = &mut work {
-            self.unsettled.entry(settling.from).or_default().works += 1;
+        if let Some(from) = work.waits() {
+            self.unsettled.entry(from).or_default().works += 1;
         }
         if let Work::Settle(settling) = &mut work
             && matches!(settling.ending, Ending::Returned(_))
@@ -189,7 +203,7 @@ impl Shard {
     pub(crate) fn finish_settling(&mut self, now: Now, id: ConnectionId) {
         for _ in 0..self.work.len() {
             let Some(work) = self.work.pop_front() else { return };
-            if matches!(&work, Work::Settle(settling) if settling.from == id) {
+            if work.waits() == Some(id) {
                 self.units = u32::MAX;
                 self.go_on_with(now, work);
             } else {
@@ -222,6 +236,7 @@ impl Shard {
             }
             Work::Emptied { queue, .. } => self.release_hold(queue),
             Work::Release(id) => self.released(id),
+            Work::Spread(left) => self.settled_more(left.from),
             Work::Purged { .. } | Work::Dropped { .. } | Work::Policies { .. } | Work::PageOut(_) => {}
         }
     }
@@ -245,6 +260,7 @@ impl Shard {
             Work::Release(id) => self.release_due(now, *id),
             Work::Policies { vhost, after } => self.apply_to_some(now, *vhost, after),
             Work::PageOut(out) => self.page_out_some(out),
+            Work::Spread(left) => self.spread_some(now, left),
         }
     }
 

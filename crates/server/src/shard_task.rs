@@ -381,6 +381,13 @@ impl Owner {
                     before.later.push_back(Item::Gone(id));
                     return 1;
                 }
+                if self.shard.is_settling(id) {
+                    // What it said before it went is done to the end.
+                    let (commands, later) = (VecDeque::new(), VecDeque::from([Item::Gone(id)]));
+                    let last = Unfinished { id, commands, withhold: false, hasty: false, outrun: None, later };
+                    self.unfinished.push_back(last);
+                    return 1;
+                }
                 self.shard.handle_commands(now, id, &mut vec![Command::Gone]);
                 self.links.remove(&id);
             }
