@@ -221,7 +221,7 @@ impl Shard {
         for command in commands.drain(..) {
             let mut next = Some(command);
             while let Some(command) = next {
-                if self.is_settling(from) && !matches!(command, Command::Gone | Command::Written(_)) {
+                if self.is_settling(from) && !matches!(command, Command::Written(_)) {
                     self.finish_settling(now, from);
                 }
                 next = self.on_command(now, from, command, u32::MAX);
@@ -485,6 +485,7 @@ impl Shard {
         let mut ids: Vec<_> = self.connections.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
+            self.finish_settling(now, id);
             self.log.begin_command();
             self.fail_connection(now, id, forced(text));
         }

@@ -104,6 +104,10 @@ pub(crate) struct Copy {
     seen: u64,
     /// Turn it came, or came back, to its queue.
     pub(crate) ready_since: u64,
+    /// The turn at whose end it was in its queue for certain: it may get there in a slice of work.
+    arrived: Option<u64>,
+    /// How long it lives in its first queue, milliseconds.
+    life: Option<u64>,
 }
 
 /// A consumer.
@@ -221,6 +225,8 @@ pub(crate) struct Oracle {
     pub(crate) copies: Vec<Copy>,
     /// Copies that have not ended.
     pub(crate) live: BTreeSet<usize>,
+    /// Copies that may be on their way to their first queue.
+    under_way: Vec<usize>,
     pub(crate) channels: BTreeMap<(ConnectionId, u16), Channel>,
     pub(crate) order: BTreeMap<OrderKey, u64>,
     incarnation: u64,
@@ -251,6 +257,7 @@ impl Oracle {
             messages: Vec::new(),
             copies: Vec::new(),
             live: BTreeSet::new(),
+            under_way: Vec::new(),
             channels: BTreeMap::new(),
             order: BTreeMap::new(),
             incarnation: 1,
@@ -292,6 +299,11 @@ impl Oracle {
     /// Whether the delayed exchange may hold a copy still.
     pub(crate) fn may_be_held(&self, copy: &Copy) -> bool {
         copy.due.is_some() && copy.seen != self.incarnation
+    }
+
+    /// Whether a copy may be on its way to its first queue still.
+    pub(crate) fn may_arrive(&self, copy: &Copy) -> bool {
+        copy.arrived.is_none() && copy.phase == Phase::Ready && copy.last.is_none()
     }
 
     /// Whether a copy that went back to its queue may be outstanding still, since what returns it waits.
@@ -392,6 +404,7 @@ impl Oracle {
     /// A message enters its queues, or comes back.
     fn routed(&mut self, at: (ConnectionId, u16), number: usize) {
         let wall = self.now.wall.0;
+        let in_slices = self.plan.limits.slice_units < 100;
         let message = &mut self.messages[number];
         message.turn = self.turn;
         if message.returns
@@ -433,8 +446,36 @@ impl Oracle {
                 flag_unknown: false,
                 seen: 0,
                 ready_since: self.turn,
+                arrived: (!in_slices).then_some(self.turn),
+                life,
             });
+            if in_slices {
+                self.under_way.push(id);
+            }
         }
+    }
+
+    /// The turn ends, and these connections wait for something that is not done: what others published is where it belongs.
+    pub(crate) fn arrive(&mut self, waits: impl Fn(ConnectionId) -> bool) {
+        let (turn, wall) = (self.turn, self.now.wall.0);
+        let Self { under_way, copies, messages, .. } = self;
+        under_way.retain(|id| {
+            let copy = &mut copies[*id];
+            let waits = waits(messages[copy.message].publisher.0);
+            copy.arrived = (!waits).then_some(turn);
+            // the clock may have gone back before a delayed exchange took it
+            if let Some(delay) = messages[copy.message].delay {
+                copy.due = copy.due.min(Some(wall + delay));
+            }
+            // it may have begun to live as late as now
+            if let (Some(life), [first]) = (copy.life, &mut copy.history[..])
+                && copy.deadline.is_some()
+            {
+                let deadline = copy.deadline.max(Some(wall + life));
+                (copy.deadline, first.deadline) = (deadline, deadline);
+            }
+            waits
+        });
     }
 
     /// A client settles these tags, all outstanding on its channel.
@@ -520,7 +561,8 @@ impl Oracle {
                 continue;
             }
             // what was rejected may be on a work list still, and arrive after this
-            let arrives = copy.history.len() > 1 && copy.history.last().is_some_and(|h| h.turn > self.rested);
+            let moves = copy.history.len() > 1 && copy.history.last().is_some_and(|h| h.turn > self.rested);
+            let arrives = moves || self.may_arrive(copy);
             if reach.len() == 1 && !arrives && !held && !self.may_return(copy) {
                 // what had ended by itself before is not answered by this
                 if !self.may_be_gone(copy) {
@@ -618,6 +660,9 @@ impl Oracle {
         for id in 0..self.copies.len() {
             self.rewind(id, durable, rested, clean)?;
         }
+        for id in std::mem::take(&mut self.under_way) {
+            self.copies[id].arrived = Some(self.turn);
+        }
         Ok(())
     }
 
@@ -654,6 +699,9 @@ impl Oracle {
             self.live.remove(&id);
             return Ok(());
         }
+        // the disk may have it in some of its queues, unless its publisher was told
+        let may_lack = copy.arrived.is_none_or(|turn| turn > durable);
+        let may_lack = !clean && may_lack && self.messages[copy.message].outcome != Outcome::Acked;
         let persistent = self.messages[copy.message].persistent;
         let was_done = copy.phase == Phase::Done;
         let first = copy.history.first().map(|h| h.turn);
@@ -668,7 +716,7 @@ impl Oracle {
         let arrives = copy.history.get(kept.wrapping_sub(1)).is_some_and(|h| kept > 1 && h.turn > rested);
         let copy = &mut self.copies[id];
         // what was on a work list may have been done or not
-        copy.lost_ok |= copy.history.get(kept).is_some_and(|h| h.turn <= durable);
+        copy.lost_ok |= may_lack || copy.history.get(kept).is_some_and(|h| h.turn <= durable);
         let undone = kept < copy.history.len();
         copy.history.truncate(kept);
         let Some(last) = copy.history.last().copied() else { return Ok(()) };

@@ -322,7 +322,7 @@ impl World {
     fn go_on(&mut self, connection: ConnectionId) {
         let Some(mut commands) = self.waiting.remove(&connection) else { return };
         while let Some(first) = commands.front() {
-            if matches!(first, Command::Gone) {
+            if matches!(first, Command::Gone) && !self.shard.is_settling(connection) {
                 self.shard.handle_commands(self.clock.now(), connection, &mut commands.drain(..1).collect());
             } else if self.shard.is_settling(connection) {
                 self.waiting.insert(connection, commands);
@@ -409,6 +409,8 @@ impl World {
         let rested = if self.rests() { self.oracle.turn } else { before };
         self.rested.insert(self.oracle.turn, rested);
         self.oracle.rested = rested;
+        let (waiting, shard) = (&self.waiting, &self.shard);
+        self.oracle.arrive(|connection| waiting.contains_key(&connection) || shard.is_settling(connection));
         if self.waiting.is_empty() {
             self.oracle.waits_since = None;
         }

@@ -5,8 +5,8 @@ use crate::oracle::{Copy, Oracle};
 
 /// For a copy that is where the oracle knows it to be.
 pub(crate) fn on_delivery(oracle: &Oracle, copy: &Copy, queue: usize) -> Result<(), Violation> {
-    // where rejected messages go in slices, their time begins when they arrive
-    if copy.deaths > 0 && oracle.plan.limits.slice_units < 100 {
+    // what goes in slices begins its time when it arrives
+    if oracle.may_arrive(copy) || (copy.deaths > 0 && oracle.plan.limits.slice_units < 100) {
         return Ok(());
     }
     let now = oracle.now.wall.0;
