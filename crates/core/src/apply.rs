@@ -33,7 +33,8 @@ impl Shard {
 
     /// Applies them to the next queues, as many as the allowance permits; whether it is done.
     pub(crate) fn apply_to_some(&mut self, now: Now, vhost: usize, after: &mut QueueId) -> bool {
-        while let Some(&id) = self.queue_order.after(*after).first() {
+        loop {
+            let Some(id) = self.queue_order.after(*after).next() else { return true };
             if self.units == 0 {
                 return false;
             }
@@ -44,7 +45,6 @@ impl Shard {
                 self.apply_to_queue(now, id);
             }
         }
-        true
     }
 
     fn apply_to_queue(&mut self, now: Now, id: QueueId) {

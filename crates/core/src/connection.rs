@@ -11,7 +11,7 @@ use hornpipe_types::names::ShortStr;
 use hornpipe_types::stats::MessageStats;
 use hornpipe_types::table::FieldTable;
 use hornpipe_types::time::{Instant, UnixMillis};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// A connection that has opened a vhost.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(crate) struct Connection {
     pub(crate) stalled: VecDeque<u64>,
     /// Replies that wait, and what waits behind them, by channel.
     pub(crate) held: Map<u16, VecDeque<Held>>,
-    pub(crate) exclusive_queues: Vec<QueueId>,
+    pub(crate) exclusive_queues: BTreeSet<QueueId>,
     /// Not read any more, for it published during an alarm.
     pub(crate) blocked: bool,
 }

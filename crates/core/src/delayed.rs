@@ -171,7 +171,6 @@ impl Shard {
         let Some(id) = self.hidden.remove(&(vhost, ShortStr::new(exchange))) else { return };
         self.forget_damage(id);
         let Some(queue) = self.queues.remove(&id) else { return };
-        self.queue_order.tidy(&self.queues);
         if let Some(at) = queue.delayed.as_ref().and_then(|d| d.timer) {
             self.timers.disarm(at, TimerKey::Delayed(id));
         }

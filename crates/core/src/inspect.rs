@@ -94,7 +94,7 @@ impl Shard {
             }
             _ => {
                 let shown = |q: &Queue| !q.is_hidden() && vhost.is_none_or(|v| q.definition.vhost == *v);
-                let known = self.queue_order.after(after).iter().copied();
+                let known = self.queue_order.after(after);
                 known.filter(|id| self.queues.get(id).is_some_and(|q| shown(q))).take(limit).collect()
             }
         }
@@ -102,14 +102,17 @@ impl Shard {
 
     /// What the next queues hold, hidden ones left out.
     fn sums(&mut self, after: QueueId, limit: usize) -> QueueSums {
-        let ids = self.queue_order.after(after);
-        let page = &ids[..limit.min(ids.len())];
-        let mut sums =
-            QueueSums { next: page.last().copied().filter(|_| page.len() < ids.len()), ..Default::default() };
-        for queue in page.iter().filter_map(|id| self.queues.get(id)).filter(|q| !q.is_hidden()) {
+        let mut ids = self.queue_order.after(after);
+        let mut sums = QueueSums::default();
+        for id in ids.by_ref().take(limit) {
+            sums.next = Some(id);
+            let Some(queue) = self.queues.get(&id).filter(|q| !q.is_hidden()) else { continue };
             sums.queues += 1;
             sums.messages_ready += queue.ready;
             sums.messages_unacknowledged += queue.unacked;
+        }
+        if ids.next().is_none() {
+            sums.next = None;
         }
         sums
     }

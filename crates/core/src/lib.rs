@@ -16,6 +16,7 @@ mod consumer_timeout;
 mod damaged;
 mod dead_letter;
 mod delayed;
+mod depart;
 pub mod exchange;
 mod gather;
 mod grave;

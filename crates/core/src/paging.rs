@@ -211,7 +211,7 @@ impl Shard {
                 }
                 continue;
             }
-            let Some(id) = self.queue_order.after(out.after).first().copied() else { return true };
+            let Some(id) = self.queue_order.after(out.after).next() else { return true };
             if self.page_out_queue(id, out) {
                 *out = PageOut { after: id, ..PageOut::default() };
             }

@@ -25,6 +25,9 @@ use hornpipe_types::stats::{Answer, BrokerStats, MessageStats, Request};
 use hornpipe_types::time::{Instant, Now};
 use std::collections::{BTreeMap, VecDeque};
 
+/// Units of work that a method costs which is neither a publish nor a settlement.
+const METHOD_UNITS: u32 = 8;
+
 /// What a shard is configured with.
 #[derive(Debug, Clone, Default)]
 pub struct CoreConfig {
@@ -308,6 +311,7 @@ impl Shard {
         }
         let hot = matches!(command, ChannelCommand::Publish(_) | ChannelCommand::Settle { .. });
         if !hot {
+            self.spent = self.spent.saturating_add(METHOD_UNITS);
             self.flush(now);
             // what the flush changed is not this command's: its reply waits for its own commit
             self.log.begin_command();
@@ -339,7 +343,7 @@ impl Shard {
             C::Fail(error) => Err(error),
             C::ExchangeDeclare(d) => self.on_exchange_declare(from, number, *d),
             C::ExchangeDelete { exchange, if_unused, nowait } => {
-                self.on_exchange_delete(from, number, &exchange, if_unused, nowait)
+                self.on_exchange_delete(now, from, number, &exchange, if_unused, nowait)
             }
             C::ExchangeBind(b) => self.on_exchange_bind(now, from, number, *b),
             C::ExchangeUnbind(b) => self.on_exchange_unbind(from, number, *b),

@@ -343,6 +343,28 @@ impl Topology {
         changes
     }
 
+    /// Marks an exchange as one that [`Self::delete_some`] is called for until it is gone.
+    pub fn begin_delete(&mut self, id: ExchangeId) {
+        if let Some(x) = self.get_mut(id) {
+            x.leaving = true;
+        }
+    }
+
+    /// Takes so many bindings at most off an exchange, which goes when it has none any more; whether it is gone.
+    pub fn delete_some(&mut self, id: ExchangeId, most: usize, changes: &mut Changes) -> bool {
+        for _ in 0..most {
+            let Some(x) = self.get(id) else { return true };
+            let doomed = match (x.outgoing.last(), x.incoming.last()) {
+                // an auto-delete exchange that is being deleted needs no second reason
+                (Some(last), _) => self.detach(last.binding, changes).filter(|source| *source != id),
+                (None, Some(&last)) => self.detach(last, changes),
+                (None, None) => Some(id),
+            };
+            self.delete_all(doomed.into_iter().collect(), changes);
+        }
+        self.get(id).is_none()
+    }
+
     /// Whether anything is bound to it as the source.
     pub fn in_use(&self, id: ExchangeId) -> bool {
         self.get(id).is_some_and(|x| !x.outgoing.is_empty())

@@ -23,6 +23,7 @@
 use crate::channel::unacked::{Taken, Unacked};
 use crate::chunked::Chunked;
 use crate::dead_letter::Reason;
+use crate::depart::Leaving;
 use crate::log::Left;
 use crate::paging::PageOut;
 use crate::queue::ready::Segment;
@@ -37,6 +38,7 @@ use hornpipe_types::ids::{CommitSeq, ConnectionId, EnqueueId, QueueId, Seq};
 use hornpipe_types::op::StoreOp;
 use hornpipe_types::range::{SeqRange, SeqSet, in_order};
 use hornpipe_types::time::Now;
+use std::collections::BTreeSet;
 
 /// Units a message costs that is dead-lettered: its header is read and written anew.
 pub(crate) const DEATH_UNITS: u32 = 16;
@@ -76,6 +78,10 @@ pub(crate) enum Work {
     PageOut(Box<PageOut>),
     /// Messages are put into many queues.
     Spread(Box<Spreading>),
+    /// An exchange is deleted.
+    Leave(Box<Leaving>),
+    /// A connection ended, and with it its exclusive queues.
+    Bereave { owner: ConnectionId, queues: BTreeSet<QueueId> },
 }
 
 impl Work {
@@ -84,6 +90,8 @@ impl Work {
         match self {
             Self::Settle(settling) => Some(settling.from),
             Self::Spread(left) => Some(left.from),
+            Self::Leave(leaving) => Some(leaving.from),
+            Self::Bereave { owner, .. } => Some(*owner),
             _ => None,
         }
     }
@@ -128,6 +136,9 @@ impl Shard {
     /// Begins a work: what the allowance permits is done now, the rest is listed.
     pub(crate) fn begin_work(&mut self, now: Now, mut work: Work) {
         if self.step(now, &mut work) {
+            if let Work::Leave(leaving) = &work {
+                self.left(leaving);
+            }
             return;
         }
         if let Some(from) = work.waits() {
@@ -237,6 +248,11 @@ impl Shard {
             Work::Emptied { queue, .. } => self.release_hold(queue),
             Work::Release(id) => self.released(id),
             Work::Spread(left) => self.settled_more(left.from),
+            Work::Bereave { owner, .. } => self.settled_more(owner),
+            Work::Leave(leaving) => {
+                self.left(&leaving);
+                self.settled_more(leaving.from);
+            }
             Work::Purged { .. } | Work::Dropped { .. } | Work::Policies { .. } | Work::PageOut(_) => {}
         }
     }
@@ -261,6 +277,8 @@ impl Shard {
             Work::Policies { vhost, after } => self.apply_to_some(now, *vhost, after),
             Work::PageOut(out) => self.page_out_some(out),
             Work::Spread(left) => self.spread_some(now, left),
+            Work::Leave(leaving) => self.leave_some(leaving),
+            Work::Bereave { queues, .. } => self.bereave_some(now, queues),
         }
     }
 
@@ -404,6 +422,7 @@ impl Shard {
 
     /// A queue is no more, on disk neither: what is left of it goes.
     pub(crate) fn drop_queue(&mut self, now: Now, queue: Box<Queue>) -> Option<CommitSeq> {
+        self.queue_order.remove(queue.id);
         self.forget_holder(&queue);
         queue.dying.iter().for_each(|dying| dying.reason.count(&mut self.totals, dying.range.count));
         let commit = queue.is_logged().then(|| {

@@ -28,7 +28,7 @@ use tokio::sync::oneshot;
 const COMMANDS_PER_TURN: usize = 4096;
 /// Items of one turn.
 const ITEMS_PER_TURN: usize = 256;
-/// No further item is begun in a turn that lasts so long already, µs.
+/// No further item is begun in a turn that has handled items for so long already, µs.
 const TURN_US: u64 = 1000;
 /// A publisher that outran a queue's consumers is read again after so long at the latest.
 const PACE_MS: u64 = 5;
@@ -295,14 +295,15 @@ impl Owner {
     /// One turn: some items, the timer, then everything that follows from them.
     fn turn(&mut self, now: Now, begun: &Begun, queue: &mut VecDeque<Item>) {
         self.put_off = false;
-        let mut fresh = true;
+        // However long what goes on takes, others come to their turn.
+        let (mut fresh, mut since) = (true, 0);
         if let Some(unfinished) = self.goes_on_at().and_then(|at| self.unfinished.remove(at)) {
             self.go_on(now, unfinished);
-            fresh = false;
+            since = begun.us();
         }
         let (mut items, mut commands) = (0, 0);
         while items < ITEMS_PER_TURN && commands < COMMANDS_PER_TURN && !self.shard.is_tired() {
-            if queue.is_empty() || !(std::mem::take(&mut fresh) || begun.us() < TURN_US) {
+            if queue.is_empty() || !(std::mem::take(&mut fresh) || begun.us() < since + TURN_US) {
                 break;
             }
             let Some(item) = queue.pop_front() else { break };

@@ -100,6 +100,8 @@ pub struct Exchange {
     pub(crate) incoming: Vec<u32>,
     /// Exchanges bound to it, with the number of bindings each.
     pub(crate) downstream: BTreeMap<ExchangeId, u32>,
+    /// It is being deleted, binding by binding.
+    pub(crate) leaving: bool,
 }
 
 impl Exchange {
@@ -119,6 +121,7 @@ impl Exchange {
             outgoing: Leaf::default(),
             incoming: Vec::new(),
             downstream: BTreeMap::new(),
+            leaving: false,
         }
     }
 

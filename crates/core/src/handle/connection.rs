@@ -3,14 +3,14 @@
 use crate::connection::Connection;
 use crate::settle::Back;
 use crate::shard::Shard;
-use crate::work::Ending;
+use crate::work::{Ending, Work};
 use hornpipe_types::Map;
 use hornpipe_types::command::OpenConnection;
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect};
 use hornpipe_types::error::AmqpError;
 use hornpipe_types::ids::ConnectionId;
 use hornpipe_types::time::Now;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 impl Shard {
     /// connection.open: limits, then the vhost, then permission.
@@ -50,7 +50,7 @@ impl Shard {
             unsent: 0,
             stalled: VecDeque::new(),
             held: Map::default(),
-            exclusive_queues: Vec::new(),
+            exclusive_queues: BTreeSet::new(),
             blocked: false,
         };
         self.connections.insert(id, connection);
@@ -80,8 +80,8 @@ impl Shard {
             self.release_channel(now, id, number);
         }
         let exclusive = self.connections.get_mut(&id).map(|c| std::mem::take(&mut c.exclusive_queues));
-        for queue in exclusive.into_iter().flatten() {
-            self.delete_queue(now, queue);
+        if let Some(queues) = exclusive.filter(|queues| !queues.is_empty()) {
+            self.begin_work(now, Work::Bereave { owner: id, queues });
         }
         if let Some(connection) = self.connections.remove(&id) {
             self.stats.connections_closed += 1;

@@ -80,6 +80,7 @@ impl Shard {
 
     pub(crate) fn on_exchange_delete(
         &mut self,
+        now: Now,
         from: ConnectionId,
         number: u16,
         exchange: &ShortStr,
@@ -92,16 +93,11 @@ impl Shard {
         // names that can't be deleted are told before the permission is looked at
         v.topology.check_delete(&exchange, false)?;
         self.access.check(&user, &vhost, Permission::Configure, Resource::Exchange, &exchange)?;
-        let commit = match v.topology.check_delete(&exchange, if_unused)? {
-            Some(id) => {
-                let changes = v.topology.delete(id);
-                self.log_changes(index, changes)
-            }
+        match v.topology.check_delete(&exchange, if_unused)? {
+            Some(id) => self.delete_exchange(now, (from, number), nowait, (index, id)),
+            None if nowait => {}
             // it may still be on disk
-            None => Some(self.log.defined()),
-        };
-        if !nowait {
-            self.reply(from, number, ChannelEffect::ExchangeDeleteOk, commit);
+            None => self.reply(from, number, ChannelEffect::ExchangeDeleteOk, Some(self.log.defined())),
         }
         Ok(())
     }

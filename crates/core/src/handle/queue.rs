@@ -213,7 +213,7 @@ impl Shard {
         if let Some(owner) = owner
             && let Some(connection) = self.connections.get_mut(&owner)
         {
-            connection.exclusive_queues.push(id);
+            connection.exclusive_queues.insert(id);
         }
         self.stats.queues_created += 1;
         if definition.durable && !definition.exclusive {
@@ -481,7 +481,6 @@ impl Shard {
         }
         self.forget_damage(id);
         if let Some(queue) = self.queues.remove(&id) {
-            self.queue_order.tidy(&self.queues);
             self.resident -= queue.resident.min(self.resident);
             self.stats.queues_deleted += 1;
             // gets that wait for the disk are answered all the same
@@ -495,7 +494,7 @@ impl Shard {
             if let Some(owner) = queue.owner
                 && let Some(connection) = self.connections.get_mut(&owner)
             {
-                connection.exclusive_queues.retain(|q| *q != id);
+                connection.exclusive_queues.remove(&id);
             }
             commit = match self.has_rest(&queue) {
                 true => self.dig_grave(now, queue),

@@ -1,0 +1,344 @@
+//! What concerns very many queues goes on in slices: others come to their turn between, and nobody can tell but by the clock.
+
+use hornpipe_testkit::{Broker, message};
+use hornpipe_types::command::{Bind, ChannelCommand, Command, Consume, PublishRun, QueueDeclare};
+use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Outbox};
+use hornpipe_types::header::Properties;
+use hornpipe_types::ids::ConnectionId;
+use hornpipe_types::limits::Limits;
+use hornpipe_types::message::BatchBuilder;
+use hornpipe_types::table::{FieldTable, Value};
+use std::collections::VecDeque;
+
+const PEER: ConnectionId = ConnectionId(1);
+const OTHER: ConnectionId = ConnectionId(2);
+const OWNER: ConnectionId = ConnectionId(3);
+const UNITS: u32 = 16;
+/// Many slices.
+const QUEUES: usize = 200;
+
+fn on(command: ChannelCommand) -> Command {
+    Command::Channel(1, command)
+}
+
+fn name(n: usize) -> String {
+    format!("q{n}")
+}
+
+fn declare_with(queue: &str, exclusive: bool, arguments: FieldTable) -> Command {
+    let declare = QueueDeclare {
+        queue: queue.into(),
+        durable: true,
+        exclusive,
+        nowait: true,
+        arguments,
+        ..QueueDeclare::default()
+    };
+    on(ChannelCommand::QueueDeclare(Box::new(declare)))
+}
+
+fn declare(queue: &str) -> Command {
+    declare_with(queue, false, FieldTable::default())
+}
+
+fn ask(queue: &str) -> Command {
+    let declare = QueueDeclare { queue: queue.into(), passive: true, ..QueueDeclare::default() };
+    on(ChannelCommand::QueueDeclare(Box::new(declare)))
+}
+
+fn bind(queue: &str) -> Command {
+    let bind = Bind {
+        destination: queue.into(),
+        source: "amq.fanout".into(),
+        routing_key: "".into(),
+        nowait: true,
+        arguments: FieldTable::default(),
+    };
+    on(ChannelCommand::QueueBind(Box::new(bind)))
+}
+
+fn delete(queue: &str) -> Command {
+    on(ChannelCommand::QueueDelete { queue: queue.into(), if_unused: false, if_empty: false, nowait: true })
+}
+
+/// Messages of one run, all persistent or, `special`, every second one with an expiration.
+fn publish(ids: std::ops::Range<u64>, special: bool) -> Command {
+    let mut batch = BatchBuilder::default();
+    let route = batch.push_route("amq.fanout", "");
+    let count = (ids.end - ids.start) as u32;
+    for id in ids {
+        let expiration = (special && id % 2 == 0).then(|| "10000000".into());
+        let properties = Properties { delivery_mode: Some(2), expiration, ..Properties::default() };
+        message::push(&mut batch, route, &properties, id, 10);
+    }
+    on(ChannelCommand::Publish(PublishRun { batch: batch.finish(), from: 0, count, mandatory: true }))
+}
+
+/// Queues bound to amq.fanout; `PEER` wants confirms.
+fn broker() -> Broker {
+    let mut broker = Broker::new(Limits { slice_units: UNITS, ..Limits::default() }, 1);
+    [PEER, OTHER, OWNER].into_iter().for_each(|id| broker.open(id, 1, true));
+    let made = (0..QUEUES).flat_map(|n| [declare(&name(n)), bind(&name(n))]);
+    broker.run(PEER, made.chain([on(ChannelCommand::ConfirmSelect { nowait: true })]).collect());
+    broker.commit_all();
+    broker
+}
+
+/// One turn in which a connection has something to say, as a driver takes it; what everybody was told.
+fn turn(
+    broker: &mut Broker,
+    from: ConnectionId,
+    commands: &mut VecDeque<Command>,
+) -> Vec<(ConnectionId, ConnectionEffect)> {
+    broker.shard.handle_some(broker.now, from, commands);
+    let mut out = Outbox::default();
+    broker.shard.poll_effects(broker.now, &mut out);
+    if let Some(group) = broker.shard.poll_group(broker.now) {
+        broker.disk.hand_over(group);
+    }
+    if let Some(committed) = broker.disk.commit() {
+        broker.shard.handle_committed(broker.now, committed);
+    }
+    out.connections.into_iter().flat_map(|(id, effects)| effects.into_iter().map(move |e| (id, e))).collect()
+}
+
+/// Turns until a connection's commands are done and nothing is left to do; how many, and what it was told.
+fn turns(broker: &mut Broker, from: ConnectionId, commands: Vec<Command>) -> (usize, Vec<ConnectionEffect>) {
+    let (mut commands, mut told) = (VecDeque::from(commands), Vec::new());
+    let mut done = false;
+    for n in 1.. {
+        assert!(n < 100_000, "it comes to no end");
+        let all = turn(broker, from, &mut commands);
+        told.extend(all.into_iter().filter(|(id, _)| *id == from).map(|(_, effect)| effect));
+        // what the disk reported last is told a turn later
+        if std::mem::replace(&mut done, commands.is_empty() && !broker.shard.is_working() && !broker.shard.has_work()) {
+            return (n, told);
+        }
+    }
+    unreachable!()
+}
+
+fn depth(broker: &mut Broker, queue: &str) -> Option<u64> {
+    broker.queue(queue).map(|q| q.messages_ready)
+}
+
+fn drain(broker: &mut Broker, queue: &str) -> Vec<u64> {
+    let consume = Consume { queue: queue.into(), no_ack: true, ..Consume::default() };
+    broker.run(OTHER, vec![on(ChannelCommand::Consume(Box::new(consume)))]);
+    let told = broker.told(OTHER).into_iter();
+    told.flat_map(|effect| match effect {
+        ConnectionEffect::Channel(1, ChannelEffect::Deliver(delivery)) => {
+            delivery.span.indexes().map(|i| message::id_of(&delivery.span.batch, i)).collect()
+        }
+        _ => Vec::new(),
+    })
+    .collect()
+}
+
+/// Tags that were confirmed or refused, in the order in which that was told.
+fn confirms(told: &[ConnectionEffect]) -> Vec<(u64, bool)> {
+    let mut found: Vec<(u64, bool)> = Vec::new();
+    for effect in told {
+        if let ConnectionEffect::Channel(1, ChannelEffect::Confirm { tag, count, ack, multiple }) = effect {
+            let below = found.last().map_or(1, |(last, _)| last + 1);
+            let first = if *multiple { below } else { tag + 1 - u64::from(*count) };
+            found.extend((first..=*tag).map(|tag| (tag, *ack)));
+        }
+    }
+    found
+}
+
+/// What replies say of the lengths of queues.
+fn lengths(told: &[ConnectionEffect]) -> Vec<u32> {
+    let length = |effect: &ConnectionEffect| match effect {
+        ConnectionEffect::Channel(1, ChannelEffect::QueueDeclareOk { messages, .. }) => Some(*messages),
+        _ => None,
+    };
+    told.iter().filter_map(length).collect()
+}
+
+#[test]
+fn each_queue_gets_the_messages_of_a_channel_in_order_and_all_are_confirmed() {
+    let mut broker = broker();
+    let priorities = || {
+        let mut table = FieldTable::default();
+        table.set("x-max-priority", Value::I32(5));
+        table
+    };
+    broker.run(PEER, vec![declare_with("p", false, priorities()), bind("p")]);
+    let (turns, told) =
+        turns(&mut broker, PEER, vec![publish(0..10, false), publish(10..20, true), publish(20..21, false)]);
+    assert!(turns > 3 * QUEUES / UNITS as usize, "{turns} turns");
+    assert_eq!(confirms(&told), (1..=21).map(|tag| (tag, true)).collect::<Vec<_>>());
+    for queue in [name(0), name(QUEUES / 2), name(QUEUES - 1), "p".to_owned()] {
+        assert_eq!(drain(&mut broker, &queue), (0..21).collect::<Vec<_>>(), "{queue}");
+    }
+}
+
+#[test]
+fn others_are_served_between_and_the_publisher_waits() {
+    let mut broker = broker();
+    let mut said = VecDeque::from([publish(0..1, false), ask("q0"), ask(&name(QUEUES - 1))]);
+    turn(&mut broker, PEER, &mut said);
+    assert!(broker.shard.is_settling(PEER) && said.len() == 2);
+    let told = turn(&mut broker, OTHER, &mut VecDeque::from([ask("q0"), ask(&name(QUEUES - 1))]));
+    let told: Vec<_> = told.into_iter().filter(|(id, _)| *id == OTHER).map(|(_, effect)| effect).collect();
+    assert_eq!(lengths(&told), [1, 0]);
+    assert!(broker.shard.is_settling(PEER));
+    // what it says next finds all of it done
+    let (_, told) = turns(&mut broker, PEER, said.into());
+    assert_eq!(lengths(&told), [1, 1]);
+}
+
+#[test]
+fn it_is_confirmed_when_the_last_queue_has_it_on_disk() {
+    let mut broker = broker();
+    let mut said = VecDeque::from([publish(0..1, false)]);
+    let last = hornpipe_types::ids::QueueId(QUEUES as u64);
+    for n in 0.. {
+        assert!(n < 10_000);
+        let on_disk = broker.disk.messages(last).len();
+        let told = turn(&mut broker, PEER, &mut said);
+        if !told.is_empty() {
+            let told: Vec<_> = told.into_iter().map(|(_, effect)| effect).collect();
+            assert_eq!((on_disk, confirms(&told)), (1, vec![(1, true)]));
+            return;
+        }
+    }
+}
+
+#[test]
+fn one_refusal_among_many_queues_is_told_once_all_others_have_it() {
+    let mut broker = broker();
+    let mut full = FieldTable::default();
+    full.set("x-max-length", Value::I32(0));
+    full.set("x-overflow", Value::long_str("reject-publish"));
+    broker.run(PEER, vec![delete("q7"), declare_with("q7", false, full), bind("q7")]);
+    let (_, told) = turns(&mut broker, PEER, vec![publish(0..3, false)]);
+    assert_eq!(confirms(&told), [(1, false), (2, false), (3, false)]);
+    assert_eq!(depth(&mut broker, "q7"), Some(0));
+    for queue in [name(0), name(QUEUES - 1)] {
+        assert_eq!(drain(&mut broker, &queue), [0, 1, 2]);
+    }
+}
+
+#[test]
+fn a_queue_that_goes_before_its_turn_gets_nothing_nor_does_its_successor() {
+    let mut broker = broker();
+    turn(&mut broker, PEER, &mut VecDeque::from([publish(0..2, false)]));
+    let (late, gone) = (name(QUEUES - 1), name(QUEUES - 2));
+    turn(&mut broker, OTHER, &mut VecDeque::from([delete(&late), delete(&gone), declare(&late), bind(&late)]));
+    let (_, told) = turns(&mut broker, PEER, Vec::new());
+    assert_eq!(confirms(&told), [(1, true), (2, true)]);
+    assert_eq!((depth(&mut broker, &late), depth(&mut broker, &gone)), (Some(0), None));
+    assert_eq!(depth(&mut broker, &name(QUEUES - 3)), Some(2));
+}
+
+/// What is published is published, whatever becomes of the connection.
+#[test]
+fn a_publish_is_finished_for_a_publisher_that_is_gone() {
+    use hornpipe_types::error::{AmqpError, ReplyCode};
+    for command in [Command::Gone, Command::Fail(AmqpError::new(ReplyCode::FrameError, "bad"))] {
+        let mut broker = broker();
+        turn(&mut broker, PEER, &mut VecDeque::from([publish(0..2, true)]));
+        broker.shard.handle_commands(broker.now, PEER, &mut vec![command]);
+        turns(&mut broker, OTHER, Vec::new());
+        for queue in [name(0), name(QUEUES - 1)] {
+            assert_eq!(drain(&mut broker, &queue), [0, 1]);
+        }
+    }
+}
+
+/// Publishes that need a look of their own count as what they are.
+#[test]
+fn a_run_of_special_messages_to_some_queues_goes_in_slices_too() {
+    let mut broker = broker();
+    let gone = (10..QUEUES).map(|n| delete(&name(n)));
+    broker.run(PEER, gone.collect());
+    broker.commit_all();
+    let (turns, told) = turns(&mut broker, PEER, vec![publish(0..200, true)]);
+    assert!(turns > 50, "{turns} turns");
+    assert_eq!(confirms(&told).len(), 200);
+    assert_eq!(drain(&mut broker, "q9"), (0..200).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_transaction_is_done_as_one_however_wide() {
+    let mut broker = broker();
+    broker.run(OTHER, vec![on(ChannelCommand::TxSelect)]);
+    turn(&mut broker, OTHER, &mut VecDeque::from([publish(0..2, true), on(ChannelCommand::TxCommit)]));
+    assert!(!broker.shard.is_working());
+    assert_eq!(depth(&mut broker, &name(QUEUES - 1)), Some(2));
+}
+
+#[test]
+fn methods_count_as_work() {
+    let mut broker = broker();
+    let mut said: VecDeque<Command> = (0..100).map(|n| declare(&format!("more{n}"))).collect();
+    turn(&mut broker, PEER, &mut said);
+    assert!((1..=97).contains(&said.len()), "{} of 100 are left", said.len());
+}
+
+#[test]
+fn an_exchange_with_many_bindings_goes_in_slices_and_is_gone_when_it_is_told() {
+    let mut broker = broker();
+    let of_wide = |queue: &str| {
+        let bind = Bind {
+            destination: queue.into(),
+            source: "wide".into(),
+            routing_key: "".into(),
+            nowait: true,
+            arguments: FieldTable::default(),
+        };
+        on(ChannelCommand::QueueBind(Box::new(bind)))
+    };
+    let exchange = || {
+        let declare = hornpipe_types::command::ExchangeDeclare {
+            exchange: "wide".into(),
+            kind: "fanout".into(),
+            durable: true,
+            nowait: true,
+            ..Default::default()
+        };
+        on(ChannelCommand::ExchangeDeclare(Box::new(declare)))
+    };
+    let gone = |nowait| on(ChannelCommand::ExchangeDelete { exchange: "wide".into(), if_unused: false, nowait });
+    broker.run(PEER, [exchange()].into_iter().chain((0..QUEUES).map(|n| of_wide(&name(n)))).collect());
+    broker.commit_all();
+    let mut said = VecDeque::from([gone(false), exchange(), of_wide("q0")]);
+    turn(&mut broker, PEER, &mut said);
+    assert!(broker.shard.is_settling(PEER) && said.len() == 2);
+    // another one who deletes it is answered, too, and does not take what the first declares anew
+    let (mut other, mut answers) = (VecDeque::from([gone(false)]), Vec::new());
+    for n in 0.. {
+        assert!(n < 10_000);
+        let ok = |(id, effect)| {
+            matches!(effect, ConnectionEffect::Channel(1, ChannelEffect::ExchangeDeleteOk)).then_some(id)
+        };
+        answers.extend(turn(&mut broker, OTHER, &mut other).into_iter().filter_map(ok));
+        answers.extend(turn(&mut broker, PEER, &mut said).into_iter().filter_map(ok));
+        if answers.len() == 2 && said.is_empty() && !broker.shard.is_working() {
+            break;
+        }
+    }
+    answers.sort_unstable();
+    assert_eq!(answers, [PEER, OTHER]);
+    assert_eq!(broker.totals().exchanges, Broker::new(Limits::default(), 1).totals().exchanges + 1);
+}
+
+#[test]
+fn exclusive_queues_go_in_slices_and_the_close_is_answered_after_the_last() {
+    let mut broker = broker();
+    broker.run(OWNER, (0..QUEUES).map(|n| declare_with(&format!("own{n}"), true, FieldTable::default())).collect());
+    let mut said = VecDeque::from([Command::Close]);
+    for n in 0.. {
+        assert!(n < 10_000);
+        let told = turn(&mut broker, OWNER, &mut said);
+        assert_eq!(told.is_empty(), broker.shard.is_working());
+        if let [(OWNER, ConnectionEffect::CloseOk)] = told[..] {
+            assert!(n > 10, "{n} turns");
+            break;
+        }
+    }
+    assert_eq!(broker.queues().len(), QUEUES);
+}
