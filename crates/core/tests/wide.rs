@@ -4,9 +4,10 @@ use hornpipe_testkit::{Broker, message};
 use hornpipe_types::command::{Bind, ChannelCommand, Command, Consume, PublishRun, QueueDeclare};
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Outbox};
 use hornpipe_types::header::Properties;
-use hornpipe_types::ids::ConnectionId;
+use hornpipe_types::ids::{ConnectionId, RequestId};
 use hornpipe_types::limits::Limits;
 use hornpipe_types::message::BatchBuilder;
+use hornpipe_types::operate::Operation;
 use hornpipe_types::table::{FieldTable, Value};
 use std::collections::VecDeque;
 
@@ -76,7 +77,11 @@ fn publish(ids: std::ops::Range<u64>, special: bool) -> Command {
 
 /// Queues bound to amq.fanout; `PEER` wants confirms.
 fn broker() -> Broker {
-    let mut broker = Broker::new(Limits { slice_units: UNITS, ..Limits::default() }, 1);
+    broker_with(Limits::default())
+}
+
+fn broker_with(limits: Limits) -> Broker {
+    let mut broker = Broker::new(Limits { slice_units: UNITS, ..limits }, 1);
     [PEER, OTHER, OWNER].into_iter().for_each(|id| broker.open(id, 1, true));
     let made = (0..QUEUES).flat_map(|n| [declare(&name(n)), bind(&name(n))]);
     broker.run(PEER, made.chain([on(ChannelCommand::ConfirmSelect { nowait: true })]).collect());
@@ -214,6 +219,9 @@ fn one_refusal_among_many_queues_is_told_once_all_others_have_it() {
     full.set("x-max-length", Value::I32(0));
     full.set("x-overflow", Value::long_str("reject-publish"));
     broker.run(PEER, vec![delete("q7"), declare_with("q7", false, full), bind("q7")]);
+    // others behind it
+    broker.run(PEER, (8..100).flat_map(|n| [delete(&name(n)), declare(&name(n)), bind(&name(n))]).collect());
+    broker.commit_all();
     let (_, told) = turns(&mut broker, PEER, vec![publish(0..3, false)]);
     assert_eq!(confirms(&told), [(1, false), (2, false), (3, false)]);
     assert_eq!(depth(&mut broker, "q7"), Some(0));
@@ -237,11 +245,17 @@ fn a_queue_that_goes_before_its_turn_gets_nothing_nor_does_its_successor() {
 /// What is published is published, whatever becomes of the connection.
 #[test]
 fn a_publish_is_finished_for_a_publisher_that_is_gone() {
-    use hornpipe_types::error::{AmqpError, ReplyCode};
-    for command in [Command::Gone, Command::Fail(AmqpError::new(ReplyCode::FrameError, "bad"))] {
+    let gone = |broker: &mut Broker| broker.shard.handle_commands(broker.now, PEER, &mut vec![Command::Gone]);
+    let closed = |broker: &mut Broker| {
+        let close = Operation::CloseConnection { connection: PEER, reason: "enough".to_owned() };
+        broker.shard.handle_operation(broker.now, RequestId(7), &"guest".into(), close);
+        assert!(broker.shard.is_settling(PEER));
+    };
+    let ends: [fn(&mut Broker); 2] = [gone, closed];
+    for end in ends {
         let mut broker = broker();
-        turn(&mut broker, PEER, &mut VecDeque::from([publish(0..2, true)]));
-        broker.shard.handle_commands(broker.now, PEER, &mut vec![command]);
+        turn(&mut broker, PEER, &mut VecDeque::from([publish(0..2, false)]));
+        end(&mut broker);
         turns(&mut broker, OTHER, Vec::new());
         for queue in [name(0), name(QUEUES - 1)] {
             assert_eq!(drain(&mut broker, &queue), [0, 1]);
@@ -281,7 +295,8 @@ fn methods_count_as_work() {
 
 #[test]
 fn an_exchange_with_many_bindings_goes_in_slices_and_is_gone_when_it_is_told() {
-    let mut broker = broker();
+    // a slice fills the log, so that works take turns
+    let mut broker = broker_with(Limits { pending_copies: 1, ..Limits::default() });
     let of_wide = |queue: &str| {
         let bind = Bind {
             destination: queue.into(),
