@@ -1,6 +1,6 @@
 //! The first octets of a connection and all that follow, against the machine and the core together.
 
-use bytes::Buf;
+use bytes::BufMut;
 use hornpipe_amqp::{AuthOutcome, Connection, MachineConfig, Status};
 use hornpipe_testkit::Broker;
 use hornpipe_types::ids::ConnectionId;
@@ -36,9 +36,7 @@ fn answer(octets: &[u8], piece: usize) -> Vec<u8> {
             broker.run(id, commands);
             broker.commit_all();
             connection.handle_effects(NOW, &mut broker.told(id));
-            let n = connection.output().len();
-            told.extend_from_slice(connection.output().chunk());
-            connection.output().advance(n);
+            told.put(connection.output());
             if connection.is_behind() {
                 connection.handle_caught_up(NOW);
             } else if !more {

@@ -148,6 +148,10 @@ impl Batch {
         let m = self.meta(i);
         self.bytes.slice(m.offset as usize..(m.offset + m.len) as usize)
     }
+    /// A part of what the accessors give, shared. Panics when it is not of this batch.
+    pub fn share(&self, part: &[u8]) -> Bytes {
+        self.bytes.slice_ref(part)
+    }
     /// Payload of the content header frame of message `i`: class, weight, body size, flags, properties.
     pub fn header(&self, i: u32) -> &[u8] {
         let f = self.frames(i);

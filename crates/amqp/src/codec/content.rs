@@ -1,10 +1,37 @@
 //! Header and body frames out [spec §4.2.6]: copied as received, channel numbers patched, bodies cut anew only where a frame
-//! would exceed what this peer takes.
+//! would exceed what this peer takes. Large ones are written from where they lie.
 
-use super::frame::{BODY, OVERHEAD, PREFIX, put};
-use bytes::BytesMut;
+use super::frame::{BODY, END, HEADER, OVERHEAD, PREFIX, put, put_prefix};
+use crate::connection::Output;
+use bytes::{BufMut, BytesMut};
 use hornpipe_types::copy::put_octets;
 use hornpipe_types::message::{Batch, MULTI_FRAME};
+
+/// Smallest message that is written from its batch, octets: below it a copy costs less than a slice more to write.
+const SHARED_MIN: usize = 32 * 1024;
+/// Smallest piece of its body that is.
+const PIECE_MIN: usize = 16 * 1024;
+
+/// Octets from which on messages of this batch are not copied. What is written slowly keeps the whole batch in memory and is
+/// counted as what it measures itself, so it must be at least half of it.
+pub(crate) fn shared_from(batch: &Batch) -> usize {
+    SHARED_MIN.max(batch.resident_bytes() / 2)
+}
+
+/// Puts the content frames of message `i` on `channel`, its body where it lies.
+pub(crate) fn share_content(out: &mut Output, channel: u16, batch: &Batch, i: u32, frame_max: usize) {
+    put(&mut out.bytes, HEADER, channel, batch.header(i));
+    let room = frame_max.saturating_sub(OVERHEAD).max(1);
+    for piece in batch.body(i).flat_map(|piece| piece.chunks(room)) {
+        if piece.len() < PIECE_MIN {
+            put(&mut out.bytes, BODY, channel, piece);
+            continue;
+        }
+        put_prefix(&mut out.bytes, BODY, channel, piece.len());
+        out.share(batch.share(piece));
+        out.bytes.put_u8(END);
+    }
+}
 
 /// Appends the content frames of message `i` on `channel`. `frame_max` counts the envelope.
 pub(crate) fn put_content(out: &mut BytesMut, channel: u16, batch: &Batch, i: u32, frame_max: usize) {
@@ -46,10 +73,42 @@ fn patch(frames: &mut [u8], number: [u8; 2]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::frame::first;
     use super::*;
+    use bytes::Buf;
     use hornpipe_types::header::Properties;
     use hornpipe_types::message::{BatchBuilder, MessageMeta};
     use proptest::prelude::*;
+    use std::sync::Arc;
+
+    /// A batch of one message, and its header.
+    fn batch_of(body: &[u8], built_for: usize) -> (Arc<Batch>, Vec<u8>) {
+        let mut b = BatchBuilder::default();
+        let route = b.push_route("", "q");
+        let header = Properties { priority: Some(3), ..Properties::default() }.encode(body.len() as u64);
+        b.push_message(&header, [body], MessageMeta { route, ..MessageMeta::default() }, built_for);
+        (b.finish(), header)
+    }
+
+    /// The frames must be this header and this body on the channel, within the limit.
+    fn check(frames: &[u8], channel: u16, header: &[u8], body: &[u8], frame_max: usize) {
+        let mut rest = frames;
+        let (mut got, mut is_header) = (Vec::new(), true);
+        while let Some(f) = first(rest, u32::MAX).unwrap() {
+            assert_eq!(f.channel, channel);
+            if is_header {
+                assert_eq!((f.kind, f.payload), (HEADER, header));
+            } else {
+                assert_eq!(f.kind, BODY);
+                assert!(f.len() <= frame_max);
+                got.extend_from_slice(f.payload);
+            }
+            is_header = false;
+            rest = &rest[f.len()..];
+        }
+        assert!(rest.is_empty());
+        assert_eq!(got, body);
+    }
 
     proptest! {
         #[test]
@@ -57,30 +116,30 @@ mod tests {
             body in prop::collection::vec(any::<u8>(), 0..3000), built_for in 9usize..2000, frame_max in 9usize..2000,
             channel in any::<u16>(),
         ) {
-            let mut b = BatchBuilder::default();
-            let route = b.push_route("", "q");
-            let header = Properties { priority: Some(3), ..Properties::default() }.encode(body.len() as u64);
-            b.push_message(&header, [&body[..]], MessageMeta { route, ..MessageMeta::default() }, built_for);
-            let batch = b.finish();
+            let (batch, header) = batch_of(&body, built_for);
             let mut out = BytesMut::new();
             put_content(&mut out, channel, &batch, 0, frame_max);
-            let mut rest = &out[..];
-            let mut got = Vec::new();
-            let mut first = true;
-            while let Some(f) = super::super::frame::first(rest, u32::MAX).unwrap() {
-                prop_assert_eq!(f.channel, channel);
-                if first {
-                    prop_assert_eq!(f.payload, &header[..]);
-                } else {
-                    prop_assert_eq!(f.kind, BODY);
-                    prop_assert!(f.len() <= frame_max);
-                    got.extend_from_slice(f.payload);
-                }
-                first = false;
-                rest = &rest[f.len()..];
-            }
-            prop_assert!(rest.is_empty());
-            prop_assert_eq!(got, body);
+            check(&out, channel, &header, &body, frame_max);
         }
+
+        #[test]
+        fn so_do_frames_of_a_body_that_is_left_where_it_lies(
+            size in 0u32..150_000, built_for in 20_000usize..200_000, frame_max in 4096usize..140_000, channel in any::<u16>(),
+        ) {
+            let body: Vec<u8> = (0..size).map(|i| (i / 7) as u8).collect();
+            let (batch, header) = batch_of(&body, built_for);
+            let mut out = Output::default();
+            share_content(&mut out, channel, &batch, 0, frame_max);
+            let all = out.copy_to_bytes(out.remaining());
+            check(&all, channel, &header, &body, frame_max);
+        }
+    }
+
+    #[test]
+    fn a_shared_body_is_not_copied() {
+        let (batch, header) = batch_of(&vec![7; 3 * 131_064], 131_072);
+        let mut out = Output::default();
+        share_content(&mut out, 1, &batch, 0, 131_072);
+        assert_eq!(out.bytes.len(), header.len() + 4 * OVERHEAD);
     }
 }

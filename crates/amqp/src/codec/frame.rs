@@ -112,11 +112,16 @@ fn numbers(octets: &[u8]) -> String {
 /// Appends a frame.
 pub(crate) fn put(out: &mut BytesMut, kind: u8, channel: u16, payload: &[u8]) {
     out.reserve(payload.len() + OVERHEAD);
-    out.put_u8(kind);
-    out.put_u16(channel);
-    out.put_u32(payload.len() as u32);
+    put_prefix(out, kind, channel, payload.len());
     put_octets(out, payload);
     out.put_u8(END);
+}
+
+/// Appends what comes before `size` octets of payload; [`END`] is due behind them.
+pub(crate) fn put_prefix(out: &mut BytesMut, kind: u8, channel: u16, size: usize) {
+    out.put_u8(kind);
+    out.put_u16(channel);
+    out.put_u32(size as u32);
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! What the driver of a connection sees beside [`super::Connection`] itself.
 
-use bytes::{Buf, BytesMut};
 use hornpipe_types::error::AmqpError;
 use hornpipe_types::limits::Limits;
 use hornpipe_types::names::ShortStr;
@@ -100,34 +99,5 @@ impl fmt::Display for CloseReason {
             Self::ByClient => f.write_str("closed by client"),
             Self::ByServer(error) => write!(f, "closed by server: {error}"),
         }
-    }
-}
-
-/// Octets waiting to be written, read through [`bytes::Buf`]: `chunk` what is there, `advance` what was written.
-#[derive(Debug, Default)]
-pub struct Output {
-    pub(crate) bytes: BytesMut,
-}
-
-impl Output {
-    /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-    /// Octets waiting.
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-}
-
-impl Buf for Output {
-    fn remaining(&self) -> usize {
-        self.bytes.len()
-    }
-    fn chunk(&self) -> &[u8] {
-        &self.bytes
-    }
-    fn advance(&mut self, count: usize) {
-        self.bytes.advance(count);
     }
 }

@@ -1,14 +1,15 @@
 //! Effects to output.
 
 use super::channel::{Channel, ChannelState};
+use super::output::Output;
 use super::{Connection, State};
-use crate::codec::content::put_content;
+use crate::codec::content::{put_content, share_content, shared_from};
 use crate::codec::frame::{METHOD, put};
 use crate::codec::hot;
 use crate::codec::method::{CHANNEL_CLOSE_OK, CHANNEL_OPEN_OK, CONNECTION_OPEN_OK, put_method};
 use amq_protocol::protocol::{AMQPClass, access, basic, channel, confirm, connection, exchange, queue, tx};
 use amq_protocol::types::ShortString;
-use bytes::{BufMut, BytesMut};
+use bytes::BufMut;
 use hornpipe_types::command::Command;
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Delivery, span_cost};
 use hornpipe_types::error::AmqpError;
@@ -129,8 +130,8 @@ impl Connection {
     /// basic.deliver of each message: one method frame made per route, the tag patched per message.
     fn put_deliver(&mut self, number: u16, delivery: &Delivery) {
         let Delivery { consumer_tag, first_tag, redelivered, span } = delivery;
-        let (out, frame) = (&mut self.output.bytes, &mut self.scratch);
-        reserve(out, span, consumer_tag.len());
+        let (out, frame) = (&mut self.output, &mut self.scratch);
+        let large = reserve(out, span, consumer_tag.len());
         let (mut route, mut tag_at) = (None, 0);
         let mut tag = *first_tag;
         for i in span.indexes() {
@@ -140,30 +141,41 @@ impl Connection {
                 tag_at = hot::deliver(frame, number, consumer_tag, *redelivered, span.batch.route_bytes(i));
             }
             frame[tag_at..tag_at + 8].copy_from_slice(&tag.to_be_bytes());
-            out.put_slice(frame);
-            put_content(out, number, &span.batch, i, self.frame_max as usize);
+            out.bytes.put_slice(frame);
+            if span.batch.meta(i).len as usize >= large {
+                share_content(out, number, &span.batch, i, self.frame_max as usize);
+            } else {
+                put_content(&mut out.bytes, number, &span.batch, i, self.frame_max as usize);
+            }
             tag = tag.saturating_add(1);
         }
         self.unwritten += span_cost(span);
     }
 
     fn put_contents(&mut self, number: u16, span: &Span, make: impl Fn(&mut Vec<u8>, &[u8])) {
-        let out = &mut self.output.bytes;
-        reserve(out, span, 32);
+        let out = &mut self.output;
+        let large = reserve(out, span, 32);
         for i in span.indexes() {
             make(&mut self.scratch, span.batch.route_bytes(i));
-            out.put_slice(&self.scratch);
-            put_content(out, number, &span.batch, i, self.frame_max as usize);
+            out.bytes.put_slice(&self.scratch);
+            if span.batch.meta(i).len as usize >= large {
+                share_content(out, number, &span.batch, i, self.frame_max as usize);
+            } else {
+                put_content(&mut out.bytes, number, &span.batch, i, self.frame_max as usize);
+            }
         }
         self.unwritten += span_cost(span);
     }
 }
 
-/// Makes room for a span in one go.
-fn reserve(out: &mut BytesMut, span: &Span, extra: usize) {
-    let octets: usize = span.indexes().map(|i| span.batch.meta(i).len as usize).sum();
+/// Makes room for a span in one go, but for messages that are left where they lie: those of so many octets and more.
+fn reserve(out: &mut Output, span: &Span, extra: usize) -> usize {
+    let large = shared_from(&span.batch);
+    let sizes = span.indexes().map(|i| span.batch.meta(i).len as usize);
+    let octets: usize = sizes.filter(|len| *len < large).sum();
     let method = 24 + extra + span.indexes().next().map_or(0, |i| span.batch.route_bytes(i).len());
-    out.reserve(octets + span.count as usize * method);
+    out.bytes.reserve(octets + span.count as usize * method);
+    large
 }
 
 fn short(text: &ShortStr) -> ShortString {

@@ -8,8 +8,10 @@ mod effects;
 mod handshake;
 mod heartbeat;
 mod input;
+mod output;
 
-pub use api::{AuthOutcome, AuthRequest, CloseReason, MachineConfig, Output, Status};
+pub use api::{AuthOutcome, AuthRequest, CloseReason, MachineConfig, Status};
+pub use output::Output;
 
 use bytes::BytesMut;
 use channel::Channel;
@@ -309,7 +311,7 @@ impl Connection {
 
     /// The end without a word: a peer that does not read would keep the output from becoming empty.
     fn give_up(&mut self, reason: CloseReason) {
-        self.output.bytes.clear();
+        self.output.clear();
         self.heartbeat.stop();
         self.release_at = None;
         self.state = State::Closed(reason);
@@ -329,11 +331,10 @@ impl Connection {
             return;
         }
         self.release_at = None;
-        for buffer in [&mut self.input, &mut self.output.bytes] {
-            if buffer.is_empty() && buffer.capacity() > IDLE_BUFFER {
-                *buffer = BytesMut::new();
-            }
+        if self.input.is_empty() && self.input.capacity() > IDLE_BUFFER {
+            self.input = BytesMut::new();
         }
+        self.output.release(IDLE_BUFFER);
         self.commands.shrink_to(8);
         self.runs.shrink_to(8);
         self.scratch.clear();

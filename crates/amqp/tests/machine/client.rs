@@ -183,8 +183,7 @@ impl Peer {
     /// The output as bytes, written in full.
     pub(crate) fn received_bytes(&mut self) -> Vec<u8> {
         let out = self.machine.output();
-        let bytes = out.chunk().to_vec();
-        out.advance(bytes.len());
+        let bytes = out.copy_to_bytes(out.remaining()).to_vec();
         self.machine.handle_written(self.now);
         self.machine.poll_commands(&mut self.commands);
         bytes
