@@ -2,7 +2,7 @@
 
 use crate::connection::READ_BYTES;
 use bytes::BytesMut;
-use hornpipe_types::copy::put_octets;
+use hornpipe_types::copy::with_room;
 use std::sync::{Mutex, PoisonError};
 
 /// With less room than this a buffer grows before a read.
@@ -30,16 +30,14 @@ impl Buffers {
     /// not 0.
     pub(crate) fn make_room(&self, buffer: &mut BytesMut, wanted: usize) {
         let len = buffer.len();
-        // What was used up in front is room again where no batch has it.
-        let _ = buffer.try_reclaim(buffer.capacity() - len + 1);
         if wanted > len {
             if buffer.capacity() != wanted {
-                let mut exact = BytesMut::with_capacity(wanted);
-                put_octets(&mut exact, buffer);
-                self.give(std::mem::replace(buffer, exact));
+                self.give(with_room(buffer, wanted));
             }
             return;
         }
+        // What was used up in front is room again where no batch has it.
+        let _ = buffer.try_reclaim(buffer.capacity() - len + 1);
         if buffer.capacity() == 0 {
             *buffer = self.take();
         }

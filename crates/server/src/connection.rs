@@ -5,7 +5,7 @@ use crate::Shared;
 use crate::auth::is_loopback;
 use crate::homes::Home;
 use crate::inbox::{Item, Link};
-use bytes::Buf;
+use bytes::{Buf, BufMut};
 use hornpipe_amqp::{AuthOutcome, AuthRequest, CloseReason, Connection, Status};
 use hornpipe_types::command::{ChannelCommand, Command};
 use hornpipe_types::effect::ConnectionEffect;
@@ -30,10 +30,14 @@ use tokio::time::Sleep;
 /// Octets asked for in one read, and the size of a batch that a read becomes: above it the cache suffers, below it syscalls cost
 /// more.
 pub(crate) const READ_BYTES: usize = 128 * 1024;
+/// Octets of a large message that one read takes, at most: others wait meanwhile.
+const READ_MOST: usize = 512 * 1024;
 /// A peer that doesn't take so many octets of answers isn't read any more.
 const OUTPUT_PAUSE: usize = 4 * 1024 * 1024;
-/// Reads in one poll before other tasks get their turn.
-const READS_PER_POLL: u32 = 16;
+/// Reads in one poll before other tasks get their turn; large ones count as several.
+const READS_PER_POLL: usize = 16;
+/// Octets written in one poll before other tasks get their turn.
+const WRITTEN_PER_POLL: usize = 2 * 1024 * 1024;
 /// The last frames must be taken by the peer within this.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// After our end is closed the peer's leftovers are read for so long: closing with unread input would send a reset, and
@@ -293,13 +297,13 @@ impl Driver {
                     self.hand_over();
                     return Poll::Ready(End::Eof);
                 }
-                Poll::Ready(Ok(_)) => {
+                Poll::Ready(Ok(count)) => {
                     self.machine.handle_input(now);
                     self.hand_over();
                     if self.moves && self.on_front {
                         return Poll::Ready(End::Moves);
                     }
-                    reads += 1;
+                    reads += count.div_ceil(READ_BYTES);
                     if reads >= READS_PER_POLL {
                         cx.waker().wake_by_ref();
                         return Poll::Pending;
@@ -338,7 +342,7 @@ impl Driver {
         let wanted = self.machine.wanted_input();
         let input = self.machine.input();
         self.shared.buffers.make_room(input, wanted);
-        let read = pin!(self.stream.read_buf(input)).poll(cx);
+        let read = pin!(self.stream.read_buf(&mut input.limit(READ_MOST))).poll(cx);
         match &read {
             Poll::Ready(Ok(count)) => {
                 self.link.received.fetch_add(*count as u64, Ordering::Relaxed);
@@ -356,7 +360,12 @@ impl Driver {
         if !output.has_remaining() {
             return Poll::Ready(Ok(()));
         }
+        let mut written = 0;
         while output.has_remaining() {
+            if written >= WRITTEN_PER_POLL {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let mut slices = [IoSlice::new(&[]); 16];
             let used = output.chunks_vectored(&mut slices);
             let stream = Pin::new(&mut self.stream);
@@ -368,6 +377,7 @@ impl Driver {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             output.advance(count);
+            written += count;
             self.link.sent.fetch_add(count as u64, Ordering::Relaxed);
         }
         self.machine.handle_written(now);

@@ -1,6 +1,6 @@
 //! Copying bodies, which is most of what a message costs when it is large.
 
-use bytes::{BufMut, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 
 /// Octets copied by one call, at most.
 ///
@@ -28,6 +28,22 @@ pub fn put_octets(out: &mut BytesMut, octets: &[u8]) {
 fn put_pieces(out: &mut BytesMut, octets: &[u8]) {
     out.reserve(octets.len());
     pieces(octets).for_each(|piece| out.extend_from_slice(piece));
+}
+
+/// Octets left out at the begin of a buffer that a socket is read into.
+///
+/// A body in it is written to sockets from where it lies, and the kernel copies by that instruction. Where it begins to write, it
+/// does so at the begin of a page: there the frame of a delivery comes first, which is a few octets longer than that of a publish
+/// that came first here. So bodies would come to lie just as they must not; with this gap they lie behind their copies instead.
+const GAP: usize = 512;
+
+/// Moves the octets to a buffer with room for `capacity` in all and no more.
+pub fn with_room(octets: &mut BytesMut, capacity: usize) -> BytesMut {
+    let mut exact = BytesMut::with_capacity(GAP + capacity);
+    exact.put_bytes(0, GAP);
+    exact.advance(GAP);
+    put_octets(&mut exact, octets);
+    std::mem::replace(octets, exact)
 }
 
 #[cfg(test)]

@@ -2,10 +2,21 @@
 
 use crate::codec::frame::{BODY, HEADER, OVERHEAD, PREFIX, put};
 use bytes::{BufMut, BytesMut};
+use hornpipe_types::copy::with_room;
 use hornpipe_types::message::{BatchBuilder, MULTI_FRAME, MessageMeta};
 
 /// Body frames smaller than this are joined with the frame before, so that a body in crumbs costs no more than its size.
 const CRUMB: usize = 4096;
+
+/// Room that may be made for a message that has begun, octets …
+const AT_ONCE: usize = 512 * 1024;
+/// … or so many times what has come of it, where that is more: what is not used is not touched, and costs addresses alone.
+const AHEAD: usize = 16;
+
+/// Octets of room for a message that will measure `size`, of which `have` are there.
+pub(super) fn room_ahead(have: usize, size: usize) -> usize {
+    size.min(AT_ONCE.max(have.saturating_mul(AHEAD)))
+}
 
 /// Life of a channel number. Numbers that are not in the table are not open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,8 +101,8 @@ impl Sink {
         Self::Large { builder, last: None }
     }
 
-    /// Adds a piece of body.
-    pub(super) fn push(&mut self, piece: &[u8], frame_max: u32) {
+    /// Adds a piece of body, of which `missing` octets were to come.
+    pub(super) fn push(&mut self, piece: &[u8], missing: u64, frame_max: u32) {
         match self {
             Self::Small { frames, .. } => {
                 if push_body(&mut frames.bytes, &mut frames.last, piece, frame_max) {
@@ -99,7 +110,13 @@ impl Sink {
                 }
             }
             Self::Large { builder, last } => {
-                push_body(builder.buf(), last, piece, frame_max);
+                let out = builder.buf();
+                if out.capacity() - out.len() < piece.len() + OVERHEAD {
+                    let frames = missing.div_ceil(piece.len().max(CRUMB) as u64);
+                    let size = out.len() + missing as usize + (frames as usize + 1) * OVERHEAD;
+                    with_room(out, room_ahead(out.len(), size).max(out.len() + piece.len() + OVERHEAD));
+                }
+                push_body(out, last, piece, frame_max);
             }
             Self::Discard(_) => {}
         }

@@ -1,7 +1,8 @@
 //! Input to commands. Publishes whose frames lie complete in the buffer are taken in runs; all else goes frame by frame.
 
-use super::channel::{Assembly, Channel, ChannelState, Sink, Stage};
+use super::channel::{Assembly, Channel, ChannelState, Sink, Stage, room_ahead};
 use super::{Connection, State};
+use crate::codec::awaited::Awaited;
 use crate::codec::frame::{self, BODY, Frame, HEADER, HEARTBEAT, METHOD, PREFIX, cannot_decode, frame_error};
 use crate::codec::hot::{self, HEADER_START, PUBLISH, PUBLISH_START, PublishError, ROUTE_AT, Scanned, Settlement};
 use crate::codec::method::{self, ChannelMethod, ConnectionMethod, put_method};
@@ -96,22 +97,88 @@ pub(super) struct Tail {
     route_index: u16,
 }
 
+/// A message that begins at the front of the input and is not complete.
+#[derive(Debug)]
+pub(super) struct Coming {
+    channel: [u8; 2],
+    /// Octets of its publish frame.
+    front: usize,
+    content: Awaited,
+    /// Octets it will measure, as far as that is known.
+    size: usize,
+}
+
+impl Coming {
+    /// How many octets the buffer is to hold, which was made for `fresh` if that is not 0; 0 where that doesn't matter.
+    fn room(&self, have: usize, fresh: usize) -> usize {
+        let is_known = self.content.has_header();
+        // hardly any of it would stay empty
+        if !is_known || (self.size..=self.size + self.size / 16).contains(&fresh) {
+            fresh
+        } else if self.size < ONE_A_READ {
+            0
+        } else {
+            room_ahead(have, self.size)
+        }
+    }
+}
+
 impl Connection {
+    /// Whether there is no more to do than to wait for the rest of a message.
+    fn still_comes(&mut self) -> bool {
+        let Some(mut coming) = self.coming.take() else { return false };
+        let (frame_max, body_max) = (self.frame_max, self.body_max());
+        if self.state != State::Running || !self.is_idle(u16::from_be_bytes(coming.channel)) {
+            return false;
+        }
+        let had_header = coming.content.has_header();
+        let content = self.input.get(coming.front..).unwrap_or(&[]);
+        let Some(size) = coming.content.goes_on(content, coming.channel, frame_max, body_max) else { return false };
+        if self.hold.is_some() {
+            // what has come stays where it is: it would be there twice for a while
+            if !coming.content.has_header() {
+                return false;
+            }
+            self.on_content();
+        }
+        coming.size = coming.front + size;
+        let (have, fresh) = (self.input.len(), self.fresh());
+        if fresh == 0 || !had_header || have >= fresh {
+            self.wanted = coming.room(have, fresh);
+        }
+        self.coming = Some(coming);
+        true
+    }
+
+    /// What the input buffer was made for, if it was made for a message and nothing of it is used up; or else 0.
+    fn fresh(&self) -> usize {
+        if self.input.capacity() == self.wanted { self.wanted } else { 0 }
+    }
+
     /// Turns what is complete in the input buffer into commands.
     pub(super) fn read(&mut self, now: Instant) {
+        if self.still_comes() {
+            return;
+        }
+        let fresh = self.fresh();
         let mut input = std::mem::take(&mut self.input);
-        self.wanted = 0;
         let used = self.walk(now, &input);
+        let mut each = 0;
         match self.batch.take() {
             Some(builder) => {
-                let each = used / builder.len().max(1) as usize;
-                if self.wanted == 0 && each >= ONE_A_READ {
-                    self.wanted = each;
-                }
+                each = used / builder.len().max(1) as usize;
                 let batch = builder.finish_with(&mut input, used);
                 self.hand_batch(batch);
             }
             None => input.advance(used),
+        }
+        self.wanted = match &self.coming {
+            Some(coming) => coming.room(input.len(), if used == 0 { fresh } else { 0 }),
+            None if used == 0 => fresh,
+            None => 0,
+        };
+        if self.wanted == 0 && each >= ONE_A_READ {
+            self.wanted = each;
         }
         self.input = input;
     }
@@ -208,9 +275,11 @@ impl Connection {
             let content = &rest[repeat.frame.len()..];
             let Some((len, mut meta)) = hot::content(content, repeat.channel, frame_max, body_max, &mut repeat.scanned)
             else {
-                if let Some(size) = hot::is_on_its_way(content, repeat.channel, frame_max, body_max) {
+                let (channel, front) = (repeat.channel, repeat.frame.len());
+                let mut awaited = Awaited::default();
+                if let Some(size) = awaited.goes_on(content, channel, frame_max, body_max) {
                     waits = true;
-                    self.wanted = if size >= ONE_A_READ { repeat.frame.len() + size } else { 0 };
+                    self.coming = Some(Coming { channel, front, content: awaited, size: front + size });
                 }
                 break;
             };
@@ -511,8 +580,8 @@ impl Connection {
                     let text = "content body frame exceeds remaining content size";
                     return Err(AmqpError::new(ReplyCode::FrameError, text));
                 };
+                into.push(frame.payload, *missing, frame_max);
                 *missing = left;
-                into.push(frame.payload, frame_max);
                 left == 0
             }
         };

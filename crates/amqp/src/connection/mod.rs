@@ -23,7 +23,7 @@ use hornpipe_types::effect::ConnectionEffect;
 use hornpipe_types::error::AmqpError;
 use hornpipe_types::message::{Batch, BatchBuilder};
 use hornpipe_types::time::Instant;
-use input::Tail;
+use input::{Coming, Tail};
 use std::sync::Arc;
 
 /// Buffers larger than this are given back when the connection falls idle, octets.
@@ -111,6 +111,8 @@ pub struct Connection {
     input: BytesMut,
     /// See [`Self::wanted_input`].
     wanted: usize,
+    /// What the input begins with.
+    coming: Option<Coming>,
     output: Output,
     commands: Vec<Command>,
     /// Content cost of what is in the output.
@@ -156,6 +158,7 @@ impl Connection {
             gets: 0,
             input: BytesMut::new(),
             wanted: 0,
+            coming: None,
             output: Output::default(),
             commands: Vec::new(),
             unwritten: 0,

@@ -2,7 +2,6 @@ use crate::client::*;
 use amq_protocol::frame::{AMQPFrame, parse_frame};
 use amq_protocol::protocol::{AMQPClass, basic};
 use amq_protocol::types::{AMQPValue, FieldTable};
-use bytes::BytesMut;
 use hornpipe_amqp::MachineConfig;
 use hornpipe_types::command::{ChannelCommand, Command, Settle};
 use hornpipe_types::effect::{ChannelEffect, Delivery, span_cost};
@@ -14,13 +13,13 @@ use std::sync::Arc;
 
 /// What a stream of commands comes to, however it was cut into runs and batches.
 #[derive(Debug, PartialEq)]
-enum Seen {
+pub(crate) enum Seen {
     Message { channel: u16, exchange: String, key: String, mandatory: bool, flags: u8, header: Vec<u8>, body: Vec<u8> },
     Settled(u16, Settle, u64, bool),
     Other(String),
 }
 
-fn flatten(commands: &[Command]) -> Vec<Seen> {
+pub(crate) fn flatten(commands: &[Command]) -> Vec<Seen> {
     let mut seen = Vec::new();
     for c in commands {
         match c {
@@ -79,7 +78,7 @@ enum Act {
     Reopen(u16),
 }
 
-fn properties(kind: u8) -> basic::AMQPProperties {
+pub(crate) fn properties(kind: u8) -> basic::AMQPProperties {
     let p = basic::AMQPProperties::default();
     match kind {
         0 => p,
@@ -420,7 +419,7 @@ fn check_contents(bytes: &[u8], expected: &[(Vec<u8>, Vec<u8>)], frame_max: usiz
 }
 
 /// Numbers of messages per run of a stream of commands.
-fn runs(commands: &[Command]) -> Vec<u32> {
+pub(crate) fn runs(commands: &[Command]) -> Vec<u32> {
     commands
         .iter()
         .flat_map(|c| match c {
@@ -487,32 +486,6 @@ fn a_message_split_over_reads_stays_in_its_run() {
 }
 
 #[test]
-fn a_large_message_is_left_where_it_was_read() {
-    let mut p = Peer::with_channels(&[1]);
-    // in one body frame and in several
-    for size in [60_000, 300_000] {
-        let mut one = method(1, publish_method("", "a", false, false));
-        one.extend(content(1, &properties(0), &vec![5; size], 131_064));
-        p.send(&one[..1000]);
-        assert_eq!((p.machine.wanted_input(), p.take().len()), (one.len(), 0));
-        p.send(&one[1000..]);
-        assert_eq!((p.machine.wanted_input(), runs(&p.take())), (one.len(), vec![1]), "the next may be as large");
-        *p.machine.input() = BytesMut::with_capacity(one.len());
-        p.send(&one[..1000]);
-        let address = p.machine.input().as_ptr();
-        p.send(&one[1000..]);
-        match &p.take()[..] {
-            [Command::Channel(1, ChannelCommand::Publish(run))] => {
-                assert_eq!(run.batch.frames(0).as_ptr(), address.wrapping_add(one.len() - run.batch.frames(0).len()));
-            }
-            other => panic!("{other:?}"),
-        }
-        p.send(&publish(1, "b", b"small"));
-        assert_eq!((p.machine.wanted_input(), runs(&p.take())), (0, vec![1]));
-    }
-}
-
-#[test]
 fn consecutive_settlements_are_joined() {
     let mut p = peer();
     let acks = |tags: &[u64]| -> Vec<u8> { tags.iter().flat_map(|&t| Act::Settle(1, 0, t, false).bytes()).collect() };
@@ -528,40 +501,6 @@ fn consecutive_settlements_are_joined() {
         })
         .collect();
     assert_eq!(got, [(0, 1, false), (1, 3, false), (7, 2, false), (9, 1, true), (10, 2, false)]);
-}
-
-#[test]
-fn a_large_body_is_collected_as_it_comes() {
-    let mut p = Peer::with_channels(&[1]);
-    let body: Vec<u8> = (0..3_000_000u32).map(|i| (i / 7) as u8).collect();
-    let mut bytes = method(1, publish_method("", "q", true, false));
-    bytes.extend(content(1, &properties(1), &body, 131_064));
-    for part in bytes.chunks(10_000) {
-        p.send(part);
-        assert!(p.machine.input().len() <= 131_072 + 8);
-    }
-    p.send(&publish(1, "q", b"next"));
-    let seen = flatten(&p.take());
-    assert_eq!(seen.len(), 2);
-    assert!(matches!(&seen[0], Seen::Message { body: b, mandatory: true, .. } if *b == body));
-}
-
-#[test]
-fn a_body_in_crumbs_costs_what_it_weighs() {
-    let mut p = Peer::with_channels(&[1]);
-    let body = vec![9u8; 200_000];
-    let mut bytes = method(1, publish_method("", "q", false, false));
-    bytes.extend(content(1, &properties(0), &body, 1));
-    for part in bytes.chunks(65_536) {
-        p.send(part);
-    }
-    match &p.take()[..] {
-        [Command::Channel(1, ChannelCommand::Publish(run))] => {
-            assert_eq!(run.batch.body(0).collect::<Vec<_>>().concat(), body);
-            assert!(run.batch.meta(0).len < 201_000);
-        }
-        other => panic!("{other:?}"),
-    }
 }
 
 #[test]

@@ -8,4 +8,5 @@ mod closing;
 mod content;
 mod errors;
 mod handshake;
+mod large;
 mod timing;
