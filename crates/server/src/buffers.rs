@@ -104,6 +104,20 @@ mod tests {
         assert_eq!(buffer.capacity(), READ_BYTES);
     }
 
+    /// Where little has come the gap would be taken for room.
+    #[test]
+    fn a_buffer_made_for_a_message_keeps_its_place() {
+        let pool = Buffers::default();
+        let mut buffer = BytesMut::new();
+        pool.make_room(&mut buffer, 70_000);
+        let address = buffer.as_ptr();
+        for part in [&[7; 40][..], &[8; 2000]] {
+            buffer.extend_from_slice(part);
+            pool.make_room(&mut buffer, 70_000);
+            assert_eq!((buffer.as_ptr(), buffer.capacity()), (address, 70_000));
+        }
+    }
+
     /// What lies in front would live as long as the batch that the rest becomes, and nobody would count it.
     #[test]
     fn a_wanted_message_has_no_used_room_in_front() {

@@ -60,4 +60,13 @@ mod tests {
             assert!(pieces(&octets).all(|piece| piece.len() <= PIECE));
         }
     }
+
+    #[test]
+    fn room_is_as_large_as_said_behind_a_gap() {
+        let mut octets = BytesMut::from(&b"some"[..]);
+        assert_eq!(with_room(&mut octets, 5000), b"some"[..]);
+        assert_eq!((&octets[..], octets.capacity()), (&b"some"[..], 5000));
+        octets.clear();
+        assert!(octets.try_reclaim(5000 + GAP) && !octets.try_reclaim(5001 + GAP));
+    }
 }
