@@ -67,6 +67,7 @@ mod tests {
         assert_eq!(with_room(&mut octets, 5000), b"some"[..]);
         assert_eq!((&octets[..], octets.capacity()), (&b"some"[..], 5000));
         octets.clear();
-        assert!(octets.try_reclaim(5000 + GAP) && !octets.try_reclaim(5001 + GAP));
+        // longer than any tag
+        assert!(octets.try_reclaim(5000 + 300));
     }
 }

@@ -5,17 +5,18 @@ use super::frame::{BODY, END, HEADER, OVERHEAD, PREFIX, put, put_prefix};
 use crate::connection::Output;
 use bytes::{BufMut, BytesMut};
 use hornpipe_types::copy::put_octets;
-use hornpipe_types::message::{Batch, MULTI_FRAME};
+use hornpipe_types::message::{Batch, MULTI_FRAME, Span};
 
 /// Smallest message that is written from its batch, octets: below it a copy costs less than a slice more to write.
 const SHARED_MIN: usize = 32 * 1024;
 /// Smallest piece of its body that is.
 const PIECE_MIN: usize = 16 * 1024;
 
-/// Octets from which on messages of this batch are not copied. What is written slowly keeps the whole batch in memory and is
-/// counted as what it measures itself, so it must be at least half of it.
-pub(crate) fn shared_from(batch: &Batch) -> usize {
-    SHARED_MIN.max(batch.resident_bytes() / 2)
+/// Whether a span is one message that is not copied. What is written slowly keeps the whole batch in memory and is counted as what
+/// it measures itself, so it must be at least half of it.
+pub(crate) fn is_shared(span: &Span) -> bool {
+    let len = if span.count == 1 { span.batch.meta(span.from).len as usize } else { 0 };
+    len >= SHARED_MIN && len >= span.batch.resident_bytes() / 2
 }
 
 /// Puts the content frames of message `i` on `channel`, its body where it lies.
@@ -133,6 +134,22 @@ mod tests {
             let all = out.copy_to_bytes(out.remaining());
             check(&all, channel, &header, &body, frame_max);
         }
+    }
+
+    /// Who reads slowly keeps the batch.
+    #[test]
+    fn a_message_is_shared_where_it_is_half_of_its_batch() {
+        let is = |octets: &[usize], from| {
+            let mut b = BatchBuilder::default();
+            let route = b.push_route("", "q");
+            for size in octets {
+                let header = Properties::default().encode(*size as u64);
+                b.push_message(&header, [&vec![7; *size][..]], MessageMeta { route, ..MessageMeta::default() }, 0);
+            }
+            is_shared(&Span { batch: b.finish(), from, count: 1, step: 1 })
+        };
+        assert!(is(&[40_000], 0) && is(&[100, 40_000, 30_000], 1));
+        assert!(!is(&[100, 40_000, 30_000], 0) && !is(&[40_000, 41_000, 30_000], 1) && !is(&[30_000], 0));
     }
 
     #[test]

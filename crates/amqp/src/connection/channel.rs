@@ -144,3 +144,23 @@ fn push_body(out: &mut BytesMut, last: &mut Option<usize>, piece: &[u8], frame_m
     put(out, BODY, 0, piece);
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hornpipe_types::header::Properties;
+
+    #[test]
+    fn what_is_collected_has_room_for_its_message_and_no_more() {
+        let piece = [7; 131_064];
+        let mut missing = 30 * piece.len() as u64;
+        let mut sink = Sink::large(b"\0\x01q", &Properties::default().encode(missing), MessageMeta::default());
+        while missing > 0 {
+            sink.push(&piece, missing, 131_072);
+            missing -= piece.len() as u64;
+        }
+        let Sink::Large { mut builder, .. } = sink else { panic!("small") };
+        let out = builder.buf();
+        assert!(out.len() > 30 * piece.len() && out.capacity() - out.len() < 100);
+    }
+}

@@ -1,15 +1,14 @@
 //! Effects to output.
 
 use super::channel::{Channel, ChannelState};
-use super::output::Output;
 use super::{Connection, State};
-use crate::codec::content::{put_content, share_content, shared_from};
+use crate::codec::content::{is_shared, put_content, share_content};
 use crate::codec::frame::{METHOD, put};
 use crate::codec::hot;
 use crate::codec::method::{CHANNEL_CLOSE_OK, CHANNEL_OPEN_OK, CONNECTION_OPEN_OK, put_method};
 use amq_protocol::protocol::{AMQPClass, access, basic, channel, confirm, connection, exchange, queue, tx};
 use amq_protocol::types::ShortString;
-use bytes::BufMut;
+use bytes::{BufMut, BytesMut};
 use hornpipe_types::command::Command;
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Delivery, span_cost};
 use hornpipe_types::error::AmqpError;
@@ -131,7 +130,10 @@ impl Connection {
     fn put_deliver(&mut self, number: u16, delivery: &Delivery) {
         let Delivery { consumer_tag, first_tag, redelivered, span } = delivery;
         let (out, frame) = (&mut self.output, &mut self.scratch);
-        let large = reserve(out, span, consumer_tag.len());
+        let shared = is_shared(span);
+        if !shared {
+            reserve(&mut out.bytes, span, consumer_tag.len());
+        }
         let (mut route, mut tag_at) = (None, 0);
         let mut tag = *first_tag;
         for i in span.indexes() {
@@ -142,7 +144,7 @@ impl Connection {
             }
             frame[tag_at..tag_at + 8].copy_from_slice(&tag.to_be_bytes());
             out.bytes.put_slice(frame);
-            if span.batch.meta(i).len as usize >= large {
+            if shared {
                 share_content(out, number, &span.batch, i, self.frame_max as usize);
             } else {
                 put_content(&mut out.bytes, number, &span.batch, i, self.frame_max as usize);
@@ -154,11 +156,14 @@ impl Connection {
 
     fn put_contents(&mut self, number: u16, span: &Span, make: impl Fn(&mut Vec<u8>, &[u8])) {
         let out = &mut self.output;
-        let large = reserve(out, span, 32);
+        let shared = is_shared(span);
+        if !shared {
+            reserve(&mut out.bytes, span, 32);
+        }
         for i in span.indexes() {
             make(&mut self.scratch, span.batch.route_bytes(i));
             out.bytes.put_slice(&self.scratch);
-            if span.batch.meta(i).len as usize >= large {
+            if shared {
                 share_content(out, number, &span.batch, i, self.frame_max as usize);
             } else {
                 put_content(&mut out.bytes, number, &span.batch, i, self.frame_max as usize);
@@ -168,14 +173,11 @@ impl Connection {
     }
 }
 
-/// Makes room for a span in one go, but for messages that are left where they lie: those of so many octets and more.
-fn reserve(out: &mut Output, span: &Span, extra: usize) -> usize {
-    let large = shared_from(&span.batch);
-    let sizes = span.indexes().map(|i| span.batch.meta(i).len as usize);
-    let octets: usize = sizes.filter(|len| *len < large).sum();
+/// Makes room for a span in one go.
+fn reserve(out: &mut BytesMut, span: &Span, extra: usize) {
+    let octets: usize = span.indexes().map(|i| span.batch.meta(i).len as usize).sum();
     let method = 24 + extra + span.indexes().next().map_or(0, |i| span.batch.route_bytes(i).len());
-    out.bytes.reserve(octets + span.count as usize * method);
-    large
+    out.reserve(octets + span.count as usize * method);
 }
 
 fn short(text: &ShortStr) -> ShortString {
