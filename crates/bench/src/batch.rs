@@ -1,6 +1,7 @@
-//! Pre-built publishes: one buffer of many messages in which only sequence number and send time change.
+//! Pre-built publishes: one buffer of many messages in which only sequence numbers and times change.
 
-use crate::plan::{Plan, Route};
+use crate::plan::Plan;
+use crate::routing::Routing;
 use crate::wire::{self, FRAME_OVERHEAD, Out};
 
 /// Bits of the first body word that count messages; the rest names the publisher.
@@ -12,9 +13,24 @@ const BODY_FRAME: usize = 128 * 1024 - FRAME_OVERHEAD;
 /// Upper bound of messages in a buffer, so that tiny bodies don't make one write last long.
 const MOST: usize = 4096;
 
-/// Fill byte of a body at that offset.
-pub(crate) fn filler(at: usize) -> u8 {
+/// Fill byte of a body at that offset; they come again after 256.
+pub(crate) const fn filler(at: usize) -> u8 {
     (at as u8).wrapping_mul(31).wrapping_add(7)
+}
+
+/// Octets at the start of a body that are no filler: the number, and the time where the load follows a schedule.
+pub(crate) fn stamped(plan: &Plan) -> usize {
+    match plan.body {
+        0..8 => 0,
+        8.. if plan.rate.is_some() => 16,
+        _ => 8,
+    }
+}
+
+/// Property flags and properties of a content header.
+pub(crate) fn properties(plan: &Plan) -> &'static [u8] {
+    // Delivery-mode is bit 12.
+    if plan.persistent { &[0x10, 0, 2] } else { &[0, 0] }
 }
 
 /// Publishes ready for the socket.
@@ -25,7 +41,7 @@ pub(crate) struct Batch {
     ends: Vec<usize>,
     /// Where each body starts.
     bodies: Vec<usize>,
-    body: usize,
+    stamped: usize,
     channels: usize,
     /// Messages that go out in one write.
     per_write: usize,
@@ -34,23 +50,18 @@ pub(crate) struct Batch {
 impl Batch {
     pub(crate) fn new(plan: &Plan, publisher: usize) -> Self {
         let (bytes, ends, bodies) = Default::default();
-        let mut batch = Self { bytes, ends, bodies, body: plan.body, channels: plan.channels, per_write: 1 };
+        let (stamped, channels) = (stamped(plan), plan.channels);
+        let mut batch = Self { bytes, ends, bodies, stamped, channels, per_write: 1 };
         let body: Vec<u8> = (0..plan.size(1)).map(filler).collect();
-        let keys: Vec<String> = match plan.route {
-            Route::Queue if plan.spread > 0 => (0..plan.queues).map(|at| plan.queue(publisher + at)).collect(),
-            Route::Queue => vec![plan.queue(publisher)],
-            Route::Fanout => vec![String::new()],
-            // Neighbouring keys go to different queues, so no two messages in a row share a route.
-            Route::Topic(bindings) => (0..bindings).map(topic_key).collect(),
-        };
-        // With the round of channels the keys move on by one, so that no channel keeps to one key.
-        let row = plan.spread.max(1);
-        let cycle = keys.len() * plan.channels * row * if plan.uneven { 2 } else { 1 };
+        let routing = Routing::new(plan);
+        let cycle = routing.cycle() * if plan.uneven { 2 } else { 1 };
         let mut out = Out::default();
+        let mut key = String::new();
         loop {
             for index in 0..cycle {
-                let key = &keys[(index / row + if plan.channels > 1 { index / plan.channels } else { 0 }) % keys.len()];
-                batch.push(&mut out, plan, key, &body[..plan.size(index)], (1 + index % plan.channels) as u16);
+                key.clear();
+                routing.write_key(publisher, index as u64, &mut key);
+                batch.push(&mut out, plan, &key, &body[..plan.size(index)], (1 + index % plan.channels) as u16);
             }
             let rounds = batch.ends.len() / cycle;
             if out.0.len() / rounds * (rounds + 1) > plan.write || batch.ends.len() >= MOST {
@@ -75,11 +86,7 @@ impl Batch {
             args.u16(60);
             args.u16(0);
             args.u64(body.len() as u64);
-            // Property flags: delivery-mode is bit 12.
-            args.u16(if plan.persistent { 1 << 12 } else { 0 });
-            if plan.persistent {
-                args.u8(2);
-            }
+            args.bytes(properties(plan));
         });
         self.bodies.push(out.0.len() + 7);
         for chunk in body.chunks(BODY_FRAME) {
@@ -98,18 +105,18 @@ impl Batch {
         self.per_write.min(self.capacity() - index)
     }
 
-    /// Writes publisher, sequence number and send time (nanoseconds) into a message. Each channel counts for itself, since
-    /// a broker may let channels overtake each other.
+    /// Writes publisher and sequence number into a message, and where a schedule is followed the time it was due (nanoseconds).
+    /// Each channel counts for itself, since a broker may let channels overtake each other.
     #[inline]
     pub(crate) fn stamp(&mut self, index: usize, publisher: usize, sequence: u64, nanos: u64) {
         let at = self.bodies[index];
-        if self.body >= 8 {
+        if self.stamped >= 8 {
             let channels = self.channels as u64;
             let source = publisher as u64 * channels + sequence % channels;
             let word = (source << SEQUENCE_BITS) | (sequence / channels);
             self.bytes[at..at + 8].copy_from_slice(&word.to_be_bytes());
         }
-        if self.body >= 16 {
+        if self.stamped >= 16 {
             self.bytes[at + 8..at + 16].copy_from_slice(&nanos.to_be_bytes());
         }
     }
@@ -119,11 +126,6 @@ impl Batch {
         let start = if from == 0 { 0 } else { self.ends[from - 1] };
         &self.bytes[start..self.ends[to - 1]]
     }
-}
-
-/// Key number `index` of a topic load.
-pub(crate) fn topic_key(index: usize) -> String {
-    format!("site{index}.sensor.x")
 }
 
 /// The binding that only this key matches.
@@ -153,8 +155,20 @@ mod tests {
         }
         assert_eq!(kinds, [wire::METHOD, wire::HEADER, wire::BODY]);
         assert_eq!(wire::be64(&body, 0), (3 << SEQUENCE_BITS) | 77);
-        assert_eq!(wire::be64(&body, 8), 99);
+        assert!(
+            body[8..].iter().enumerate().all(|(at, byte)| *byte == filler(8 + at)),
+            "without a schedule there is no time"
+        );
         assert_eq!(body.len(), 1024);
+    }
+
+    #[test]
+    fn on_a_schedule_a_message_carries_the_time_it_was_due() {
+        let plan = Plan::new(Some(Case::O), &Flags::default()).expect("sound");
+        let mut batch = Batch::new(&plan, 0);
+        batch.stamp(1, 0, 1, 99);
+        let message = batch.bytes(1, 2);
+        assert_eq!(wire::be64(message, message.len() - 1 - 1024 + 8), 99);
     }
 
     #[test]

@@ -22,8 +22,8 @@ use hornpipe_types::time::{Now, UnixMillis};
 use crate::batch::{Batch, topic_binding};
 use crate::client::{consume, exchange_declare, qos, queue_bind, queue_declare, start_ok, tune_ok_and_open};
 use crate::confirms::Confirms;
-use crate::consumer::Scanner;
 use crate::plan::{Plan, Route};
+use crate::scanner::Scanner;
 use crate::wire::{self, Out};
 
 /// Octets the server reads at once.
@@ -76,7 +76,7 @@ pub(crate) fn drive(plan: &Plan, count: u64) -> Result<()> {
         }
         out.method(1, wire::BASIC_CONSUME, |args| consume(args, &plan.queue(index), "c0", plan.ack.is_none()));
         rig.call(side, &out.0)?;
-        consumers.push((side, Scanner::new(plan)));
+        consumers.push((side, Scanner::new(plan, index)));
     }
     let mut publishers = Vec::new();
     for index in 0..plan.publishers {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::batch::topic_binding;
 use crate::broker::Target;
 use crate::client::{Client, SMALL_BUFFER, queue_declare, queue_delete};
-use crate::consumer::{Consumer, Progress};
+use crate::consumer::{Consumed, Consumer, Progress};
 use crate::histogram::Histogram;
 use crate::plan::{Amount, Plan, Route};
 use crate::process::{Memory, Sample};
@@ -122,11 +122,13 @@ fn flow(target: &Target, plan: &Plan) -> Result<Outcome> {
         for progress in &progress {
             progress.stop.store(true, Ordering::Release);
         }
-        let latencies = join_consumers(consuming);
+        let consumed = join_consumers(consuming);
         // What a consumer has to say explains more than what the supervisor missed.
         let published = published?;
-        let latencies = latencies?;
+        let consumed = consumed?;
         arrived.unwrap_or(Ok(()))?;
+        each_once(plan, &published, &consumed)?;
+        let latencies = consumed.latencies;
         let memory = target.pid.map(Memory::of_tree);
         let received: u64 = sum(&progress, |progress| &progress.received);
         let last = progress.iter().map(|progress| progress.last.load(Ordering::Relaxed)).max().unwrap_or(0);
@@ -209,8 +211,9 @@ fn fill_and_drain(target: &Target, plan: &Plan, admin: &mut Client) -> Result<Ou
         for progress in &progress {
             progress.stop.store(true, Ordering::Release);
         }
-        join_consumers(consumers)?;
+        let consumed = join_consumers(consumers)?;
         arrived?;
+        each_once(plan, &published, &consumed)?;
         let last = progress.iter().map(|progress| progress.last.load(Ordering::Relaxed)).max().unwrap_or(0);
         let received = sum(&progress, |progress| &progress.received);
         outcome.add("out, messages/s", rate(received, last.saturating_sub(start)));
@@ -254,7 +257,7 @@ fn wait_until(start: u64) -> Result<()> {
 }
 
 fn join_publishers(threads: Vec<thread::ScopedJoinHandle<'_, Result<Published>>>) -> Result<Published> {
-    let mut all = Published { count: 0, finished: 0, confirms: Histogram::default() };
+    let mut all = Published { count: 0, finished: 0, confirms: Histogram::default(), numbers: 0 };
     let mut failure = None;
     for thread in threads {
         match thread.join().map_err(|_| anyhow!("a publisher panicked")).and_then(|done| done) {
@@ -262,6 +265,7 @@ fn join_publishers(threads: Vec<thread::ScopedJoinHandle<'_, Result<Published>>>
                 all.count += one.count;
                 all.finished = all.finished.max(one.finished);
                 all.confirms.merge(&one.confirms);
+                all.numbers = all.numbers.wrapping_add(one.numbers);
             }
             Err(error) => failure = Some(error.context("publishing")),
         }
@@ -269,16 +273,34 @@ fn join_publishers(threads: Vec<thread::ScopedJoinHandle<'_, Result<Published>>>
     failure.map_or(Ok(all), Err)
 }
 
-fn join_consumers(threads: Vec<thread::ScopedJoinHandle<'_, Result<Histogram>>>) -> Result<Histogram> {
-    let mut all = Histogram::default();
+fn join_consumers(threads: Vec<thread::ScopedJoinHandle<'_, Result<Consumed>>>) -> Result<Consumed> {
+    let mut all = Consumed::default();
     let mut failure = None;
     for thread in threads {
         match thread.join().map_err(|_| anyhow!("a consumer panicked")).and_then(|done| done) {
-            Ok(one) => all.merge(&one),
+            Ok(one) => {
+                all.latencies.merge(&one.latencies);
+                all.numbers = all.numbers.wrapping_add(one.numbers);
+            }
             Err(error) => failure = Some(error.context("consuming")),
         }
     }
     failure.map_or(Ok(all), Err)
+}
+
+/// Consumers that share queues can't tell a message that one of them lost from one that another was to have; their numbers
+/// together can, since as many came as were sent.
+fn each_once(plan: &Plan, published: &Published, consumed: &Consumed) -> Result<()> {
+    if plan.shares_queues() && plan.body >= 8 && plan.consumers > 0 {
+        let wanted = published.numbers.wrapping_mul(plan.copies());
+        if consumed.numbers != wanted {
+            bail!(
+                "as many messages came as were sent, but not the same: their numbers sum up to {} instead of {wanted}",
+                consumed.numbers
+            );
+        }
+    }
+    Ok(())
 }
 
 fn sum(progress: &[Progress], pick: impl Fn(&Progress) -> &AtomicU64) -> u64 {

@@ -371,9 +371,14 @@ impl Plan {
         self.body + if self.uneven { index % 2 * 8 } else { 0 }
     }
 
-    /// Queues of a consuming connection.
-    pub(crate) fn queues_of(&self, consumer: usize) -> impl Iterator<Item = String> {
-        (consumer..self.queues.max(consumer + 1)).step_by(self.consumers.max(1)).map(|index| self.queue(index))
+    /// Queues of a consuming connection, by number.
+    pub(crate) fn queue_numbers_of(&self, consumer: usize) -> impl Iterator<Item = usize> {
+        (consumer..self.queues.max(consumer + 1)).step_by(self.consumers.max(1)).map(|index| index % self.queues)
+    }
+
+    /// Whether queues have several consumers, so that none knows what is due to it.
+    pub(crate) fn shares_queues(&self) -> bool {
+        self.consumers > self.queues || self.subscriptions > 1
     }
 
     pub(crate) fn queue(&self, index: usize) -> String {

@@ -36,6 +36,19 @@ pub(crate) struct Published {
     /// When everything was written and, with confirms, confirmed.
     pub(crate) finished: u64,
     pub(crate) confirms: Histogram,
+    /// Sum of the numbers of the messages; each channel counts for itself.
+    pub(crate) numbers: u64,
+}
+
+/// Sum of the numbers that so many messages of a publisher have.
+fn numbers(count: u64, channels: usize) -> u64 {
+    let channels = channels as u64;
+    let of_channel = |channel| {
+        let own = u128::from(count / channels + u64::from(channel < count % channels));
+        // As the consumers' sums, it may go round.
+        (own * own.saturating_sub(1) / 2) as u64
+    };
+    (0..channels).fold(0, |sum, channel| sum.wrapping_add(of_channel(channel)))
 }
 
 impl Publisher {
@@ -56,8 +69,8 @@ impl Publisher {
         let goal = Goal::new(plan, self.index, start);
         match (plan.rate, plan.confirm) {
             (Some(rate), _) => self.scheduled(plan, rate, &goal, start),
-            (None, Some(window)) => self.windowed(window, &goal),
-            (None, None) => self.flood(&goal),
+            (None, Some(window)) => self.windowed(plan, window, &goal),
+            (None, None) => self.flood(plan, &goal),
         }
     }
 
@@ -74,12 +87,13 @@ impl Publisher {
                 going |= publisher.write_once(goal)?;
             }
         }
-        let mut count = 0;
+        let (mut count, mut sum) = (0, 0u64);
         for publisher in publishers {
             count += publisher.sent;
+            sum = sum.wrapping_add(numbers(publisher.sent, plan.channels));
             publisher.client.close()?;
         }
-        Ok(Published { count, finished: nanos(), confirms: Histogram::default() })
+        Ok(Published { count, finished: nanos(), confirms: Histogram::default(), numbers: sum })
     }
 
     /// One write as fast as the socket takes it; whether there was anything left to publish.
@@ -96,14 +110,15 @@ impl Publisher {
         Ok(true)
     }
 
-    fn flood(mut self, goal: &Goal) -> Result<Published> {
+    fn flood(mut self, plan: &Plan, goal: &Goal) -> Result<Published> {
         while self.write_once(goal)? {}
         // close-ok comes after every publish was taken in.
         self.client.close()?;
-        Ok(Published { count: self.sent, finished: nanos(), confirms: Histogram::default() })
+        let numbers = numbers(self.sent, plan.channels);
+        Ok(Published { count: self.sent, finished: nanos(), confirms: Histogram::default(), numbers })
     }
 
-    fn windowed(mut self, window: u64, goal: &Goal) -> Result<Published> {
+    fn windowed(mut self, plan: &Plan, window: u64, goal: &Goal) -> Result<Published> {
         let mut confirms = Confirms::new(window * 4);
         let mut count = 0;
         // The batch is walked on, so that a topic load goes through all its keys.
@@ -133,7 +148,8 @@ impl Publisher {
         }
         let finished = nanos();
         self.client.close()?;
-        Ok(Published { count, finished, confirms: confirms.into_latencies() })
+        let numbers = numbers(count, plan.channels);
+        Ok(Published { count, finished, confirms: confirms.into_latencies(), numbers })
     }
 
     /// Message n is due at start + n / rate, whatever became of those before it. Its latencies count from then, so a
@@ -189,7 +205,8 @@ impl Publisher {
         let finished = nanos();
         self.client.close()?;
         let confirms = confirms.into_inner().map_err(|_| anyhow!("a thread panicked"))?;
-        Ok(Published { count, finished, confirms: confirms.into_latencies() })
+        let numbers = numbers(count, plan.channels);
+        Ok(Published { count, finished, confirms: confirms.into_latencies(), numbers })
     }
 }
 
@@ -258,5 +275,18 @@ impl Goal {
     /// Messages left to publish after so many; `None` when it is over.
     fn left(&self, published: u64) -> Option<u64> {
         (published < self.count && (self.until == u64::MAX || nanos() < self.until)).then(|| self.count - published)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_number_their_own() {
+        assert_eq!(numbers(5, 1), 10);
+        // 0, 1, 2 on the first and 0, 1 on the second.
+        assert_eq!(numbers(5, 2), 4);
+        assert_eq!(numbers(0, 3), 0);
     }
 }
