@@ -17,8 +17,8 @@ use crate::wire::{self, BODY, Out};
 
 /// The small client's queue.
 const QUEUE: &str = "bench.small";
-/// It rests so long between two requests.
-const PAUSE: Duration = Duration::from_millis(1);
+/// A request of it is due so often, nanoseconds; not in step with what happens each millisecond.
+const INTERVAL: u64 = 1_100_000;
 /// How often memory is looked at.
 const GLANCE: Duration = Duration::from_millis(20);
 
@@ -30,7 +30,16 @@ struct Neighbour {
     worst: &'static str,
 }
 
-/// One request and its answer after another beside each kind of heavy traffic in turn: how long did it wait?
+/// Waits of the small client.
+#[derive(Default)]
+struct Waits {
+    /// From when each request was due: what it waited for the answer to the one before counts.
+    since_due: Histogram,
+    /// From when it was written.
+    since_asked: Histogram,
+}
+
+/// Requests on a schedule beside each kind of heavy traffic in turn: how long did they wait?
 pub(crate) fn small_client(target: &Target, seconds: f64) -> Result<Outcome> {
     let seconds = Some(seconds);
     let fill = |write| Flags { seconds, consumers: Some(0), write: Some(write), ..Flags::default() };
@@ -56,15 +65,14 @@ pub(crate) fn small_client(target: &Target, seconds: f64) -> Result<Outcome> {
         },
     ];
     let mut outcome = Outcome::default();
-    let late = Histogram::default();
-    let (mut late, mut alone) = (late, Histogram::default());
+    let (mut late, mut alone) = (Histogram::default(), Waits::default());
     ask_until(target, &AtomicBool::new(false), Some(300), &mut alone, &mut late)?;
-    outcome.add("alone p99, ms", alone.quantile_ms(0.99));
+    outcome.add("alone p99, ms", alone.since_due.quantile_ms(0.99));
     for Neighbour { flags, case, p99, worst } in neighbours {
         // `consumers` follows `queues` unless it was given.
         let plan = Plan::new(Some(case), &flags)?;
         let done = AtomicBool::new(false);
-        let mut waits = Histogram::default();
+        let mut waits = Waits::default();
         thread::scope(|scope| {
             let heavy = scope.spawn(|| {
                 // Two cores for everything: the machine shouldn't make the small client wait for the load generator.
@@ -77,8 +85,8 @@ pub(crate) fn small_client(target: &Target, seconds: f64) -> Result<Outcome> {
             heavy.join().map_err(|_| anyhow!("the heavy load panicked"))?.context(worst)?;
             asked
         })?;
-        outcome.add(p99, waits.quantile_ms(0.99));
-        outcome.add(worst, waits.max_ms());
+        outcome.add(p99, waits.since_due.quantile_ms(0.99));
+        outcome.add(worst, waits.since_asked.max_ms());
     }
     // What the machine alone does to a thread that wants to go on: no wait above can be told from that.
     outcome.add("own wake-up late p99, ms", late.quantile_ms(0.99));
@@ -86,12 +94,13 @@ pub(crate) fn small_client(target: &Target, seconds: f64) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Asks again and again until it is over; notes the waits and how much later than asked this thread woke up.
+/// Asks on a schedule until it is over; notes the waits and how much later than wanted this thread woke up. An answer that is late
+/// makes requests late, which counts for each of them.
 fn ask_until(
     target: &Target,
     done: &AtomicBool,
     times: Option<u64>,
-    waits: &mut Histogram,
+    waits: &mut Waits,
     late: &mut Histogram,
 ) -> Result<()> {
     sharpen_sleep();
@@ -113,15 +122,20 @@ fn ask_until(
         args.u16(0);
     });
     request.frame(BODY, 1, |args| args.bytes(&[7; 16]));
-    let mut asked = 0;
+    let (start, mut asked) = (nanos() + INTERVAL, 0);
     while !done.load(Ordering::Acquire) && times.is_none_or(|times| asked < times) {
+        let due = start + asked * INTERVAL;
+        let now = nanos();
+        if due > now {
+            thread::sleep(Duration::from_nanos(due - now));
+            late.record(nanos().saturating_sub(due));
+        }
         let begin = nanos();
         client.write(&request.0)?;
         await_body(&mut client)?;
         let answered = nanos();
-        waits.record(answered - begin);
-        thread::sleep(PAUSE);
-        late.record((nanos() - answered).saturating_sub(PAUSE.as_nanos() as u64));
+        waits.since_due.record(answered.saturating_sub(due));
+        waits.since_asked.record(answered - begin);
         asked += 1;
     }
     client.delete_queue(QUEUE)?;
