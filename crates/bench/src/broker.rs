@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 use crate::client::{Client, SMALL_BUFFER, Url};
+use crate::process::exists;
 
 /// A broker starts within that, or not at all.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -21,6 +22,19 @@ pub(crate) struct Target {
     pub(crate) url: Url,
     /// Root of the broker's process tree.
     pub(crate) pid: Option<u32>,
+}
+
+impl Target {
+    /// A broker that runs already.
+    ///
+    /// # Errors
+    /// When the URL can't be read, or there is no such process: its figures would all be zero.
+    pub(crate) fn new(url: &str, pid: Option<u32>) -> Result<Self> {
+        if let Some(pid) = pid.filter(|pid| !exists(*pid)) {
+            bail!("there is no process {pid}; a pid is the root of the broker's process tree on this machine");
+        }
+        Ok(Self { url: Url::parse(url)?, pid })
+    }
 }
 
 /// `name=URL[,pid=N]`: a broker that runs already.
@@ -39,7 +53,7 @@ impl FromStr for Running {
             Some((url, pid)) => (url, Some(pid.parse().context("pid")?)),
             None => (rest, None),
         };
-        Ok(Self { name: name.to_owned(), target: Target { url: Url::parse(url)?, pid } })
+        Ok(Self { name: name.to_owned(), target: Target::new(url, pid)? })
     }
 }
 
@@ -219,8 +233,12 @@ mod tests {
 
     #[test]
     fn brokers_from_the_command_line() {
-        let broker: Running = "x=amqp://a:b@h:1/%2F,pid=7".parse().expect("sound");
-        assert_eq!((broker.name.as_str(), broker.target.pid), ("x", Some(7)));
+        let own = std::process::id();
+        let broker: Running = format!("x=amqp://a:b@h:1/%2F,pid={own}").parse().expect("sound");
+        assert_eq!((broker.name.as_str(), broker.target.pid), ("x", Some(own)));
+        // Above the greatest a Linux gives.
+        let error = "x=amqp://h,pid=4194305".parse::<Running>().expect_err("no such process");
+        assert!(error.to_string().contains("no process 4194305"), "{error}");
         assert!("amqp".parse::<Running>().is_err());
         assert!("sled=/bin/true".parse::<Startable>().is_err());
         assert!("hornpipe=".parse::<Startable>().is_err());

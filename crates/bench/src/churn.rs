@@ -26,9 +26,6 @@ const SILENCE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
 /// answer to another: the less the generator takes, the more is the broker's.
 pub(crate) fn open_and_close(target: &Target, flags: &Flags) -> Result<Outcome> {
     let clients = flags.clients.unwrap_or(CLIENTS);
-    if clients == 0 {
-        bail!("--clients is at least 1");
-    }
     let until = Duration::from_secs_f64(flags.seconds.unwrap_or(2.0));
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let visit = |number: usize| Visitor::arrive(&target.url, flags.channel.unwrap_or(true), &epoll, number);
@@ -111,7 +108,8 @@ impl Visitor {
     /// One read and what it asks for; whether the visit is over.
     fn hear(&mut self, url: &Url) -> Result<bool> {
         if self.client.fill()? != Fill::Data {
-            bail!("the broker closed the socket instead of answering");
+            let login = if self.step == Step::Tune { url.not_let_in() } else { "no answer".to_owned() };
+            bail!("{login}: the broker closed the socket");
         }
         while let Some(answer) = self.client.received(self.step.answer())? {
             let mut out = Out::default();

@@ -53,6 +53,11 @@ impl Url {
         start_ok(out, &self.user, &self.password);
     }
 
+    /// What is said where a login gets no answer but an end.
+    pub(crate) fn not_let_in(&self) -> String {
+        format!("the broker didn't let user {:?} in, whose name and password may be wrong", self.user)
+    }
+
     /// Answers connection.tune as it asks for, and opens the virtual host at once: there is nothing to wait for in between.
     pub(crate) fn answer_tune(&self, out: &mut Out, tune: &[u8]) {
         let (channel_max, theirs) = (be16(tune, 4), be32(tune, 6));
@@ -107,7 +112,7 @@ impl Client {
         let mut out = Out::default();
         url.answer_start(&mut out);
         client.write(&out.0)?;
-        let tune = client.expect(wire::CONNECTION_TUNE)?;
+        let tune = client.expect(wire::CONNECTION_TUNE).with_context(|| url.not_let_in())?;
         out.0.clear();
         url.answer_tune(&mut out, &tune);
         client.write(&out.0)?;
@@ -303,7 +308,8 @@ impl Client {
 pub(crate) fn start_ok(out: &mut Out, user: &str, password: &str) {
     let response = [b"\0", user.as_bytes(), b"\0", password.as_bytes()].concat();
     out.method(0, wire::CONNECTION_START_OK, |args| {
-        args.table(&[("product", "hornpipe-bench")]);
+        // Without the capability a broker only hangs up where it refuses a login.
+        args.client_properties("hornpipe-bench", "authentication_failure_close");
         args.short("PLAIN");
         args.long(&response);
         args.short("en_US");

@@ -93,6 +93,11 @@ fn cpu_of_machine() -> f64 {
     busy as f64 / ticks()
 }
 
+/// Whether there is such a process.
+pub(crate) fn exists(pid: u32) -> bool {
+    stat(pid).is_some()
+}
+
 /// A process and everything below it.
 pub(crate) fn tree(root: u32) -> Vec<u32> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();

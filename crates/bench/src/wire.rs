@@ -102,6 +102,21 @@ impl Args<'_> {
         self.u32(value.len() as u32);
         self.bytes(value);
     }
+    /// A field table with the client's name and what it is capable of.
+    pub(crate) fn client_properties(&mut self, product: &str, capability: &str) {
+        let (mut capabilities, mut inner) = (Vec::new(), Vec::new());
+        let mut args = Args(&mut capabilities);
+        args.short(capability);
+        args.bytes(b"t\x01");
+        let mut args = Args(&mut inner);
+        args.short("product");
+        args.u8(b'S');
+        args.long(product.as_bytes());
+        args.short("capabilities");
+        args.u8(b'F');
+        args.long(&capabilities);
+        self.long(&inner);
+    }
     /// A field table of strings.
     pub(crate) fn table(&mut self, entries: &[(&str, &str)]) {
         let mut inner = Vec::new();
