@@ -159,11 +159,11 @@ pub(crate) fn run_against(target: &Target, case: Option<Case>, flags: &Flags) ->
         Some(Case::K | Case::L) => bail!("this case starts the broker itself: use suite --start"),
         Some(Case::Q) => beside::small_client(target, flags.seconds.unwrap_or(3.0)),
         Some(Case::R) => beside::stuck_consumer(target, flags),
-        Some(Case::H) => {
+        Some(Case::H | Case::S) => {
             let plan = Plan::new(case, flags)?;
             let mut outcome = Outcome::default();
             // First, while nothing else writes to the disk.
-            let alone = alone::store(plan.body, &mut outcome)?;
+            let alone = alone::store(plan.body, plan.rate.unwrap_or(1000.0), &mut outcome)?;
             let figures = load::run(target, &plan)?;
             let confirm = figures.get("confirm p50, ms");
             outcome.0.extend(figures.0);
