@@ -198,7 +198,7 @@ fuzz: ## each fuzz target for FUZZ_SECONDS=60, on nightly Rust with cargo-fuzz
 
 # ------------------------------------------------------------------ speed
 
-BENCH_CASES ?= a,b,c,d,e,f,g,n,h,o,p,q,r,i,j,m,k,l
+BENCH_CASES ?= a,b,c,d,e,f,g,n,h,s,o,p,q,r,i,j,m,k,l
 BENCH_ROUNDS ?= 3
 RUN_BENCH = $(CARGO) run -q --release --locked -p hornpipe-bench --
 BENCH = $(RUN_BENCH) suite --start hornpipe=$(BIN) \
@@ -256,7 +256,7 @@ bench-shards: build test-deps ## two vhosts under load at once, with one shard a
 	HORNPIPE_BENCH=$(abspath $(TARGET_DIR))/release/hornpipe-bench $(RUN_PY) tests/run/two_vhosts.py
 
 .PHONY: bench-long
-bench-long: build test-deps ## long queues and bulk work: longest turns, rates against length (BENCH_LONG="--messages 1000000 purge curve")
+bench-long: build test-deps ## long queues and bulk work: longest turns, rates against length (BENCH_LONG="--messages 1000000 purge curve", "--body 1024 memory")
 	$(RUN_PY) tests/run/long_queues.py $(BENCH_LONG)
 
 # ------------------------------------------------------------------ image
