@@ -31,7 +31,7 @@ impl Target {
     /// When the URL can't be read, or there is no such process: its figures would all be zero.
     pub(crate) fn new(url: &str, pid: Option<u32>) -> Result<Self> {
         if let Some(pid) = pid.filter(|pid| !exists(*pid)) {
-            bail!("there is no process {pid}; a pid is the root of the broker's process tree on this machine");
+            bail!("--pid (or behind a URL) is {pid}, but no such process is here: it is the root of the broker's process tree");
         }
         Ok(Self { url: Url::parse(url)?, pid })
     }
@@ -238,7 +238,7 @@ mod tests {
         assert_eq!((broker.name.as_str(), broker.target.pid), ("x", Some(own)));
         // Above the greatest a Linux gives.
         let error = "x=amqp://h,pid=4194305".parse::<Running>().expect_err("no such process");
-        assert!(error.to_string().contains("no process 4194305"), "{error}");
+        assert!(error.to_string().contains("4194305, but no such process"), "{error}");
         assert!("amqp".parse::<Running>().is_err());
         assert!("sled=/bin/true".parse::<Startable>().is_err());
         assert!("hornpipe=".parse::<Startable>().is_err());
