@@ -31,7 +31,9 @@ impl Target {
     /// When the URL can't be read, or there is no such process: its figures would all be zero.
     pub(crate) fn new(url: &str, pid: Option<u32>) -> Result<Self> {
         if let Some(pid) = pid.filter(|pid| !exists(*pid)) {
-            bail!("--pid (or behind a URL) is {pid}, but no such process is here: it is the root of the broker's process tree");
+            bail!(
+                "--pid (or behind a URL) is {pid}, but no such process is here: it is the root of the broker's process tree"
+            );
         }
         Ok(Self { url: Url::parse(url)?, pid })
     }

@@ -62,8 +62,11 @@ fn publishes(plan: &Plan, count: usize) -> Vec<Delivery> {
     all
 }
 
+/// Which delivery is changed, and how.
+type Wrong<'a> = (usize, &'a dyn Fn(&mut Delivery));
+
 /// Scans deliveries in one read, one of them changed: `None` for none.
-fn scanned(plan: &Plan, count: usize, wrong: Option<(usize, &dyn Fn(&mut Delivery))>) -> Result<u64> {
+fn scanned(plan: &Plan, count: usize, wrong: Option<Wrong<'_>>) -> Result<u64> {
     let mut scanner = Scanner::new(plan, 0);
     let mut deliveries = publishes(plan, count);
     if let Some((at, change)) = wrong {
