@@ -3,6 +3,8 @@
 
 use std::fmt::Write as _;
 
+use anyhow::anyhow;
+
 use crate::plan::{Plan, Route};
 
 /// No message of that source comes to that consumer.
@@ -171,7 +173,7 @@ impl Order {
                 if queue % connections == connection % connections {
                     let from = queue / connections * plan.subscriptions;
                     for consumer in from..from + plan.subscriptions {
-                        tracks[consumer * sources + source].due = number;
+                        tracks[consumer.wrapping_mul(sources).wrapping_add(source)].due = number;
                     }
                 }
             });
@@ -201,16 +203,27 @@ impl Order {
     /// Takes a message to a consumer; `false` if another one was due.
     #[inline]
     pub(crate) fn take(&mut self, consumer: usize, source: usize, number: u64) -> bool {
-        if source >= self.sources {
-            return false;
+        let sources = self.sources;
+        if let (Follow::Every(step), Some(track)) =
+            (&self.follow, self.tracks.get_mut(consumer.wrapping_mul(sources).wrapping_add(source)))
+            && track.due == number
+            && source < sources
+        {
+            track.due += *step;
+            return true;
         }
-        let Some(track) = self.tracks.get_mut(consumer * self.sources + source) else { return false };
+        self.take_otherwise(consumer, source, number)
+    }
+
+    /// The same for what isn't the plain next one.
+    #[inline(never)]
+    fn take_otherwise(&mut self, consumer: usize, source: usize, number: u64) -> bool {
+        let Some(track) = self.tracks.get_mut(consumer.wrapping_mul(self.sources).wrapping_add(source)) else {
+            return false;
+        };
         match &self.follow {
-            Follow::Every(step) => {
-                let due = track.due;
-                track.due = due.wrapping_add(*step);
-                due == number
-            }
+            _ if source >= self.sources => false,
+            Follow::Every(_) => false,
             Follow::Cycle(cycles) => {
                 let steps = &cycles[source % cycles.len()];
                 let (due, step) = (track.due, steps[track.at as usize]);
@@ -228,16 +241,17 @@ impl Order {
     }
 
     /// Why a message was not taken.
-    pub(crate) fn complaint(&self, consumer: usize, source: usize, number: u64) -> String {
+    #[cold]
+    pub(crate) fn complaint(&self, consumer: usize, source: usize, number: u64) -> anyhow::Error {
         let (publisher, channel) = (source / self.routing.channels, source % self.routing.channels + 1);
         let what = format!("message {number} of channel {channel} of publisher {publisher}");
         let Some(queue) = self.queues.get(consumer).filter(|_| source < self.sources) else {
-            return format!("{what}, which isn't there, came to consumer {consumer}");
+            return anyhow!("{what}, which isn't there, came to consumer {consumer}");
         };
         if self.routing.leads(source, number, *queue) {
-            format!("{what} came to bench.{queue} out of turn: one before it is lost, or it came twice or late")
+            anyhow!("{what} came to bench.{queue} out of turn: one before it is lost, or it came twice or late")
         } else {
-            format!("{what} came to bench.{queue}, where it doesn't belong")
+            anyhow!("{what} came to bench.{queue}, where it doesn't belong")
         }
     }
 }
@@ -263,7 +277,7 @@ mod tests {
                     let queue = wrong(message, queue);
                     let (connection, consumer) = (queue % plan.consumers, queue / plan.consumers * plan.subscriptions);
                     if !orders[connection].take(consumer, source, number) {
-                        return Err(orders[connection].complaint(consumer, source, number));
+                        return Err(orders[connection].complaint(consumer, source, number).to_string());
                     }
                     taken += 1;
                 }

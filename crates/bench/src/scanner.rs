@@ -11,7 +11,7 @@ use crate::plan::Plan;
 use crate::routing::Order;
 use crate::wire::{self, BODY, HEADER, METHOD, Out, be16, be64};
 
-/// One message in so many is compared whole, beside the first that begins in each read.
+/// The first message that begins in a read is compared whole, and each that is so many behind the last one.
 const SAMPLE: u64 = 256;
 /// Bodies above that are compared whole in every message: they are more than one frame, and one read holds less than a few.
 const LARGE: usize = 128 * 1024;
@@ -56,9 +56,10 @@ pub(crate) struct Scanner {
     size: usize,
     /// Body bytes still to come for the message under way.
     missing: usize,
-    at_start_of_body: bool,
-    /// The next message to begin is compared whole.
-    sample_next: bool,
+    /// The first message with that delivery tag or a higher one is compared whole.
+    sample_at: u64,
+    /// From one compared message to the next.
+    sample_every: u64,
     /// The message under way is compared whole.
     sampling: bool,
     /// Exchange and routing key of a sampled delivery as they came, and as they should be.
@@ -90,8 +91,8 @@ impl Scanner {
             whole: 0,
             size: 0,
             missing: 0,
-            at_start_of_body: false,
-            sample_next: false,
+            sample_at: 0,
+            sample_every: if plan.body > LARGE { 1 } else { SAMPLE },
             sampling: false,
             came: Vec::new(),
             wanted: String::new(),
@@ -126,7 +127,7 @@ impl Scanner {
 
     /// Scans all whole frames; returns the bytes used.
     pub(crate) fn scan(&mut self, bytes: &[u8], now: u64) -> Result<usize> {
-        self.sample_next = true;
+        self.sample_at = 0;
         let mut used = 0;
         while let Some(frame) = frame_at(&bytes[used..])? {
             match frame.kind {
@@ -140,6 +141,7 @@ impl Scanner {
         Ok(used)
     }
 
+    #[inline]
     fn method(&mut self, payload: &[u8]) -> Result<()> {
         match (be16(payload, 0), be16(payload, 2)) {
             wire::BASIC_DELIVER => {
@@ -159,7 +161,7 @@ impl Scanner {
                     let digits = std::str::from_utf8(&payload[6..after]).unwrap_or_default();
                     self.subscription = digits.parse().unwrap_or(usize::MAX);
                 }
-                self.sampling = std::mem::take(&mut self.sample_next) || tag.is_multiple_of(SAMPLE);
+                self.sampling = tag >= self.sample_at;
                 if self.sampling {
                     self.sample(&payload[5..after], &payload[after + 9..])?;
                 }
@@ -175,32 +177,45 @@ impl Scanner {
     }
 
     /// Looks at the consumer tag of a sampled delivery, and keeps what can only be judged with the message's number.
+    #[cold]
+    #[inline(never)]
     fn sample(&mut self, consumer: &[u8], routed: &[u8]) -> Result<()> {
         if consumer.first() != Some(&b'c') || (!self.shared && consumer != b"c0") {
             bail!("delivery {} is for consumer {:?}", self.tag, String::from_utf8_lossy(consumer));
         }
+        self.sample_at = self.tag + self.sample_every;
         self.came.clear();
         self.came.extend_from_slice(routed);
         Ok(())
     }
 
+    #[inline]
     fn header(&mut self, payload: &[u8]) -> Result<()> {
         let size = be64(payload, 4) as usize;
-        if !self.sizes.contains(&size) {
+        if size != self.sizes[0] && size != self.sizes[1] {
             bail!("body of {size} bytes, {:?} were published", self.sizes);
         }
-        if self.sampling && (payload[..4] != [0, 60, 0, 0] || payload[12..] != *self.properties) {
+        if self.sampling {
+            self.described(payload)?;
+        }
+        (self.size, self.missing) = (size, size);
+        if self.missing == 0 {
+            self.complete();
+        }
+        Ok(())
+    }
+
+    /// Whether a sampled delivery's header is the one that was published.
+    #[cold]
+    #[inline(never)]
+    fn described(&self, payload: &[u8]) -> Result<()> {
+        if payload[..4] != [0, 60, 0, 0] || payload[12..] != *self.properties {
             bail!(
                 "properties {:02x?} of delivery {}, {:02x?} were published",
                 &payload[12..],
                 self.tag,
                 self.properties
             );
-        }
-        (self.size, self.missing) = (size, size);
-        self.at_start_of_body = true;
-        if self.missing == 0 {
-            self.complete();
         }
         Ok(())
     }
@@ -211,25 +226,20 @@ impl Scanner {
             bail!("{} body bytes where {} were missing", payload.len(), self.missing);
         }
         let mut filled = 0;
-        if self.at_start_of_body {
-            self.at_start_of_body = false;
-            if payload.len() < self.stamped {
+        if self.missing == self.size {
+            filled = self.stamped;
+            if payload.len() < filled {
                 bail!("the first frame of a body has {} bytes", payload.len());
             }
-            filled = self.stamped;
-            if self.stamped >= 8 {
+            if filled >= 8 {
                 self.sequence(be64(payload, 0))?;
             }
-            if self.stamped >= 16 {
+            if filled >= 16 {
                 self.time(be64(payload, 8), now)?;
             }
         }
-        if self.sampling || self.size > LARGE {
-            let from = self.size - self.missing + filled;
-            if let Some(at) = first_wrong(&payload[filled..], from) {
-                let (byte, wanted) = (payload[filled + at], filler(from + at));
-                bail!("body byte {} of delivery {} is {byte}, {wanted} was published", from + at, self.tag);
-            }
+        if self.sampling {
+            self.compare(payload, filled)?;
         }
         self.missing -= payload.len();
         if self.missing == 0 {
@@ -243,7 +253,7 @@ impl Scanner {
     fn sequence(&mut self, word: u64) -> Result<()> {
         let (source, number) = ((word >> SEQUENCE_BITS) as usize, word & ((1 << SEQUENCE_BITS) - 1));
         if !self.order.take(self.subscription, source, number) {
-            bail!("{}", self.order.complaint(self.subscription, source, number));
+            return Err(self.order.complaint(self.subscription, source, number));
         }
         if self.sampling {
             self.routed(source, number)?;
@@ -251,7 +261,21 @@ impl Scanner {
         Ok(())
     }
 
+    /// Whether a frame of a sampled body holds the filler that was published, behind its first octets.
+    #[cold]
+    #[inline(never)]
+    fn compare(&self, payload: &[u8], filled: usize) -> Result<()> {
+        let from = self.size - self.missing + filled;
+        if let Some(at) = first_wrong(&payload[filled..], from) {
+            let (byte, wanted) = (payload[filled + at], filler(from + at));
+            bail!("body byte {} of delivery {} is {byte}, {wanted} was published", from + at, self.tag);
+        }
+        Ok(())
+    }
+
     /// Whether a sampled delivery names the exchange and routing key its message was published with, and has its size.
+    #[cold]
+    #[inline(never)]
     fn routed(&mut self, source: usize, number: u64) -> Result<()> {
         let (publisher, message) = self.order.routing.message(source, number);
         self.wanted.clear();
