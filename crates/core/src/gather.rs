@@ -58,9 +58,9 @@ impl Shard {
         mut publishes: Publishes,
         most: u32,
     ) -> Option<Publishes> {
-        let mut done = self.publish_gathered(now, from, &mut publishes);
+        let mut done = self.publish_gathered(now, from, &mut publishes, most);
         while let Some(head) = publishes.runs.get(done) {
-            if self.spent > most || self.is_settling(from) {
+            if self.done() > most || self.is_settling(from) {
                 publishes.runs.drain(..done);
                 return Some(publishes);
             }
@@ -74,12 +74,12 @@ impl Shard {
     }
 
     /// Publishes the plain runs at the front, all of them as one command; how many that are.
-    fn publish_gathered(&mut self, now: Now, from: ConnectionId, publishes: &mut Publishes) -> usize {
+    fn publish_gathered(&mut self, now: Now, from: ConnectionId, publishes: &mut Publishes, most: u32) -> usize {
         // a batch that others hold too must not change
         let Some(batch) = Arc::get_mut(&mut publishes.batch) else { return 0 };
         let Some(first) = publishes.runs.first().map(|run| run.from) else { return 0 };
         let mut gathering = std::mem::take(&mut self.gathering);
-        self.find_ways(from, batch, &publishes.runs, &mut gathering);
+        self.find_ways(from, batch, &publishes.runs, &mut gathering, most);
         let plain = self.count_plain(from, batch, &publishes.runs, &mut gathering);
         if plain > 0 {
             if gathering.groups.len() > 1 {
@@ -96,13 +96,16 @@ impl Shard {
         plain
     }
 
-    /// Resolves the routes of runs, up to the first that leads elsewhere than to one queue.
-    fn find_ways(&mut self, from: ConnectionId, batch: &Batch, runs: &[RunHead], gathering: &mut Gathering) {
+    /// Resolves the routes of runs, up to the first that leads elsewhere than to one queue, or until that was so much work.
+    fn find_ways(&mut self, from: ConnectionId, batch: &Batch, runs: &[RunHead], gathering: &mut Gathering, most: u32) {
         gathering.routes.resize(batch.routes(), None);
         for run in runs {
             let route = usize::from(batch.meta(run.from).route);
             if gathering.routes.get(route).is_none_or(Option::is_some) {
                 continue;
+            }
+            if self.done() > most {
+                return;
             }
             // what is wrong with it is told when its turn comes
             let Ok(resolved) = self.resolve(from, run.channel, batch, run.from) else { return };

@@ -29,6 +29,11 @@ use std::sync::Arc;
 /// Properties that make a message worth a look of its own.
 pub(crate) const SPECIAL: u8 = HAS_EXPIRATION | HAS_USER_ID | HAS_HEADERS | HAS_REPLY_TO;
 
+/// Steps of a walk through exchanges ([`Routed::steps`]) that are about a unit of work.
+const STEPS_PER_UNIT: u32 = 16;
+/// Octets of a content header whose decoding is.
+const HEADER_OCTETS_PER_UNIT: u32 = 256;
+
 /// How a run is to be put into queues.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Entry {
@@ -109,7 +114,7 @@ impl Shard {
         number: u16,
         run: &PublishRun,
     ) -> Result<Option<Box<Spreading>>, AmqpError> {
-        let most = self.spent.saturating_add(self.limits.slice_units);
+        let most = self.spent.saturating_add(self.units.max(1));
         let resolved = self.resolve(from, number, &run.batch, run.from)?;
         let end = run.from + run.count;
         let mut i = run.from;
@@ -227,6 +232,7 @@ impl Shard {
         let mut routed = Routed::default();
         let input = RouteInput { keys: &[key], ..RouteInput::default() };
         vhost.topology.route(id, &input, &mut self.rng, &mut routed);
+        self.spent = self.spent.saturating_add(routed.steps / STEPS_PER_UNIT);
         if routed.to_default
             && let Some(queue) = vhost.queues.get(key)
             && !routed.queues.contains(queue)
@@ -245,6 +251,8 @@ impl Shard {
 
     /// The checks that need the properties of one message.
     fn inspect(&mut self, from: ConnectionId, number: u16, run: &PublishRun, i: u32) -> Result<Inspected, AmqpError> {
+        let octets = u32::try_from(run.batch.header(i).len()).unwrap_or(u32::MAX);
+        self.spent = self.spent.saturating_add(octets / HEADER_OCTETS_PER_UNIT);
         let properties = Properties::decode(run.batch.header(i))
             .map_err(|e| AmqpError::new(ReplyCode::SyntaxError, format!("malformed content header: {e}")))?;
         let Some((user, vhost, index)) = self.who(from) else { return Ok(Inspected::default()) };
@@ -394,6 +402,7 @@ impl Shard {
             timestamp: properties.timestamp,
         };
         walk(&mut vhost.topology, &input, &mut self.rng, &mut routed);
+        self.spent = self.spent.saturating_add(routed.steps / STEPS_PER_UNIT);
         if routed.to_default {
             for key in keys {
                 if let Some(queue) = vhost.queues.get(*key)

@@ -113,6 +113,8 @@ pub struct Shard {
     /// What the command under way may still do of it, and what was done in this turn.
     pub(crate) units: u32,
     pub(crate) spent: u32,
+    /// Units done in this turn at which the slice under way ends.
+    pub(crate) enough: u32,
     /// Counts purges and settlements, to tell which came first.
     pub(crate) stamp: u64,
     pub(crate) early: Vec<EarlyConfirm>,
@@ -153,6 +155,7 @@ impl Shard {
         Self {
             number: config.number,
             units: config.limits.slice_units,
+            enough: config.limits.slice_units,
             limits: config.limits,
             rng: Rng::new(config.seed),
             access: Access::default(),
@@ -235,8 +238,9 @@ impl Shard {
     /// The same, but no more than one slice of work, and nothing while [`Self::is_settling`]: what is left stays in `commands`
     /// and is to be handed in again, in front of what this connection says next.
     pub fn handle_some(&mut self, now: Now, from: ConnectionId, commands: &mut VecDeque<Command>) {
-        let most = self.spent.saturating_add(self.limits.slice_units);
-        while self.spent <= most
+        // some of it at least
+        let most = self.enough.max(self.done());
+        while self.done() <= most
             && !self.is_settling(from)
             && let Some(command) = commands.pop_front()
         {
@@ -246,9 +250,15 @@ impl Shard {
         }
     }
 
-    /// Whether this turn has done so much that others should come to theirs: time for [`Self::poll_effects`].
+    /// Others come to their turn: what is done from now on has a slice of its own. The first slice of a turn begins by itself.
+    pub fn begin_slice(&mut self) {
+        self.enough = self.done().saturating_add(self.limits.slice_units);
+    }
+
+    /// Whether a slice of work is done: others should come to theirs, by [`Self::begin_slice`] or, at the end of a turn,
+    /// [`Self::poll_effects`].
     pub fn is_tired(&self) -> bool {
-        self.spent >= self.limits.slice_units.saturating_mul(2)
+        self.done() > self.enough
     }
 
     /// Handles a command until so much work is done in this turn; gives back what is left of it.
@@ -527,7 +537,7 @@ impl Shard {
             self.flush(now);
         }
         self.allow();
-        self.spent = 0;
+        (self.spent, self.enough) = (0, self.limits.slice_units);
         self.log.cover_cancelled();
         self.release_waiters();
         self.send_confirms();

@@ -1,7 +1,7 @@
 //! What concerns very many queues goes on in slices: others come to their turn between, and nobody can tell but by the clock.
 
 use hornpipe_testkit::{Broker, message};
-use hornpipe_types::command::{Bind, ChannelCommand, Command, Consume, PublishRun, QueueDeclare};
+use hornpipe_types::command::{Bind, ChannelCommand, Command, Consume, PublishRun, Publishes, QueueDeclare, RunHead};
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Outbox};
 use hornpipe_types::header::Properties;
 use hornpipe_types::ids::{ConnectionId, RequestId};
@@ -356,4 +356,114 @@ fn exclusive_queues_go_in_slices_and_the_close_is_answered_after_the_last() {
         }
     }
     assert_eq!(broker.queues().len(), QUEUES);
+}
+
+/// Declares a topic or headers exchange.
+fn declare_exchange(exchange: &str, kind: &str) -> Command {
+    let declare = hornpipe_types::command::ExchangeDeclare {
+        exchange: exchange.into(),
+        kind: kind.into(),
+        durable: true,
+        nowait: true,
+        ..Default::default()
+    };
+    on(ChannelCommand::ExchangeDeclare(Box::new(declare)))
+}
+
+fn bind_to(exchange: &str, queue: &str, key: &str, arguments: FieldTable) -> Command {
+    let (destination, source) = (queue.into(), exchange.into());
+    let bind = Bind { destination, source, routing_key: key.into(), nowait: true, arguments };
+    on(ChannelCommand::QueueBind(Box::new(bind)))
+}
+
+/// Messages with a key and headers each, as one read brings them.
+fn read_of(exchange: &str, messages: impl Iterator<Item = (String, Option<FieldTable>)>) -> Command {
+    let mut batch = BatchBuilder::default();
+    let mut runs = Vec::new();
+    for (from, (key, headers)) in messages.enumerate() {
+        let route = batch.push_route(exchange, &key);
+        let properties = Properties { headers, ..Properties::default() };
+        message::push(&mut batch, route, &properties, from as u64, 10);
+        runs.push(RunHead { channel: 1, from: from as u32, count: 1, mandatory: false });
+    }
+    Command::Publishes(Publishes { batch: batch.finish(), runs })
+}
+
+/// Turns that a read of 100 messages takes, all of which get into `q0`.
+fn turns_of_read(setup: Vec<Command>, exchange: &str, headers: Option<FieldTable>) -> usize {
+    let mut broker = broker();
+    broker.run(PEER, setup);
+    broker.commit_all();
+    let read = read_of(exchange, (0..100).map(|n| (format!("a.a.a.a.k{n}"), headers.clone())));
+    let (turns, told) = turns(&mut broker, PEER, vec![read]);
+    assert_eq!(confirms(&told).len(), 100);
+    assert_eq!(drain(&mut broker, "q0"), (0..100).collect::<Vec<_>>());
+    turns
+}
+
+fn table(pairs: &[(&str, i32)]) -> FieldTable {
+    FieldTable(pairs.iter().map(|(name, value)| ((*name).into(), Value::I32(*value))).collect())
+}
+
+#[test]
+fn plain_routing_is_no_work_to_speak_of() {
+    let setup = vec![declare_exchange("x", "topic"), bind_to("x", "q0", "#", FieldTable::default())];
+    let turns = turns_of_read(setup, "x", None);
+    assert!(turns < 20, "{turns} turns");
+}
+
+#[test]
+fn headers_bindings_that_are_tested_count_as_work() {
+    let mut setup = vec![declare_exchange("x", "headers"), bind_to("x", "q0", "", table(&[("n", 0)]))];
+    setup.extend((1..500).map(|n| bind_to("x", "q0", "", table(&[("n", n)]))));
+    let turns = turns_of_read(setup, "x", Some(table(&[("n", 0)])));
+    assert!(turns > 50, "{turns} turns");
+}
+
+#[test]
+fn headers_that_are_decoded_count_as_work() {
+    let setup = vec![declare_exchange("x", "headers"), bind_to("x", "q0", "", table(&[("n", 0)]))];
+    let mut headers = table(&[("n", 0)]);
+    headers.0.extend((0..500).map(|n| (name(n).as_str().into(), Value::long_str("as long as that"))));
+    let turns = turns_of_read(setup, "x", Some(headers));
+    assert!(turns > 50, "{turns} turns");
+}
+
+#[test]
+fn nodes_of_a_topic_that_are_met_count_as_work() {
+    let mut setup = vec![declare_exchange("x", "topic")];
+    setup.extend((0..16).map(|n| {
+        let words: Vec<&str> = (0..4).map(|k| if n >> k & 1 == 0 { "*" } else { "a" }).collect();
+        bind_to("x", "q0", &format!("{}.#", words.join(".")), FieldTable::default())
+    }));
+    let turns = turns_of_read(setup, "x", None);
+    assert!(turns > 20, "{turns} turns");
+}
+
+#[test]
+fn exchanges_on_the_way_count_as_work() {
+    let mut setup: Vec<Command> = (0..100).map(|n| declare_exchange(&format!("x{n}"), "fanout")).collect();
+    setup.extend((1..100).map(|n| {
+        let (destination, source) = (format!("x{n}").as_str().into(), format!("x{}", n - 1).as_str().into());
+        let (routing_key, arguments) = ("".into(), FieldTable::default());
+        on(ChannelCommand::ExchangeBind(Box::new(Bind { destination, source, routing_key, nowait: true, arguments })))
+    }));
+    setup.push(bind_to("x99", "q0", "", FieldTable::default()));
+    let turns = turns_of_read(setup, "x0", None);
+    assert!(turns > 50, "{turns} turns");
+}
+
+/// What costs more than a slice leaves others one of their own.
+#[test]
+fn others_have_a_slice_of_their_own_in_a_turn() {
+    let mut broker = broker();
+    let mut methods: VecDeque<Command> = (0..50).map(|n| ask(&name(n))).collect();
+    broker.shard.handle_some(broker.now, PEER, &mut methods);
+    assert!(broker.shard.is_tired() && !methods.is_empty());
+    broker.shard.begin_slice();
+    assert!(!broker.shard.is_tired());
+    let mut others: VecDeque<Command> = (0..50).map(|n| ask(&name(n))).collect();
+    broker.shard.handle_some(broker.now, OTHER, &mut others);
+    assert!(broker.shard.is_tired());
+    assert_eq!(others.len(), methods.len());
 }

@@ -299,7 +299,9 @@ impl Owner {
         let (mut fresh, mut since) = (true, 0);
         if let Some(unfinished) = self.goes_on_at().and_then(|at| self.unfinished.remove(at)) {
             self.go_on(now, unfinished);
+            // time and work of their own
             since = begun.us();
+            self.shard.begin_slice();
         }
         let (mut items, mut commands) = (0, 0);
         while items < ITEMS_PER_TURN && commands < COMMANDS_PER_TURN && !self.shard.is_tired() {

@@ -3,11 +3,14 @@
 use super::{BindingRef, Node, Place, Target, erlang_binary};
 use crate::topology::RouteInput;
 use bytes::Bytes;
+use hornpipe_types::Map;
 use hornpipe_types::error::AmqpError;
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::table::{FieldTable, Value};
 
 const X_MATCH: &str = "x-match";
+/// Headers of a message that are looked through one by one.
+const FEW_HEADERS: usize = 16;
 
 /// Bindings with their conditions, compiled once.
 #[derive(Debug, Default)]
@@ -46,11 +49,40 @@ impl Headers {
         self.bindings.get(pos).map(|(t, _)| t.binding)
     }
 
-    pub(crate) fn select(&self, input: &RouteInput<'_>, sink: &mut impl FnMut(Node)) {
+    /// Says how many bindings it looked at.
+    pub(crate) fn select(&self, input: &RouteInput<'_>, sink: &mut impl FnMut(Node)) -> u32 {
+        let headers = Sought::new(input.headers);
         for (target, matcher) in &self.bindings {
-            if matcher.matches(input.headers) {
+            if matcher.matches(&headers) {
                 sink(target.node);
             }
+        }
+        u32::try_from(self.bindings.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// A message's headers, to be found by name.
+#[derive(Debug)]
+enum Sought<'a> {
+    /// So few that a look at each is no detour.
+    Few(&'a [(ShortStr, Value)]),
+    /// The first of each name.
+    Many(Map<&'a str, &'a Value>),
+}
+
+impl<'a> Sought<'a> {
+    fn new(headers: Option<&'a FieldTable>) -> Self {
+        let headers = headers.map_or(&[][..], |table| &table.0);
+        if headers.len() <= FEW_HEADERS {
+            return Self::Few(headers);
+        }
+        Self::Many(headers.iter().rev().map(|(name, value)| (name.as_str(), value)).collect())
+    }
+
+    fn get(&self, name: &str) -> Option<&'a Value> {
+        match self {
+            Self::Few(headers) => headers.iter().find(|(k, _)| k == name).map(|(_, value)| value),
+            Self::Many(headers) => headers.get(name).copied(),
         }
     }
 }
@@ -125,9 +157,9 @@ impl Matcher {
         Self { any: mode.starts_with("any"), conditions }
     }
 
-    fn matches(&self, headers: Option<&FieldTable>) -> bool {
+    fn matches(&self, headers: &Sought<'_>) -> bool {
         let mut each = self.conditions.iter().map(|(key, want)| {
-            let header = headers.and_then(|h| h.get(key));
+            let header = headers.get(key);
             match want {
                 Want::Present => header.is_some(),
                 Want::Is(term) => header.is_some_and(|h| term.is(h)),
@@ -149,7 +181,7 @@ mod tests {
         Value::long_str(t)
     }
     fn matches(binding: &[(&str, Value)], headers: &[(&str, Value)]) -> bool {
-        Matcher::new(&table(binding)).matches(Some(&table(headers)))
+        Matcher::new(&table(binding)).matches(&Sought::new(Some(&table(headers))))
     }
 
     #[test]
@@ -193,8 +225,8 @@ mod tests {
         assert!(!matches(&[mode("any"), x.clone()], std::slice::from_ref(&x)));
         assert!(matches(&[mode("any-with-x"), x.clone()], &[x]));
         // a message without headers
-        assert!(Matcher::new(&FieldTable::default()).matches(None));
-        assert!(!Matcher::new(&table(&[a1])).matches(None));
+        assert!(Matcher::new(&FieldTable::default()).matches(&Sought::new(None)));
+        assert!(!Matcher::new(&table(&[a1])).matches(&Sought::new(None)));
     }
 
     #[test]
@@ -264,11 +296,15 @@ mod tests {
         ) {
             let mut with_mode = binding.clone();
             with_mode.set(X_MATCH, Value::long_str(mode));
-            prop_assert_eq!(
-                Matcher::new(&with_mode).matches(Some(&headers)),
-                naive(&with_mode, &headers, mode),
-                "{:?} {:?}", with_mode, headers
-            );
+            let mut many = headers.clone();
+            many.0.extend((0..=FEW_HEADERS).map(|n| (ShortStr::new(&format!("more{n}")), Value::Void)));
+            for headers in [headers, many] {
+                prop_assert_eq!(
+                    Matcher::new(&with_mode).matches(&Sought::new(Some(&headers))),
+                    naive(&with_mode, &headers, mode),
+                    "{:?} {:?}", with_mode, headers
+                );
+            }
         }
     }
 }

@@ -329,19 +329,20 @@ impl Router {
         }
     }
 
-    /// Gives every selected target to `sink`, some perhaps more than once.
-    pub(crate) fn select(&mut self, look: Look<'_, '_>, sink: &mut impl FnMut(Node)) {
+    /// Gives every selected target to `sink`, some perhaps more than once; says how many things it looked at beside them.
+    pub(crate) fn select(&mut self, look: Look<'_, '_>, sink: &mut impl FnMut(Node)) -> u32 {
         match self {
+            Self::Topic(r) => return r.select(look.input, sink),
+            Self::Headers(r) => return r.select(look.input, sink),
+            Self::Delayed(_, inner) => return inner.select(look, sink),
             Self::Default => {}
             Self::Direct(r) => r.select(look.input, sink),
             Self::Fanout | Self::RecentHistory(_) => fanout::all(look.outgoing, sink),
-            Self::Topic(r) => r.select(look.input, sink),
-            Self::Headers(r) => r.select(look.input, sink),
             Self::ConsistentHash(r) => r.select(look.input, sink),
             Self::ModulusHash(r) => r.select(look.input, sink),
             Self::Random | Self::LocalRandom => fanout::one(look.outgoing, look.rng, sink),
-            Self::Delayed(_, inner) => inner.select(look, sink),
         }
+        0
     }
 
     /// The history, for that kind alone or inside a delayed exchange.

@@ -272,15 +272,15 @@ impl Topic {
         }
     }
 
-    pub(crate) fn select(&mut self, input: &RouteInput<'_>, sink: &mut impl FnMut(Node)) {
-        for key in input.keys {
-            self.select_key(key, sink);
-        }
+    /// Says how many nodes it came by.
+    pub(crate) fn select(&mut self, input: &RouteInput<'_>, sink: &mut impl FnMut(Node)) -> u32 {
+        input.keys.iter().map(|key| self.select_key(key, sink)).fold(0, u32::saturating_add)
     }
 
     /// The walk where no node can be reached in two ways: it marks none, and so writes to none.
-    fn select_without_hash(&mut self, key: &str, sink: &mut impl FnMut(Node)) {
+    fn select_without_hash(&mut self, key: &str, sink: &mut impl FnMut(Node)) -> u32 {
         let Self { nodes, edges, words, now, next, .. } = self;
+        let mut nodes_met = 0u32;
         now.clear();
         now.push(ROOT);
         for word in words_of(key) {
@@ -292,20 +292,23 @@ impl Topic {
                 next.extend((star != NONE).then_some(star));
             }
             std::mem::swap(now, next);
+            nodes_met = nodes_met.saturating_add(now.len() as u32);
             if now.is_empty() {
-                return;
+                return nodes_met;
             }
         }
         for &at in now.iter() {
             nodes[at as usize].leaf.iter().for_each(|t| sink(t.node));
         }
+        nodes_met
     }
 
-    fn select_key(&mut self, key: &str, sink: &mut impl FnMut(Node)) {
+    fn select_key(&mut self, key: &str, sink: &mut impl FnMut(Node)) -> u32 {
         if self.hashes == 0 {
             return self.select_without_hash(key, sink);
         }
         let Self { nodes, edges, words, step, now, next, .. } = self;
+        let mut nodes_met = 0u32;
         now.clear();
         *step += 1;
         reach(nodes, *step, now, ROOT);
@@ -329,13 +332,15 @@ impl Topic {
                 }
             }
             std::mem::swap(now, next);
+            nodes_met = nodes_met.saturating_add(now.len() as u32);
             if now.is_empty() {
-                return;
+                return nodes_met;
             }
         }
         for &at in now.iter() {
             nodes[at as usize].leaf.iter().for_each(|t| sink(t.node));
         }
+        nodes_met
     }
 }
 

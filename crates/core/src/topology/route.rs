@@ -33,7 +33,12 @@ pub struct Routed {
     pub delayed: Vec<(ExchangeId, u64)>,
     /// Recent-history exchanges that are to keep the message: [`Topology::remember`].
     pub recent: Vec<ExchangeId>,
+    /// How far it was: about one for a binding that was tested, a node of a trie, a target that was selected; more for an exchange.
+    pub steps: u32,
 }
+
+/// Steps that an exchange counts for, whatever it selects.
+const EXCHANGE_STEPS: u32 = 3;
 
 impl Routed {
     /// Forgets everything but the allocations.
@@ -42,6 +47,7 @@ impl Routed {
         self.to_default = false;
         self.delayed.clear();
         self.recent.clear();
+        self.steps = 0;
     }
 }
 
@@ -116,10 +122,10 @@ impl Topology {
             if x.router.history().is_some() && recent_history::is_kept(input.headers) {
                 out.recent.push(id);
             }
-            let mut any = false;
+            let mut selected = 0u32;
             let found = &mut out.queues;
-            x.router.select(Look { input, outgoing: &x.outgoing, rng }, &mut |node| {
-                any = true;
+            let looked = x.router.select(Look { input, outgoing: &x.outgoing, rng }, &mut |node| {
+                selected = selected.saturating_add(1);
                 match node {
                     Node::Queue(slot) => {
                         if first(queue_marks, slot, message) {
@@ -133,7 +139,8 @@ impl Topology {
                     }
                 }
             });
-            if !any
+            out.steps = out.steps.saturating_add(EXCHANGE_STEPS).saturating_add(looked).saturating_add(selected);
+            if selected == 0
                 && let Some(&to) = x.alternate().and_then(|name| by_name.get(name))
                 && first(exchange_marks, to.0, message)
             {
