@@ -51,6 +51,8 @@ pub(crate) struct Tx {
     pub(crate) settles: Vec<(Settle, Taken)>,
     pub(crate) operations: u64,
     pub(crate) bytes: u64,
+    /// Copies that the publishes would bring to queues.
+    pub(crate) copies: u64,
 }
 
 /// A channel.

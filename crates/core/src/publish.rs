@@ -74,8 +74,8 @@ impl Shard {
             self.stats.publishers += 1;
         }
         if in_tx {
-            self.check_publish(from, number, &run)?;
-            return self.hold_publish(from, number, run);
+            let copies = self.check_publish(from, number, &run)?;
+            return self.hold_publish(from, number, run, copies);
         }
         if let Some(left) = self.publish_run(now, from, number, &run)? {
             self.spread(now, left);
@@ -83,15 +83,21 @@ impl Shard {
         Ok(())
     }
 
-    /// The checks of a publish, without doing it (in a transaction they are made at publish time, and again before it commits).
-    pub(crate) fn check_publish(&mut self, from: ConnectionId, number: u16, run: &PublishRun) -> Result<(), AmqpError> {
-        self.resolve(from, number, &run.batch, run.from)?;
+    /// The checks of a publish, without doing it (in a transaction they are made at publish time, and again before it commits). Says how
+    /// many copies it would bring to queues, where the key alone tells.
+    pub(crate) fn check_publish(
+        &mut self,
+        from: ConnectionId,
+        number: u16,
+        run: &PublishRun,
+    ) -> Result<u64, AmqpError> {
+        let resolved = self.resolve(from, number, &run.batch, run.from)?;
         for i in run.from..run.from + run.count {
             if run.batch.meta(i).flags & SPECIAL != 0 {
                 self.inspect(from, number, run, i)?;
             }
         }
-        Ok(())
+        Ok(u64::from(run.count) * resolved.queues.map_or(0, |queues| queues.len() as u64))
     }
 
     /// Publishes a run whose transaction, if any, has committed; what is left of it, which is nothing in a transaction.

@@ -467,3 +467,30 @@ fn others_have_a_slice_of_their_own_in_a_turn() {
     assert!(broker.shard.is_tired());
     assert_eq!(others.len(), methods.len());
 }
+
+#[test]
+fn a_transaction_that_makes_too_many_copies_is_refused() {
+    let refused = |effect: &ConnectionEffect| match effect {
+        ConnectionEffect::Channel(1, ChannelEffect::Close(error)) => Some(error.clone()),
+        ConnectionEffect::Close(error) => Some(error.clone()),
+        _ => None,
+    };
+    // 400 copies, those of two messages
+    let limits = || Limits { tx_operations: 20, ..Limits::default() };
+    let text = "transaction exceeds the limit of 400 messages times queues";
+    for (count, more) in [(2, false), (3, false), (2, true)] {
+        let mut broker = broker_with(limits());
+        broker.run(OTHER, vec![on(ChannelCommand::TxSelect), publish(0..count, false)]);
+        if more {
+            broker.run(PEER, vec![declare("more"), bind("more")]);
+        }
+        broker.run(OTHER, vec![on(ChannelCommand::TxCommit)]);
+        broker.commit_all();
+        let told = broker.told(OTHER);
+        let found: Vec<_> = told.iter().filter_map(refused).collect();
+        let fits = count == 2 && !more;
+        assert_eq!(found.is_empty(), fits, "{told:?}");
+        assert!(found.iter().all(|error| error.code as u16 == 506 && error.text.contains(text)), "{found:?}");
+        assert_eq!(depth(&mut broker, "q0"), Some(if fits { 2 } else { 0 }));
+    }
+}

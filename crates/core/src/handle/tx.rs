@@ -17,6 +17,9 @@ pub(crate) fn too_large((operations, bytes): (u64, u64)) -> AmqpError {
     )
 }
 
+/// Copies into queues that a transaction may make for each operation it may have: a commit is one turn however many there are.
+const COPIES_PER_OPERATION: u64 = 20;
+
 impl Shard {
     pub(crate) fn on_confirm_select(&mut self, from: ConnectionId, number: u16, nowait: bool) -> Result<(), AmqpError> {
         let incarnation = self.next_incarnation;
@@ -45,13 +48,33 @@ impl Shard {
     }
 
     /// Keeps a publish until the transaction ends.
-    pub(crate) fn hold_publish(&mut self, from: ConnectionId, number: u16, run: PublishRun) -> Result<(), AmqpError> {
+    pub(crate) fn hold_publish(
+        &mut self,
+        from: ConnectionId,
+        number: u16,
+        run: PublishRun,
+        copies: u64,
+    ) -> Result<(), AmqpError> {
         let limits = (self.limits.tx_operations, self.limits.tx_bytes);
         let Some(tx) = self.channel_mut(from, number).and_then(|c| c.tx.as_mut()) else { return Ok(()) };
         tx.operations += u64::from(run.count);
         tx.bytes += run.batch.body_bytes(run.from, run.count, 1);
+        tx.copies += copies;
         tx.publishes.push(run);
-        if tx.operations > limits.0 || tx.bytes > limits.1 { Err(too_large(limits)) } else { Ok(()) }
+        let copies = tx.copies;
+        if tx.operations > limits.0 || tx.bytes > limits.1 {
+            return Err(too_large(limits));
+        }
+        self.check_copies(copies)
+    }
+
+    fn check_copies(&self, copies: u64) -> Result<(), AmqpError> {
+        let most = self.limits.tx_operations.saturating_mul(COPIES_PER_OPERATION);
+        if copies <= most {
+            return Ok(());
+        }
+        let text = format!("transaction exceeds the limit of {most} messages times queues");
+        Err(AmqpError::new(ReplyCode::ResourceError, text))
     }
 
     /// Publishes in order, then settlements, all under one commit; commit-ok waits for the disk.
@@ -63,9 +86,12 @@ impl Shard {
         let publishes = std::mem::take(&mut tx.publishes);
         // what was allowed when it was published may not be so any more: all is looked at before any of it is done, and the
         // settlements stay where they are, so that a channel that fails gives back what they hold
+        let mut copies = 0;
         for run in &publishes {
-            self.check_publish(from, number, run)?;
+            copies += self.check_publish(from, number, run)?;
         }
+        // bindings may have come since
+        self.check_copies(copies)?;
         let before = self.log.current();
         self.tx_rejected = false;
         for run in &publishes {
