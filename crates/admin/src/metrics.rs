@@ -304,6 +304,7 @@ fn broker_metrics(f: &mut Families, node: &NodeStats, t: &BrokerStats) {
     f.gauge("unreachable_cluster_peers_count", "Peers of the cluster that can't be reached: there are none.", bare(0));
     f.prefix("hornpipe_");
     f.gauge("resident_body_bytes", "Message bodies held in memory.", bare(t.resident_bytes));
+    f.gauge("batch_bytes", "Memory of the reads that message bodies came in.", bare(t.batch_bytes));
     f.gauge("pending_ops", "Operations waiting for the store.", bare(t.pending_ops));
     f.gauge("pending_bytes", "Octets waiting for the store.", bare(t.pending_bytes));
     f.gauge("log_runs", "Runs of messages in the log.", bare(t.log_runs));

@@ -9,6 +9,7 @@ use crate::log::Left;
 use crate::publish::{Entered, Entry, RouteOutcome, rewrite};
 use crate::queue::ready::Segment;
 use crate::shard::Shard;
+use crate::thinning::Look;
 use crate::timer::TimerKey;
 use crate::topology::ExchangeId;
 use hornpipe_types::args::{QueueArgs, parse_expiration};
@@ -64,6 +65,10 @@ impl Delayed {
             self.held.insert((one.deadline, one.first), one);
         }
         self.held.insert((segment.deadline, segment.first), segment);
+    }
+    /// Looks for batches that are mostly waste, from a message on; where to go on, `None` at the end.
+    pub(crate) fn look_at(&mut self, from: Option<(u64, Seq)>, look: &mut Look<'_>) -> Option<(u64, Seq)> {
+        look.at_map(&mut self.held, from, |segment| segment)
     }
     /// Messages held.
     pub(crate) fn len(&self) -> usize {

@@ -128,6 +128,7 @@ impl Shard {
             bindings: self.vhosts.iter().filter(|v| !v.gone).map(|v| v.topology.binding_count() as u64).sum(),
             message_stats: self.totals,
             resident_bytes: self.resident,
+            batch_bytes: self.paging.batches().octets(),
             pending_ops: self.log.pending_ops(),
             work_items: self.work.len() as u64,
             pending_bytes: self.log.pending_bytes(),

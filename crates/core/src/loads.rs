@@ -174,6 +174,7 @@ impl Shard {
         let Some(first) = queue.loading.remove(&loaded.id) else { return };
         match loaded.batch {
             Ok(batch) => {
+                batch.count_in(self.paging.batches());
                 if let Some(delayed) = &mut queue.delayed {
                     let attached = delayed.attach(first, &batch);
                     queue.resident += attached;

@@ -10,8 +10,10 @@ use crate::dead_letter::{Death, Grave};
 use crate::log::Left;
 use crate::queue::{Dying, Queue};
 use crate::shard::Shard;
+use crate::thinning::Look;
 use crate::work::Work;
-use hornpipe_types::ids::{ConnectionId, QueueId, Seq};
+use hornpipe_types::gauge::BatchGauge;
+use hornpipe_types::ids::{ConnectionId, QueueId, Seq, Tag};
 use hornpipe_types::message::{Batch, Span};
 use hornpipe_types::range::SeqRange;
 use hornpipe_types::time::Now;
@@ -32,6 +34,12 @@ pub(crate) struct Paging {
     gone: usize,
     /// Channels with many deliveries that keep their bodies.
     crowded: Vec<(ConnectionId, u16)>,
+    /// What all batches keep in memory that came in or were made here.
+    batches: BatchGauge,
+    /// So much of it is worth a look for waste.
+    batches_next: u64,
+    /// Looks for it so far.
+    round: u32,
 }
 
 /// What a message takes in memory beside its body, octets, at least and about.
@@ -39,27 +47,62 @@ const BESIDE: u64 = 128;
 /// Messages after which those that came before count half.
 const CAME_MAX: u64 = 1 << 16;
 
-/// How far bodies have left memory since the alarm.
-#[derive(Debug, Default)]
+/// What is done on a walk over all that holds bodies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Memory has run out: those that are on disk leave it.
+    Forget,
+    /// Batches learn how much of them is wanted.
+    Want,
+    /// What is wanted of those that are mostly waste is copied.
+    Copy,
+}
+
+/// How far it has come.
+#[derive(Debug)]
 pub(crate) struct PageOut {
-    /// Channels whose deliveries are to be looked at.
+    pub(crate) stage: Stage,
+    pub(crate) round: u32,
+    /// Channels whose deliveries are to be looked at, and from which tag on those of the last.
     unacked: Vec<(ConnectionId, u16)>,
+    tag: Tag,
     /// Queues up to this one have been.
     after: QueueId,
-    /// The bodies of the one after it that are on disk have left.
-    begun: bool,
-    /// Up to where its other bodies have let go of those they came with: level and segment. What is consumed meanwhile moves
-    /// others past that place; they stay as they are.
-    level: usize,
-    next: Option<At>,
+    /// Where it is in the one after it: which list, and place or key there. What is consumed meanwhile moves others past that
+    /// place; they stay as they are.
+    pub(crate) list: usize,
+    pub(crate) at: Option<At>,
+    pub(crate) key: Option<(u64, Seq)>,
 }
 
 impl Paging {
     pub(crate) fn new(limit: u64) -> Self {
-        Self { room: limit, came: (0, 0, 0), holders: VecDeque::new(), gone: 0, crowded: Vec::new() }
+        Self {
+            room: limit,
+            came: (0, 0, 0),
+            holders: VecDeque::new(),
+            gone: 0,
+            crowded: Vec::new(),
+            batches: BatchGauge::default(),
+            batches_next: 0,
+            round: 0,
+        }
+    }
+    /// Counts what batches keep in memory.
+    pub(crate) fn batches(&self) -> &BatchGauge {
+        &self.batches
+    }
+    /// What they keep when it is much more than it was; else nothing.
+    pub(crate) fn batches_grew(&mut self) -> u64 {
+        let held = self.batches.octets();
+        let grew = held >= self.batches_next;
+        // where much has gone, what comes is waste sooner
+        self.batches_next = self.batches_next.min(2 * held);
+        if grew { held } else { 0 }
     }
     /// Messages came in, with so many octets of bodies.
     pub(crate) fn note(&mut self, span: &Span, bytes: u64) {
+        span.batch.count_in(&self.batches);
         let count = u64::from(span.count);
         // a batch that was taken over from a read holds more than its messages
         let held = span.batch.resident_bytes() as u64 * count / u64::from(span.batch.len().max(1));
@@ -185,66 +228,93 @@ impl Shard {
         }
     }
 
-    /// Memory is short: every body that is on disk leaves it, a slice at a time.
+    /// Memory is short: every body that is on disk leaves it, a slice at a time, and then what only waste keeps.
     pub(crate) fn page_out_all(&mut self, now: Now) {
+        self.work.retain(|work| !matches!(work, Work::PageOut(_)));
+        let out = self.page_out_from(Stage::Forget);
+        self.begin_work(now, Work::PageOut(Box::new(out)));
+    }
+
+    /// A walk that begins with a stage.
+    pub(crate) fn page_out_from(&mut self, stage: Stage) -> PageOut {
+        if stage == Stage::Want {
+            // a batch that was never looked at has 0
+            self.paging.round = self.paging.round.wrapping_add(1).max(1);
+        }
         // the longest lists come first
         let mut unacked = Vec::new();
         for (id, connection) in &self.connections {
             unacked.extend(connection.channels.keys().map(|number| (*id, *number)));
         }
-        self.work.retain(|work| !matches!(work, Work::PageOut(_)));
-        self.begin_work(now, Work::PageOut(Box::new(PageOut { unacked, ..PageOut::default() })));
+        let round = self.paging.round;
+        PageOut { stage, round, unacked, tag: 0, after: QueueId::default(), list: 0, at: None, key: None }
     }
 
     /// Goes on with it as far as the allowance reaches; whether it is done.
     pub(crate) fn page_out_some(&mut self, out: &mut PageOut) -> bool {
-        while self.memory_alarm {
-            if self.units == 0 {
+        loop {
+            let over = out.stage == Stage::Forget && !self.memory_alarm;
+            if self.units == 0 && !over {
                 return false;
             }
-            if let Some((id, number)) = out.unacked.last().copied() {
-                let most = self.units;
-                let (walked, done) = self.drop_unacked(id, number, most as usize);
-                self.spend(1 + walked as u32);
-                if done {
+            if !over && let Some((id, number)) = out.unacked.last().copied() {
+                if self.page_out_channel(id, number, out) {
                     out.unacked.pop();
+                    out.tag = 0;
                 }
                 continue;
             }
-            let Some(id) = self.queue_order.after(out.after).next() else { return true };
-            if self.page_out_queue(id, out) {
-                *out = PageOut { after: id, ..PageOut::default() };
+            let queue = self.queue_order.after(out.after).next();
+            if !over && let Some(id) = queue {
+                let done = if out.stage == Stage::Forget {
+                    self.forget_queue(id);
+                    true
+                } else {
+                    self.look_at_queue(id, out)
+                };
+                if done {
+                    (out.after, out.list) = (id, 0);
+                }
+                continue;
             }
+            let next = match out.stage {
+                Stage::Forget => Stage::Want,
+                Stage::Want => Stage::Copy,
+                Stage::Copy => {
+                    self.paging.batches_next = 2 * self.paging.batches.octets();
+                    return true;
+                }
+            };
+            *out = self.page_out_from(next);
         }
-        true
     }
 
-    /// Goes on with a queue; whether that is done with.
-    fn page_out_queue(&mut self, id: QueueId, out: &mut PageOut) -> bool {
-        let Some(queue) = self.queues.get_mut(&id) else {
-            self.spend(1);
-            return true;
-        };
-        let mut units = self.units;
-        // what is left of a long queue leaves when it is served
-        if !std::mem::replace(&mut out.begun, true) && !queue.logged.is_empty() {
+    /// Goes on with a channel's deliveries; whether that is done with.
+    fn page_out_channel(&mut self, id: ConnectionId, number: u16, out: &mut PageOut) -> bool {
+        if out.stage == Stage::Forget {
+            let (walked, done) = self.drop_unacked(id, number, self.units as usize);
+            self.spend(1 + walked as u32);
+            return done;
+        }
+        let mut look = Look::new(out.round, out.stage == Stage::Copy, self.units, &self.paging.batches);
+        look.spend(1);
+        let channel = self.connections.get_mut(&id).and_then(|c| c.channels.get_mut(&number));
+        let next = channel.and_then(|channel| channel.unacked.look_at(out.tag, &mut look));
+        out.tag = next.unwrap_or(0);
+        self.units = look.units();
+        next.is_none()
+    }
+
+    /// Bodies of a queue that are on disk leave memory; what is left of a long one does when it is served.
+    fn forget_queue(&mut self, id: QueueId) {
+        self.spend(1);
+        if let Some(queue) = self.queues.get_mut(&id).filter(|q| !q.logged.is_empty()) {
             let most = self.limits.slice_units as usize;
             let looked: usize = queue.levels.iter().map(|level| level.len().min(most)).sum();
-            units = units.saturating_sub(u32::try_from(looked).unwrap_or(u32::MAX));
             let freed = queue.page_out(0, most);
             self.resident -= freed.min(self.resident);
+            self.spend(u32::try_from(looked).unwrap_or(u32::MAX));
         }
-        // what stays, transient messages mostly, must not keep all that came in the same reads
-        while let Some(level) = queue.levels.get_mut(out.level) {
-            out.next = level.keep_apart(out.next, &mut units);
-            if out.next.is_some() {
-                self.units = 0;
-                return false;
-            }
-            out.level += 1;
-        }
-        self.units = units.saturating_sub(1);
-        true
     }
 
     /// Looks after channels with many deliveries that keep their bodies, some of these at a time.

@@ -74,7 +74,7 @@ pub(crate) enum Work {
     Release(QueueId),
     /// Policies of a vhost changed, which queues up to `after` know.
     Policies { vhost: usize, after: QueueId },
-    /// Memory has run out: bodies leave it.
+    /// Bodies leave memory, and what keeps more of it than them.
     PageOut(Box<PageOut>),
     /// Messages are put into many queues.
     Spread(Box<Spreading>),

@@ -200,3 +200,66 @@ fn deliveries_with_gaps_go_back_in_slices() {
         assert!(turns >= COUNT / 2 / SLICE - 1, "{turns} turns");
     }
 }
+
+/// Publishes messages of 16 octets, ids from `first` on, of the priorities that `priority` says.
+fn publish_small(broker: &mut Broker, queue: &str, first: u64, count: u64, priority: impl Fn(u64) -> u8) {
+    let mut b = BatchBuilder::default();
+    let route = b.push_route("", queue);
+    for id in first..first + count {
+        let properties = Properties { priority: Some(priority(id)), ..Properties::default() };
+        message::push(&mut b, route, &properties, id, 8);
+    }
+    let batch = b.finish();
+    // each has another priority than the one before, which makes it a run
+    let publish = |from| {
+        let run = PublishRun { batch: Arc::clone(&batch), from, count: 1, mandatory: false };
+        Command::Channel(1, ChannelCommand::Publish(run))
+    };
+    broker.run(PEER, (0..count as u32).map(publish).collect());
+}
+
+/// The ids that are left in a queue, in its order.
+fn drain(broker: &mut Broker, queue: &str) -> Vec<u64> {
+    let get = || Command::Channel(1, ChannelCommand::Get { queue: queue.into(), no_ack: true });
+    let waiting = broker.queue(queue).expect("it was declared").messages_ready;
+    broker.told(PEER);
+    broker.run(PEER, (0..waiting).map(|_| get()).collect());
+    let told = broker.told(PEER);
+    let got = told.iter().map(|effect| match effect {
+        ConnectionEffect::Channel(1, ChannelEffect::GetOk { span, .. }) => message::id_of(&span.batch, span.from),
+        other => panic!("{other:?}"),
+    });
+    got.collect()
+}
+
+/// Of each read that comes in a few messages stay behind all others: they are bounded by number, and so is what they keep.
+#[test]
+fn a_queue_of_priorities_under_churn_does_not_keep_every_read() {
+    const LENGTH: u64 = 2000;
+    const READ: u64 = 500;
+    const READS: u64 = 400;
+    let budget = 200_000;
+    for durable_too in [false, true] {
+        let limits = Limits { resident_bytes: budget, slice_units: 256, ..Limits::default() };
+        let mut broker = Broker::new(limits, 1);
+        broker.open(PEER, 1, false);
+        let arguments = [("x-max-priority", Value::I32(255)), ("x-max-length", Value::I32(LENGTH as i32))];
+        declare(&mut broker, "p", &arguments);
+        if durable_too {
+            declare(&mut broker, "other", &[]);
+        }
+        // one in a hundred is of a priority that stays
+        let priority = |id: u64| if id % 100 == 0 { (id / 100 % 50) as u8 } else { 200 };
+        let mut most = 0;
+        for n in 0..READS {
+            publish_small(&mut broker, "p", n * READ, READ, priority);
+            let totals = broker.totals();
+            most = most.max(totals.batch_bytes);
+        }
+        let left = broker.queue("p").expect("it was declared").messages_ready;
+        assert_eq!(left, LENGTH);
+        assert!(most < 5 * budget, "{most} octets for {LENGTH} messages");
+        let ids = drain(&mut broker, "p");
+        assert_eq!(ids.len() as u64, LENGTH);
+    }
+}

@@ -10,6 +10,7 @@ pub mod copy;
 pub mod definition;
 pub mod effect;
 pub mod error;
+pub mod gauge;
 pub mod header;
 pub mod ids;
 pub mod limits;

@@ -4,8 +4,10 @@
 //! the wire, so that a delivery is a copy of bytes plus patched channel numbers. One reference count serves all of them.
 
 use crate::copy::put_octets;
+use crate::gauge::{BatchGauge, Counted};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 /// `delivery-mode` is 2.
 pub const PERSISTENT: u8 = 1;
@@ -95,6 +97,15 @@ pub struct Batch {
     held: usize,
     routes: Vec<RouteMeta>,
     messages: Vec<MessageMeta>,
+    counted: OnceLock<Counted>,
+    wanted: Wanted,
+}
+
+/// How much of a batch its holders want, as far as a round of looking at them has come.
+#[derive(Debug, Default)]
+struct Wanted {
+    round: AtomicU32,
+    octets: AtomicU32,
 }
 
 impl Batch {
@@ -128,6 +139,24 @@ impl Batch {
     /// Octets this batch keeps in memory, roughly.
     pub fn resident_bytes(&self) -> usize {
         self.held + self.messages.len() * size_of::<MessageMeta>() + self.routes.len() * size_of::<RouteMeta>() + 96
+    }
+    /// Counts what it keeps in memory in a gauge, if none has it yet.
+    pub fn count_in(&self, gauge: &BatchGauge) {
+        self.counted.get_or_init(|| gauge.count(self.resident_bytes() as u64));
+    }
+    /// Somebody who is looked at in a round wants these messages of it.
+    pub fn want(&self, round: u32, from: u32, count: u32, step: u32) {
+        let octets: u64 = (0..count).map(|k| u64::from(self.meta(from + k * step).len)).sum();
+        let octets = octets + u64::from(count) * (size_of::<MessageMeta>() + size_of::<RouteMeta>()) as u64;
+        // what those before had is forgotten: only one at a time looks
+        let before = if self.wanted.round.swap(round, Relaxed) == round { self.wanted.octets.load(Relaxed) } else { 0 };
+        self.wanted.octets.store(u32::try_from(u64::from(before) + octets).unwrap_or(u32::MAX), Relaxed);
+    }
+    /// Whether copies of all that was wanted in a round, one for each who did, would take less than half of its memory. Not where
+    /// nothing was: those who hold it came later.
+    pub fn is_waste(&self, round: u32) -> bool {
+        self.wanted.round.load(Relaxed) == round
+            && (self.wanted.octets.load(Relaxed) as usize) < self.resident_bytes() / 2
     }
     /// What is known of message `i`. Panics when `i` is out of range, as all accessors here do: indexes come from spans
     /// that were checked when they were made.
@@ -258,15 +287,6 @@ impl Span {
         let (from, step) = (self.from, self.step);
         (0..self.count).map(move |k| from + k * step)
     }
-    /// The same messages in a batch of their own, when they are less than half of this one, which could go then.
-    pub fn apart(&self) -> Option<Arc<Batch>> {
-        if self.count >= self.batch.len() / 2 {
-            return None;
-        }
-        let mut builder = BatchBuilder::with_capacity(self.body_bytes() as usize + 64 * self.count as usize);
-        builder.append(self);
-        Some(builder.finish())
-    }
     /// Whether these are the very messages of another span, not only alike.
     pub fn is_same(&self, other: &Self) -> bool {
         self.key() == other.key()
@@ -279,6 +299,30 @@ impl Span {
     pub fn body_bytes(&self) -> u64 {
         self.batch.body_bytes(self.from, self.count, self.step)
     }
+}
+
+/// Octets of messages that are copied together.
+const TOGETHER: usize = 16 << 10;
+
+/// Copies messages out of the batches they came in, neighbours into one as far as that stays small. Where each span lies then:
+/// its batch and the index of its first message there; the others follow at once.
+pub fn copy_apart(spans: &[Span]) -> Vec<(Arc<Batch>, u32)> {
+    let mut places = Vec::with_capacity(spans.len());
+    let mut rest = spans;
+    while !rest.is_empty() {
+        let mut builder = BatchBuilder::default();
+        let mut begins = Vec::new();
+        while let Some((span, behind)) = rest.split_first()
+            && (builder.is_empty() || builder.size() < TOGETHER)
+        {
+            begins.push(builder.len());
+            builder.append(span);
+            rest = behind;
+        }
+        let batch = builder.finish();
+        places.extend(begins.into_iter().map(|from| (Arc::clone(&batch), from)));
+    }
+    places
 }
 
 /// Marks offsets that count from the front of a buffer outside the builder.
@@ -511,7 +555,7 @@ impl BatchBuilder {
         if (self.routes.capacity() - self.routes.len()) * size_of::<RouteMeta>() > MUCH {
             self.routes.shrink_to_fit();
         }
-        Arc::new(Batch { bytes, held, routes: self.routes, messages: self.messages })
+        Arc::new(Batch { bytes, held, routes: self.routes, messages: self.messages, ..Batch::default() })
     }
 }
 

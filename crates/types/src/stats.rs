@@ -167,6 +167,8 @@ pub struct BrokerStats {
     pub size_sum: u64,
     /// Resident body octets.
     pub resident_bytes: u64,
+    /// Octets in memory of the batches that bodies came in, whoever holds them.
+    pub batch_bytes: u64,
     /// Operations waiting for the store.
     pub pending_ops: u64,
     pub pending_bytes: u64,
@@ -227,6 +229,7 @@ impl BrokerStats {
             size_buckets,
             size_sum: _,
             resident_bytes: _,
+            batch_bytes: _,
             pending_ops: _,
             pending_bytes: _,
             log_runs: _,
@@ -239,7 +242,7 @@ impl BrokerStats {
         } = more;
         add_fields!(self, more: connections channels consumers queues exchanges bindings messages_ready
             messages_unacknowledged publishers connections_opened connections_closed channels_opened channels_closed
-            queues_declared queues_created queues_deleted size_sum resident_bytes pending_ops pending_bytes
+            queues_declared queues_created queues_deleted size_sum resident_bytes batch_bytes pending_ops pending_bytes
             log_runs work_items groups_committed damaged_queues unreadable_messages);
         self.message_stats.add(message_stats);
         self.size_buckets.iter_mut().zip(size_buckets).for_each(|(sum, count)| *sum += count);

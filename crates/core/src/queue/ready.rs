@@ -1,6 +1,7 @@
 //! Messages waiting in a queue, as segments: consecutive seqs whose bodies lie in one batch, or on disk.
 
 use crate::chunked::{At, Chunked};
+use crate::thinning::Look;
 use hornpipe_types::ids::Seq;
 use hornpipe_types::message::{Batch, Span};
 use std::sync::Arc;
@@ -130,9 +131,6 @@ pub(crate) struct Ready {
 
 /// Segments without bodies that may stand between those at the head that have one.
 const HEAD_GAPS: usize = 64;
-/// What a batch of its own costs, units of work, and octets whose copying costs one more.
-const APART_UNITS: u32 = 3;
-const APART_OCTETS: u64 = 1024;
 
 impl Ready {
     pub(crate) fn new(by_return: bool) -> Self {
@@ -272,23 +270,27 @@ impl Ready {
         (resident, correction)
     }
 
-    /// Lets go of batches of which these segments are the smaller part, from `from` on, or from the head, for so many units of
-    /// work. Takes those off that it needs; where to go on, `None` at the end.
-    pub(crate) fn keep_apart(&mut self, from: Option<At>, units: &mut u32) -> Option<At> {
+    /// Looks at segments from `from` on, or from the head, for batches that are mostly waste; where to go on, `None` at the end.
+    pub(crate) fn look_at(&mut self, from: Option<At>, look: &mut Look<'_>) -> Option<At> {
+        if self.tally.resident == 0 {
+            return None;
+        }
         let mut at = from.unwrap_or_else(|| self.segments.start());
-        while let Some(segment) = self.segments.get_mut(at) {
-            if *units == 0 {
-                return Some(at);
+        let (mut found, mut next) = (Vec::new(), None);
+        while let Some(segment) = self.segments.get(at) {
+            if look.units() == 0 {
+                next = Some(at);
+                break;
             }
-            let mut cost = 1;
-            if let Some(apart) = segment.span().and_then(|span| span.apart()) {
-                cost += APART_UNITS + (segment.bytes / APART_OCTETS) as u32;
-                (segment.batch, segment.from) = (Some(apart), 0);
-            }
-            *units = units.saturating_sub(cost);
+            found.extend(look.at_segment(segment).map(|span| (at, span)));
             at = self.segments.next(at);
         }
-        None
+        look.copy(found, |at, batch, from| {
+            if let Some(segment) = self.segments.get_mut(at) {
+                (segment.batch, segment.from) = (Some(batch), from);
+            }
+        });
+        next
     }
 
     /// Drops the bodies of segments that are in the log (`logged`, all seqs below `stored`), from the tail towards the
