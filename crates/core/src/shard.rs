@@ -543,7 +543,7 @@ impl Shard {
         self.send_confirms();
         self.page_out_others();
         self.thin_out_channels();
-        self.thin_out_batches(now);
+        self.thin_out_batches();
         self.poll_operations(now);
         for id in self.dirty_connections.drain(..) {
             if let Some(connection) = self.connections.get_mut(&id) {

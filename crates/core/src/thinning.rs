@@ -15,7 +15,6 @@ use crate::work::Work;
 use hornpipe_types::gauge::BatchGauge;
 use hornpipe_types::ids::{QueueId, Seq};
 use hornpipe_types::message::{Batch, Span, copy_apart};
-use hornpipe_types::time::Now;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -104,12 +103,13 @@ impl<'a> Look<'a> {
 
 impl Shard {
     /// When batches keep far more than bodies in memory, looks for those that are mostly waste.
-    pub(crate) fn thin_out_batches(&mut self, now: Now) {
+    pub(crate) fn thin_out_batches(&mut self) {
         // what is on its way from a read to a socket or the disk is in batches, too
         let usual = self.limits.resident_bytes.saturating_add(self.resident.saturating_mul(2));
         if self.paging.batches_grew() > usual && !self.work.iter().any(|w| matches!(w, Work::PageOut(_))) {
             let out = self.page_out_from(Stage::Want);
-            self.begin_work(now, Work::PageOut(Box::new(out)));
+            // in its turn: what is left of this one belongs to those who wait
+            self.work.push_back(Work::PageOut(Box::new(out)));
         }
     }
 

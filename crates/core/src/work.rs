@@ -195,7 +195,16 @@ impl Shard {
                 return;
             }
             let Some(work) = self.work.pop_front() else { return };
+            let aside = matches!(work, Work::PageOut(_)) && !self.memory_alarm;
+            let units = self.units;
+            if aside {
+                // beside the others: what trims a queue must keep up with those who fill it
+                self.units = least;
+            }
             self.go_on_with(now, work);
+            if aside {
+                self.units = units;
+            }
         }
     }
 
