@@ -297,10 +297,10 @@ impl Shard {
             return done;
         }
         let mut look = Look::new(out.round, out.stage == Stage::Copy, self.units, &self.paging.batches);
-        look.spend(1);
         let channel = self.connections.get_mut(&id).and_then(|c| c.channels.get_mut(&number));
         let next = channel.and_then(|channel| channel.unacked.look_at(out.tag, &mut look));
         out.tag = next.unwrap_or(0);
+        look.spend(1);
         self.units = look.units();
         next.is_none()
     }

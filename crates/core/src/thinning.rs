@@ -121,7 +121,6 @@ impl Shard {
         };
         let (levels, gauge) = (queue.levels.len(), self.paging.batches());
         let mut look = Look::new(out.round, out.stage == Stage::Copy, self.units, gauge);
-        look.spend(1 + (levels / 16) as u32);
         while out.list < levels + 2 {
             if let Some(level) = queue.levels.get_mut(out.list) {
                 out.at = level.look_at(out.at, &mut look);
@@ -136,6 +135,8 @@ impl Shard {
             }
             out.list += 1;
         }
+        // at the end: however little a slice may do, it comes further
+        look.spend(1 + (levels / 16) as u32);
         self.units = look.units();
         true
     }

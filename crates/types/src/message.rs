@@ -313,7 +313,9 @@ pub fn copy_apart(spans: &[Span]) -> Vec<(Arc<Batch>, u32)> {
         let mut builder = BatchBuilder::default();
         let mut begins = Vec::new();
         while let Some((span, behind)) = rest.split_first()
-            && (builder.is_empty() || builder.size() < TOGETHER)
+            // each may bring a route of its own
+            && (builder.is_empty()
+                || builder.size() < TOGETHER && builder.len().saturating_add(span.count) < u32::from(u16::MAX))
         {
             begins.push(builder.len());
             builder.append(span);
