@@ -2,11 +2,11 @@
 
 use crate::chunked::{At, Chunked};
 use crate::thinning::Look;
+use hornpipe_types::Set;
 use hornpipe_types::ids::{QueueId, Seq, Tag};
 use hornpipe_types::message::{Batch, Span};
 use hornpipe_types::range::SeqRange;
 use hornpipe_types::time::Instant;
-use hornpipe_types::Set;
 use std::sync::Arc;
 
 /// Consecutive deliveries of one queue to one consumer (or one basic.get).
