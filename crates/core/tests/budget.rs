@@ -261,7 +261,7 @@ fn a_queue_of_priorities_under_churn_does_not_keep_every_read() {
     // nowhere else than in memory
     declare_as(&mut broker, "p", false, &arguments);
     // the highest are dropped first: one in a hundred stays
-    let priority = |id: u64| if id % 100 == 0 { (id / 100 % 50) as u8 } else { 200 };
+    let priority = |id: u64| if id.is_multiple_of(100) { (id / 100 % 50) as u8 } else { 200 };
     let mut most = 0;
     for n in 0..READS {
         publish_small(&mut broker, "p", n * READ, READ, priority);
