@@ -14,7 +14,6 @@ use crate::publish::{Entered, Entry, priority_of};
 use crate::shard::Shard;
 use crate::work::Work;
 use hornpipe_types::command::PublishRun;
-use hornpipe_types::error::AmqpError;
 use hornpipe_types::ids::{ConnectionId, QueueId};
 use hornpipe_types::message::Span;
 use hornpipe_types::time::Now;
@@ -92,12 +91,6 @@ impl Shard {
         pieces
     }
 
-    /// Whether the publishes of a channel are part of a transaction: then they are done as one.
-    pub(crate) fn is_in_tx(&self, from: ConnectionId, number: u16) -> bool {
-        let channel = self.connections.get(&from).and_then(|connection| connection.channels.get(&number));
-        channel.is_some_and(|channel| channel.tx.is_some())
-    }
-
     /// Goes on with a run some other time.
     pub(crate) fn spread(&mut self, now: Now, left: Box<Spreading>) {
         self.begin_work(now, Work::Spread(left));
@@ -134,22 +127,6 @@ impl Shard {
                     return true;
                 }
             }
-        }
-    }
-
-    /// An error of a method closes the channel, or the connection.
-    pub(crate) fn fail_method(
-        &mut self,
-        now: Now,
-        (from, number): (ConnectionId, u16),
-        error: AmqpError,
-        (class, method): (u16, u16),
-    ) {
-        use hornpipe_types::error::Scope;
-        let error = error.in_method(class, method);
-        match error.scope() {
-            Scope::Channel => self.fail_channel(now, from, number, error),
-            Scope::Connection => self.fail_connection(now, from, error),
         }
     }
 

@@ -7,7 +7,7 @@ use crate::work::{Ending, Work};
 use hornpipe_types::Map;
 use hornpipe_types::command::OpenConnection;
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect};
-use hornpipe_types::error::AmqpError;
+use hornpipe_types::error::{AmqpError, Scope};
 use hornpipe_types::ids::ConnectionId;
 use hornpipe_types::time::Now;
 use std::collections::{BTreeSet, VecDeque};
@@ -99,6 +99,21 @@ impl Shard {
     pub(crate) fn fail_connection(&mut self, now: Now, id: ConnectionId, error: AmqpError) {
         self.release_connection(now, id);
         self.tell_settled(id, ConnectionEffect::Close(error));
+    }
+
+    /// An error of a method closes the channel, or the connection.
+    pub(crate) fn fail_method(
+        &mut self,
+        now: Now,
+        (from, number): (ConnectionId, u16),
+        error: AmqpError,
+        (class, method): (u16, u16),
+    ) {
+        let error = error.in_method(class, method);
+        match error.scope() {
+            Scope::Channel => self.fail_channel(now, from, number, error),
+            Scope::Connection => self.fail_connection(now, from, error),
+        }
     }
 
     /// A channel error: everything is let go, then the channel is closed.

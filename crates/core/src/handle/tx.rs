@@ -77,6 +77,12 @@ impl Shard {
         Err(AmqpError::new(ReplyCode::ResourceError, text))
     }
 
+    /// Whether the publishes of a channel are part of a transaction: then they are done as one.
+    pub(crate) fn is_in_tx(&self, from: ConnectionId, number: u16) -> bool {
+        let channel = self.connections.get(&from).and_then(|connection| connection.channels.get(&number));
+        channel.is_some_and(|channel| channel.tx.is_some())
+    }
+
     /// Publishes in order, then settlements, all under one commit; commit-ok waits for the disk.
     pub(crate) fn on_tx_commit(&mut self, now: Now, from: ConnectionId, number: u16) -> Result<(), AmqpError> {
         let Some(channel) = self.channel_mut(from, number) else { return Ok(()) };
