@@ -54,6 +54,8 @@ impl Shard {
         let Some(v) = self.vhosts.get_mut(leaving.vhost) else { return true };
         // somebody else may have deleted it meanwhile, and a third declared it anew
         let Some(id) = v.topology.find(&leaving.exchange).filter(|id| v.topology.exchange(*id).leaving) else {
+            // it may still be on disk
+            leaving.commit = leaving.commit.max(Some(self.log.defined()));
             return true;
         };
         let mut changes = Changes::default();

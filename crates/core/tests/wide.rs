@@ -494,3 +494,41 @@ fn a_transaction_that_makes_too_many_copies_is_refused() {
         assert_eq!(depth(&mut broker, "q0"), Some(if fits { 2 } else { 0 }));
     }
 }
+
+#[test]
+fn who_deletes_an_exchange_that_another_is_deleting_is_answered_when_that_is_on_disk() {
+    let mut broker = broker();
+    broker.run(PEER, vec![declare_exchange("wide", "topic")]);
+    let bound = (0..QUEUES).map(|n| bind_to("wide", &name(n), "k", FieldTable::default()));
+    broker.run(PEER, bound.collect());
+    broker.commit_all();
+    let gone = || on(ChannelCommand::ExchangeDelete { exchange: "wide".into(), if_unused: false, nowait: false });
+    let is_ok =
+        |effect: &ConnectionEffect| matches!(effect, ConnectionEffect::Channel(1, ChannelEffect::ExchangeDeleteOk));
+    [PEER, OTHER].into_iter().for_each(|id| drop(broker.told(id)));
+    for id in [PEER, OTHER] {
+        broker.shard.handle_some(broker.now, id, &mut VecDeque::from([gone()]));
+    }
+    assert!(broker.shard.is_settling(PEER) && broker.shard.is_settling(OTHER));
+    // all is written but what the last turn did
+    let mut out = Outbox::default();
+    for n in 0.. {
+        assert!(n < 10_000);
+        broker.shard.poll_effects(broker.now, &mut out);
+        if !broker.shard.is_working() {
+            break;
+        }
+        if let Some(group) = broker.shard.poll_group(broker.now) {
+            broker.disk.hand_over(group);
+        }
+        if let Some(committed) = broker.disk.commit() {
+            broker.shard.handle_committed(broker.now, committed);
+        }
+    }
+    broker.shard.poll_effects(broker.now, &mut out);
+    assert!(!out.connections.iter().any(|(_, effects)| effects.iter().any(is_ok)), "{out:?}");
+    broker.commit_all();
+    for id in [PEER, OTHER] {
+        assert_eq!(broker.told(id).iter().filter(|effect| is_ok(effect)).count(), 1, "{id:?}");
+    }
+}
