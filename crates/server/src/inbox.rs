@@ -9,9 +9,12 @@ use hornpipe_types::names::ShortStr;
 use hornpipe_types::op::Committed;
 use hornpipe_types::operate::{Operation, Outcome};
 use hornpipe_types::stats::{Answer, Request};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Waker};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
 use tokio::sync::{Notify, oneshot};
 
 /// Read batches of one connection that may wait in the inbox: it reads on only while there are fewer. Two keep the owner
@@ -61,6 +64,8 @@ pub(crate) struct Inbox {
     waiting: Mutex<Waiting>,
     closed: AtomicBool,
     wake: Notify,
+    /// What a thread outside the runtime wakes the owner by.
+    bell: OnceLock<OwnedFd>,
 }
 
 /// What waits for the owner.
@@ -80,6 +85,28 @@ impl Inbox {
     /// Adds an item; wakes the owner when it was the first that matters.
     pub(crate) fn push(&self, item: Item) {
         self.add(item, 0);
+    }
+
+    /// The same from a thread that is not the runtime's. It rings a bell that the runtime waits for as it does for sockets: woken
+    /// in its own way, the runtime wakes a second thread to look for more, before the first does what it was woken for.
+    pub(crate) fn push_from_outside(&self, item: Item) {
+        if self.is_to_be_told(item, 0) && !self.ring() {
+            self.wake();
+        }
+    }
+
+    fn ring(&self) -> bool {
+        self.bell.get().is_some_and(|bell| rustix::io::write(bell, &[0]).is_ok())
+    }
+
+    /// A bell to be waited for by the owner beside [`Self::wait`]; one that is never rung where there can't be one.
+    pub(crate) fn hang_bell(&self) -> Bell {
+        let hung = || {
+            let (rope, bell) = pipe::pipe().ok()?;
+            self.bell.set(rope.into_nonblocking_fd().ok()?).ok()?;
+            Some(bell)
+        };
+        Bell(hung())
     }
 
     /// Adds an item that can wait for company: the owner is woken by the next one that can't, or when many have gathered. Waking
@@ -105,18 +132,23 @@ impl Inbox {
     }
 
     fn add(&self, item: Item, quiet: usize) {
-        {
-            let mut waiting = lock(&self.waiting);
-            if self.closed.load(Ordering::Relaxed) {
-                return;
-            }
-            waiting.items.push(item);
-            if waiting.told || waiting.items.len() <= quiet {
-                return;
-            }
-            waiting.told = true;
+        if self.is_to_be_told(item, quiet) {
+            self.wake();
         }
-        self.wake.notify_one();
+    }
+
+    /// Adds an item; whether the owner must be woken for it now.
+    fn is_to_be_told(&self, item: Item, quiet: usize) -> bool {
+        let mut waiting = lock(&self.waiting);
+        if self.closed.load(Ordering::Relaxed) {
+            return false;
+        }
+        waiting.items.push(item);
+        if waiting.told || waiting.items.len() <= quiet {
+            return false;
+        }
+        waiting.told = true;
+        true
     }
 
     /// The owner has ended: what waits and what comes later is dropped, so that nobody waits for its answer.
@@ -137,6 +169,22 @@ impl Inbox {
     /// Waits until an item that matters was pushed since the last take (may also return early).
     pub(crate) async fn wait(&self) {
         self.wake.notified().await;
+    }
+}
+
+/// Rung by [`Inbox::push_from_outside`].
+#[derive(Debug)]
+pub(crate) struct Bell(Option<pipe::Receiver>);
+
+impl Bell {
+    /// Waits until it was rung since the last time (may also return early).
+    pub(crate) async fn rung(&mut self) {
+        let Some(bell) = &mut self.0 else { return std::future::pending().await };
+        // It is rung once between two takes at most.
+        if !matches!(bell.read(&mut [0; 16]).await, Ok(1..)) {
+            // What can't be heard can't be rung either: then the owner is woken as by others.
+            self.0 = None;
+        }
     }
 }
 
@@ -364,6 +412,33 @@ mod tests {
         assert!(is_woken(&inbox));
         inbox.close();
         assert!(inbox.push_unless_told(Item::Gone(ConnectionId(5))).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_thread_outside_rings_once_between_two_takes_and_wakes_where_no_bell_is_heard() {
+        let inbox = Inbox::default();
+        let push = || std::thread::scope(|s| drop(s.spawn(|| inbox.push_from_outside(Item::Gone(ConnectionId(1))))));
+        let mut items = Vec::new();
+        push();
+        assert!(is_woken(&inbox), "no bell yet");
+        inbox.take(&mut items);
+
+        let mut bell = inbox.hang_bell();
+        for _ in 0..3 {
+            push();
+            push();
+            bell.rung().await;
+            assert!(!is_woken(&inbox));
+            let once_more = std::pin::pin!(bell.rung());
+            assert!(once_more.poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            items.clear();
+            inbox.take(&mut items);
+            assert_eq!(items.len(), 2);
+        }
+
+        drop(bell);
+        push();
+        assert!(is_woken(&inbox), "nobody hears the bell");
     }
 
     #[tokio::test]

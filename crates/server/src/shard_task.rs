@@ -222,6 +222,7 @@ impl Owner {
         let owner = Arc::new(Mutex::new(self));
         // Started once only, so it is empty.
         let _ = home.desk.0.set(Arc::downgrade(&owner));
+        let mut bell = home.inbox.hang_bell();
         let mut sleep = pin!(tokio::time::sleep(Duration::from_secs(86_400)));
         loop {
             let armed = {
@@ -248,6 +249,7 @@ impl Owner {
             tokio::select! {
                 biased;
                 () = home.inbox.wait() => {}
+                () = bell.rung() => {}
                 () = sleep.as_mut(), if armed => lock(&owner).armed = None,
             }
         }

@@ -189,7 +189,7 @@ impl Keeper {
 
     fn rest(&self) {
         std::thread::sleep(REST);
-        self.home.inbox.push(Item::Committed(Vec::new()));
+        self.home.inbox.push_from_outside(Item::Committed(Vec::new()));
     }
 
     /// Writes a group and reports it; whether to go on.
@@ -203,7 +203,7 @@ impl Keeper {
         });
         self.shared.room.give_back(std::mem::take(&mut self.granted));
         let Some(committed) = written else { return false };
-        self.home.inbox.push(Item::Committed(committed));
+        self.home.inbox.push_from_outside(Item::Committed(committed));
         true
     }
 
@@ -380,7 +380,7 @@ impl ReaderThread {
                 let loads = next_loads(asked, &mut joins);
                 let answers = catch_unwind(AssertUnwindSafe(|| read_all(&reader, &loads)));
                 match answers {
-                    Ok(answers) => home.inbox.push(Item::Loaded(answers)),
+                    Ok(answers) => home.inbox.push_from_outside(Item::Loaded(answers)),
                     Err(_) => return shared.fatal("the store's reader panicked"),
                 }
             }

@@ -19,6 +19,7 @@
 mod ahead;
 mod ballast;
 mod body;
+mod crew;
 mod definition;
 mod disk;
 pub mod error;

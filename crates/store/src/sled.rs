@@ -9,6 +9,7 @@
 //! - its file never shrinks: now and then all that is live is copied to a fresh database, a *generation*, and the old one
 //!   is removed when its last reader has let go.
 
+use crate::crew::Crew;
 use crate::disk::{FolderLock, Mark, Pointer, create_dir, io_error, read_at, remove_dir, sync_dir};
 use crate::error::StoreError;
 use crate::medium::{Batch, Entry, Medium, Rest, View, Visit};
@@ -174,6 +175,9 @@ pub(crate) struct SledMedium {
     next: Option<(Generation, Option<PathBuf>)>,
     active: Option<(u64, File)>,
     mark: Mark,
+    crew: Crew,
+    /// Messages went to body files since the map was changed last.
+    wrote_bodies: bool,
     /// What was met and accepted.
     accepted: Accepted,
 }
@@ -274,7 +278,18 @@ impl SledMedium {
         let current = Arc::new(current);
         let handles = Mutex::default();
         let shared = Arc::new(Shared { current: RwLock::new(current.clone()), bodies, handles, _lock: lock });
-        Ok(Self { shared, dir: dir.to_owned(), cache_bytes, current, next: None, active: None, mark, accepted })
+        Ok(Self {
+            shared,
+            dir: dir.to_owned(),
+            cache_bytes,
+            current,
+            next: None,
+            active: None,
+            mark,
+            crew: Crew::new(),
+            wrote_bodies: false,
+            accepted,
+        })
     }
 
     /// What opening met and accepted; once.
@@ -416,6 +431,7 @@ impl Shared {
 
 impl Medium for SledMedium {
     fn apply(&mut self, batch: Batch) -> Result<(), StoreError> {
+        self.crew.write(std::mem::take(&mut self.wrote_bodies));
         self.current.apply(&batch)
     }
     fn sync(&mut self) -> Result<(), StoreError> {
@@ -442,6 +458,7 @@ impl Medium for SledMedium {
         sync_dir(&self.shared.bodies)
     }
     fn write_file(&mut self, file: u64, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        self.wrote_bodies = true;
         self.active(file)?.write_all_at(bytes, offset).map_err(io_error("cannot write", &self.shared.path(file)))
     }
     fn sync_file(&mut self, file: u64) -> Result<(), StoreError> {
@@ -507,6 +524,7 @@ impl Medium for SledMedium {
         Ok(())
     }
     fn apply_copy(&mut self, batch: Batch) -> Result<(), StoreError> {
+        self.crew.write(true);
         let (next, _) = self.next.as_ref().ok_or_else(no_copy)?;
         next.apply(&batch)?;
         next.sync()

@@ -450,7 +450,8 @@ impl Store {
                 }
                 done.push(p.committed);
             }
-            if s.is_mark_due() {
+            // Only the first one need be on disk before anybody is told; later ones can wait for [`Self::tend`].
+            if s.marked_lsn == 0 && s.is_mark_due() {
                 s.mark(false)?;
             }
             Ok(done)

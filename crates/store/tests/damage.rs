@@ -514,7 +514,8 @@ fn a_torn_end_is_cut_off_and_what_follows_works() {
             (0..9000)
                 .map(|q| hornpipe_types::op::StoreOp::DropQueue(hornpipe_types::ids::QueueId(1000 + q * 999_999_999))),
         );
-        let result = store.commit(&group(2, ops)).and_then(|_| store.sync().map(|_| ()));
+        // The mark is renewed behind the report.
+        let result = store.commit(&group(2, ops)).and_then(|_| store.sync()).and_then(|_| store.tend());
         let error = result.expect_err("the fault is reported");
         assert!(matches!(error, StoreError::Fatal(_)), "{call:?} {fault:?}: {error}");
         // Sticky: nothing is accepted any more, and nothing is confirmed.
