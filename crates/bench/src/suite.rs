@@ -163,12 +163,13 @@ pub(crate) fn run_against(target: &Target, case: Option<Case>, flags: &Flags) ->
             let plan = Plan::new(case, flags)?;
             let mut outcome = Outcome::default();
             // First, while nothing else writes to the disk.
-            let alone = alone::store(plan.body, plan.rate.unwrap_or(1000.0), &mut outcome)?;
+            let alone = alone::writes(plan.body, plan.rate.unwrap_or(1000.0), &mut outcome)?;
             let figures = load::run(target, &plan)?;
             let confirm = figures.get("confirm p50, ms");
             outcome.0.extend(figures.0);
             if let Some(confirm) = confirm {
-                outcome.add("confirm p50 above store alone, ms", confirm - alone);
+                outcome.add("confirm p50 above sled alone, ms", confirm - alone.sled);
+                outcome.add("confirm p50 above store alone, ms", confirm - alone.store);
             }
             Ok(outcome)
         }
