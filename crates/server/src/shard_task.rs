@@ -568,6 +568,11 @@ impl Owner {
 mod tests {
     use super::*;
     use crate::{Broker, ServerConfig, Storage};
+    use hornpipe_types::command::{OpenConnection, QueueDeclare};
+    use hornpipe_types::effect::{ChannelEffect, ConnectionEffect};
+    use hornpipe_types::limits::Limits;
+    use hornpipe_types::stats::Request;
+    use std::task::{Context, Waker};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
     use tokio::sync::mpsc;
@@ -587,6 +592,95 @@ mod tests {
             assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
         }
         stream.write_all(&[method(tune_ok), method(open)].concat()).await.unwrap();
+    }
+
+    fn on(command: ChannelCommand) -> Command {
+        Command::Channel(1, command)
+    }
+
+    /// Declares queues of these names; each counts as much as a quarter of a slice.
+    fn ask(names: Vec<String>) -> Vec<Command> {
+        let declare = |queue: String| QueueDeclare { queue: queue.as_str().into(), ..QueueDeclare::default() };
+        names.into_iter().map(|queue| on(ChannelCommand::QueueDeclare(Box::new(declare(queue))))).collect()
+    }
+
+    /// The queues a connection was told about since it was looked at last.
+    fn told(link: &Link) -> Vec<String> {
+        let mut effects = Vec::new();
+        link.take(&Context::from_waker(Waker::noop()), &mut effects);
+        let name = |effect| match effect {
+            ConnectionEffect::Channel(1, ChannelEffect::QueueDeclareOk { queue, .. }) => Some(queue.to_string()),
+            ConnectionEffect::Opened | ConnectionEffect::Channel(1, ChannelEffect::OpenOk) => None,
+            other => panic!("{other:?}"),
+        };
+        effects.into_iter().filter_map(name).collect()
+    }
+
+    fn names(of: char, range: std::ops::Range<usize>) -> Vec<String> {
+        range.map(|n| format!("{of}{n}")).collect()
+    }
+
+    /// What a read brought beyond a slice goes on in later turns, in its order and before what its connection said since; the others
+    /// come to their turns between.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_slice_cut_goes_on_in_order_while_others_are_served() {
+        let limits = Limits { slice_units: 32, ..Limits::default() };
+        let config = ServerConfig { storage: Storage::Memory, limits, ..ServerConfig::local(std::env::temp_dir()) };
+        let handle = Broker::new(config).start().await.unwrap();
+        let home = handle.shared.homes.first();
+        // answered by the task, so it is there
+        home.ask(Request::Totals).await.unwrap();
+        let owner = home.desk.0.get().and_then(Weak::upgrade).unwrap();
+        // it takes no turns of its own while this is held
+        let mut owner = lock(&owner);
+        let links = [1001, 1002, 1003].map(|id| (ConnectionId(id), Arc::new(Link::default())));
+        let say = |who: usize, commands: Vec<Command>| {
+            links[who].1.spend();
+            home.inbox.push(Item::Commands(links[who].0, commands));
+        };
+        for (who, (id, link)) in links.iter().enumerate() {
+            home.inbox.push(Item::Connected(*id, link.clone()));
+            let open = OpenConnection::without_socket("peer", "guest", "/");
+            say(who, vec![Command::Open(Box::new(open)), on(ChannelCommand::Open)]);
+        }
+        while let Next::Turn = owner.step() {}
+        links.iter().for_each(|(_, link)| assert!(told(link).is_empty()));
+
+        let (long, other, short) = (0, 1, 2);
+        say(long, ask(names('a', 0..60)));
+        say(other, ask(names('c', 0..60)));
+        say(long, ask(names('a', 60..62)));
+        say(short, ask(names('b', 0..1)));
+        say(long, ask(names('a', 62..63)));
+        home.inbox.push(Item::Gone(links[other].0));
+        let mut all: [Vec<String>; 3] = Default::default();
+        for turn in 1.. {
+            let next = owner.step();
+            let now = links.each_ref().map(|(_, link)| told(link));
+            // what goes on has a slice, and so have all others
+            assert!(now.iter().map(Vec::len).sum::<usize>() <= 10, "{now:?} in one turn");
+            if turn == 1 {
+                assert!(!now[long].is_empty() && now[other].is_empty() && now[short].is_empty(), "{now:?}");
+            }
+            let has_begun = [long, other].map(|who| !all[who].is_empty() || !now[who].is_empty());
+            if !now[short].is_empty() {
+                assert!(all[long].len() < 60 && all[other].len() < 60 && has_begun == [true; 2], "{all:?}");
+            }
+            all.iter_mut().zip(now).for_each(|(all, now)| all.extend(now));
+            // they take turns
+            assert!(all[long].len().abs_diff(all[other].len()) <= 10 || all[long].len() >= 60, "{all:?}");
+            if let Next::Rest(_) = next {
+                break;
+            }
+        }
+        assert_eq!((&all[long], &all[short]), (&names('a', 0..63), &names('b', 0..1)));
+        // who is gone is told the last no more, but what it said is done
+        assert!(!all[other].is_empty() && names('c', 0..60).starts_with(&all[other]), "{all:?}");
+        assert!(!owner.links.contains_key(&links[other].0));
+        let passive = |queue: &str| QueueDeclare { queue: queue.into(), passive: true, ..QueueDeclare::default() };
+        say(short, vec![on(ChannelCommand::QueueDeclare(Box::new(passive("c59"))))]);
+        while let Next::Turn = owner.step() {}
+        assert_eq!(told(&links[short].1), ["c59"]);
     }
 
     #[tokio::test(flavor = "multi_thread")]
