@@ -376,3 +376,26 @@ pub(crate) fn fill(target: &Target, count: u64, body: usize) -> Result<()> {
     }
     admin.close()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Flags;
+
+    /// Two connections take from one queue; between them they have the messages of two publishers.
+    #[test]
+    fn a_message_that_came_in_place_of_another_is_seen_beside_others_at_the_queue() {
+        let flags = Flags { queues: Some(1), publishers: Some(2), consumers: Some(2), ..Flags::default() };
+        let plan = Plan::new(None, &flags).expect("sound");
+        let published =
+            Published { count: 10, finished: 0, confirms: Histogram::default(), numbers: 2 * (1 + 2 + 3 + 4) };
+        let consumed = |numbers| Consumed { numbers, ..Consumed::default() };
+        assert!(each_once(&plan, &published, &consumed(20)).is_ok());
+        // the last but one twice, the last not at all
+        let error = each_once(&plan, &published, &consumed(19)).expect_err("seen").to_string();
+        assert!(error.contains("sum up to 19 instead of 20"), "{error}");
+        // alone at the queue a consumer knows what is due
+        let alone = Plan::new(None, &Flags { consumers: Some(1), ..flags }).expect("sound");
+        assert!(each_once(&alone, &published, &consumed(0)).is_ok());
+    }
+}

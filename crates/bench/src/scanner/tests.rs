@@ -11,6 +11,9 @@ struct Delivery {
     key: String,
     header: Vec<u8>,
     frames: Vec<Vec<u8>>,
+    redelivered: bool,
+    /// Added to the delivery tag.
+    skips: u64,
 }
 
 impl Delivery {
@@ -25,14 +28,22 @@ impl Delivery {
         let (exchange, key) = split(&method[6..method.len() - 1]).expect("two short strings");
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
         let (exchange, key) = (text(exchange), text(key));
-        Self { consumer: "c0".to_owned(), exchange, key, header: payloads.remove(0), frames: payloads }
+        Self {
+            consumer: "c0".to_owned(),
+            exchange,
+            key,
+            header: payloads.remove(0),
+            frames: payloads,
+            redelivered: false,
+            skips: 0,
+        }
     }
 
     fn write(&self, tag: u64, out: &mut Out) {
         out.method(1, wire::BASIC_DELIVER, |args| {
             args.short(&self.consumer);
-            args.u64(tag);
-            args.u8(0);
+            args.u64(tag + self.skips);
+            args.u8(u8::from(self.redelivered));
             args.short(&self.exchange);
             args.short(&self.key);
         });
@@ -171,6 +182,52 @@ fn a_frame_that_is_left_out_is_seen() {
     let plan = Plan::new(Some(Case::B), &Flags { body: Some(300_000), ..Flags::default() }).expect("sound");
     let change = |delivery: &mut Delivery| _ = delivery.frames.pop();
     assert!(scanned(&plan, 3, Some((1, &change))).is_err());
+}
+
+#[test]
+fn a_delivery_out_of_turn_or_marked_redelivered_is_seen_wherever_it_comes() {
+    let plan = Plan::new(Some(Case::A), &Flags::default()).expect("sound");
+    let error =
+        |change: &dyn Fn(&mut Delivery)| scanned(&plan, 210, Some((205, change))).expect_err("seen").to_string();
+    assert_eq!(error(&|delivery| delivery.skips = 1), "delivery tag 207 after 205");
+    assert_eq!(error(&|delivery| delivery.redelivered = true), "delivery 206 is marked redelivered");
+}
+
+/// Of another size than all, or of the other size where there are two.
+#[test]
+fn a_body_of_another_size_is_seen() {
+    let cut = |delivery: &mut Delivery, by: usize| {
+        let size = be64(&delivery.header, 4) - by as u64;
+        delivery.header[4..12].copy_from_slice(&size.to_be_bytes());
+        let last = delivery.frames.last_mut().expect("a body");
+        last.truncate(last.len() - by);
+    };
+    // wherever it comes
+    let plan = Plan::new(Some(Case::A), &Flags::default()).expect("sound");
+    assert!(scanned(&plan, 210, Some((205, &|delivery| cut(delivery, 1)))).is_err());
+    let mut told = 0;
+    for plan in plans().into_iter().filter(|plan| plan.body > 8) {
+        seen(&plan, &|delivery| cut(delivery, 1), "were published");
+        let [large, small] = [plan.size(0).max(plan.size(1)), plan.size(0).min(plan.size(1))];
+        if large > small {
+            let mut deliveries = publishes(&plan, 8);
+            let size = |delivery: &Delivery| be64(&delivery.header, 4) as usize;
+            // not every queue gets both
+            let Some(at) = deliveries.iter().position(|delivery| size(delivery) == large) else { continue };
+            cut(&mut deliveries[at], large - small);
+            // in a read of its own each is compared
+            let mut scanner = Scanner::new(&plan, 0);
+            let scanned = deliveries.iter().zip(1..).try_for_each(|(delivery, tag)| {
+                let mut out = Out::default();
+                delivery.write(tag, &mut out);
+                scanner.scan(&out.0, nanos()).map(|_| ())
+            });
+            let error = scanned.expect_err("seen").to_string();
+            assert!(error.contains(&format!("body of {small} bytes where {large} were published")), "{error}");
+            told += 1;
+        }
+    }
+    assert!(told > 0);
 }
 
 #[test]
