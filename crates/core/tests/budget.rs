@@ -1,7 +1,9 @@
 //! The budget for bodies in memory, whatever queues there are and were.
 
 use hornpipe_testkit::{Broker, message};
-use hornpipe_types::command::{Bind, ChannelCommand, Command, Consume, PublishRun, QueueDeclare, Settle};
+use hornpipe_types::command::{
+    Bind, ChannelCommand, Command, Consume, ExchangeDeclare, PublishRun, QueueDeclare, Settle,
+};
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Outbox};
 use hornpipe_types::header::Properties;
 use hornpipe_types::ids::{ConnectionId, RequestId};
@@ -302,6 +304,18 @@ fn deliveries_that_stay_do_not_keep_every_read() {
     assert_eq!(drain(&mut broker, "q"), (0..READS).map(|n| n * READ).collect::<Vec<_>>());
 }
 
+/// Publishes a read to a queue that keeps one message of it.
+fn publish_rest(broker: &mut Broker) -> Arc<hornpipe_types::message::Batch> {
+    declare_as(broker, "rest", false, &[("x-max-length", Value::I32(1))]);
+    let mut b = BatchBuilder::default();
+    let route = b.push_route("", "rest");
+    (0..2000).for_each(|id| message::push(&mut b, route, &Properties::default(), id, 100));
+    let read = b.finish();
+    let run = PublishRun { batch: Arc::clone(&read), from: 0, count: 2000, mandatory: false };
+    say(broker, ChannelCommand::Publish(run));
+    read
+}
+
 /// What many queues have of a read is not copied for each of them where that is more than the read.
 #[test]
 fn a_read_that_many_queues_share_stays_shared() {
@@ -325,10 +339,63 @@ fn a_read_that_many_queues_share_stays_shared() {
         }
         let run = PublishRun { batch: Arc::clone(&read), from: 0, count: 64, mandatory: false };
         say(&mut broker, ChannelCommand::Publish(run));
+        // another read of which little is left, so that batches are looked at
+        let waste = publish_rest(&mut broker);
+        assert_eq!(Arc::strong_count(&waste), 1, "its one message was copied");
         let holders = Arc::strong_count(&read) - 1;
         assert_eq!(holders, if stays { queues } else { 0 });
         for n in 0..queues {
             assert_eq!(drain(&mut broker, &format!("q{n}")), [62, 63]);
         }
     }
+}
+
+/// Of each read a few messages are held by a delayed exchange, and the others go at once.
+#[test]
+fn delayed_messages_do_not_keep_every_read() {
+    let mut broker = small_broker(SMALL);
+    let mut arguments = FieldTable::default();
+    arguments.set("x-delayed-type", Value::long_str("fanout"));
+    let exchange = ExchangeDeclare {
+        exchange: "later".into(),
+        kind: "x-delayed-message".into(),
+        nowait: true,
+        arguments,
+        ..ExchangeDeclare::default()
+    };
+    say(&mut broker, ChannelCommand::ExchangeDeclare(Box::new(exchange)));
+    declare_as(&mut broker, "late", false, &[]);
+    declare_as(&mut broker, "now", false, &[("x-max-length", Value::I32(1))]);
+    let bind = Bind {
+        destination: "late".into(),
+        source: "later".into(),
+        routing_key: "".into(),
+        nowait: true,
+        arguments: FieldTable::default(),
+    };
+    say(&mut broker, ChannelCommand::QueueBind(Box::new(bind)));
+    let mut headers = FieldTable::default();
+    headers.set("x-delay", Value::I32(3_600_000));
+    let mut most = 0;
+    for n in 0..READS {
+        let mut b = BatchBuilder::default();
+        let (later, now) = (b.push_route("later", ""), b.push_route("", "now"));
+        for id in n * READ..(n + 1) * READ {
+            let held = id % 100 == 7;
+            let properties = Properties { headers: held.then(|| headers.clone()), ..Properties::default() };
+            message::push(&mut b, if held { later } else { now }, &properties, id, 8);
+        }
+        let batch = b.finish();
+        let publish = |from| {
+            let run = PublishRun { batch: Arc::clone(&batch), from, count: 1, mandatory: false };
+            Command::Channel(1, ChannelCommand::Publish(run))
+        };
+        let commands = (0..READ as u32).map(publish).collect();
+        drop(batch);
+        broker.run(PEER, commands);
+        most = most.max(broker.totals().batch_bytes);
+    }
+    assert!(most < 5 * SMALL, "{most} octets for {} messages", READS * READ / 100);
+    broker.advance(3_600_000);
+    assert_eq!(drain(&mut broker, "late"), (0..READS * READ).filter(|id| id % 100 == 7).collect::<Vec<_>>());
 }
