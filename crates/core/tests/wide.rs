@@ -1,15 +1,19 @@
 //! What concerns very many queues goes on in slices: others come to their turn between, and nobody can tell but by the clock.
 
 use hornpipe_testkit::{Broker, message};
-use hornpipe_types::command::{Bind, ChannelCommand, Command, Consume, PublishRun, Publishes, QueueDeclare, RunHead};
+use hornpipe_types::command::{
+    Bind, ChannelCommand, Command, Consume, PublishRun, Publishes, QueueDeclare, RunHead, Settle,
+};
+use hornpipe_types::definition::DefinitionKey;
 use hornpipe_types::effect::{ChannelEffect, ConnectionEffect, Outbox};
 use hornpipe_types::header::Properties;
 use hornpipe_types::ids::{ConnectionId, RequestId};
 use hornpipe_types::limits::Limits;
 use hornpipe_types::message::BatchBuilder;
+use hornpipe_types::op::StoreOp;
 use hornpipe_types::operate::Operation;
 use hornpipe_types::table::{FieldTable, Value};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 const PEER: ConnectionId = ConnectionId(1);
 const OTHER: ConnectionId = ConnectionId(2);
@@ -64,8 +68,16 @@ fn delete(queue: &str) -> Command {
 
 /// Messages of one run, all persistent or, `special`, every second one with an expiration.
 fn publish(ids: std::ops::Range<u64>, special: bool) -> Command {
+    publish_as("amq.fanout", ids, special)
+}
+
+fn publish_to(exchange: &str, ids: std::ops::Range<u64>) -> Command {
+    publish_as(exchange, ids, false)
+}
+
+fn publish_as(exchange: &str, ids: std::ops::Range<u64>, special: bool) -> Command {
     let mut batch = BatchBuilder::default();
-    let route = batch.push_route("amq.fanout", "");
+    let route = batch.push_route(exchange, "");
     let count = (ids.end - ids.start) as u32;
     for id in ids {
         let expiration = (special && id % 2 == 0).then(|| "10000000".into());
@@ -242,6 +254,37 @@ fn a_queue_that_goes_before_its_turn_gets_nothing_nor_does_its_successor() {
     assert_eq!(depth(&mut broker, &name(QUEUES - 3)), Some(2));
 }
 
+/// What died in it is on its way to where the dead go, so it is there still, though nobody sees it.
+#[test]
+fn a_queue_that_is_a_grave_when_its_turn_comes_gets_nothing() {
+    let mut broker = broker();
+    let mut arguments = FieldTable::default();
+    arguments.set("x-dead-letter-exchange", Value::long_str(""));
+    arguments.set("x-dead-letter-routing-key", Value::long_str("dead"));
+    broker.run(PEER, vec![declare("dead"), declare_with("late", false, arguments), bind("late")]);
+    let late = broker.queue("late").expect("declared").id;
+    let consume = Consume { queue: "late".into(), ..Consume::default() };
+    broker.run(OTHER, vec![on(ChannelCommand::Consume(Box::new(consume)))]);
+    turns(&mut broker, PEER, vec![publish(0..50, false)]);
+    turn(&mut broker, PEER, &mut VecDeque::from([publish(50..52, false)]));
+    assert!(broker.shard.is_settling(PEER));
+    // each is a slice
+    let how = Settle::Nack { requeue: false };
+    let reject = on(ChannelCommand::Settle { how, tag: 0, count: 1, multiple: true });
+    turn(&mut broker, OTHER, &mut VecDeque::from([reject]));
+    turn(&mut broker, OWNER, &mut VecDeque::from([delete("late")]));
+    assert!(broker.shard.is_settling(PEER), "its turn has not come");
+    // whatever is on disk for it would be dead-lettered after a crash
+    while broker.shard.is_working() {
+        turn(&mut broker, OWNER, &mut VecDeque::new());
+        assert!(broker.disk.messages(late).iter().all(|(batch, i)| message::id_of(batch, *i) < 50));
+    }
+    broker.commit_all();
+    assert_eq!(broker.disk.messages(late).len(), 0);
+    assert_eq!(drain(&mut broker, "dead"), (0..50).collect::<Vec<_>>());
+    assert_eq!(broker.totals().messages_ready, 52 * QUEUES as u64);
+}
+
 /// What is published is published, whatever becomes of the connection.
 #[test]
 fn a_publish_is_finished_for_a_publisher_that_is_gone() {
@@ -293,52 +336,85 @@ fn methods_count_as_work() {
     assert!((1..=97).contains(&said.len()), "{} of 100 are left", said.len());
 }
 
-#[test]
-fn an_exchange_with_many_bindings_goes_in_slices_and_is_gone_when_it_is_told() {
+/// Deletes an exchange with so many bindings twice at once and declares it anew behind the first; in each round those who speak do so
+/// in this order.
+fn delete_twice(bindings: usize, order: &[ConnectionId]) {
     // a slice fills the log, so that works take turns
     let mut broker = broker_with(Limits { pending_copies: 1, ..Limits::default() });
-    let of_wide = |queue: &str| {
-        let bind = Bind {
-            destination: queue.into(),
-            source: "wide".into(),
-            routing_key: "".into(),
-            nowait: true,
-            arguments: FieldTable::default(),
-        };
-        on(ChannelCommand::QueueBind(Box::new(bind)))
-    };
-    let exchange = || {
-        let declare = hornpipe_types::command::ExchangeDeclare {
-            exchange: "wide".into(),
-            kind: "fanout".into(),
-            durable: true,
-            nowait: true,
-            ..Default::default()
-        };
-        on(ChannelCommand::ExchangeDeclare(Box::new(declare)))
-    };
-    let gone = |nowait| on(ChannelCommand::ExchangeDelete { exchange: "wide".into(), if_unused: false, nowait });
-    broker.run(PEER, [exchange()].into_iter().chain((0..QUEUES).map(|n| of_wide(&name(n)))).collect());
+    let bind = |n: usize| bind_to("wide", &name(n), "", FieldTable::default());
+    let exchange = || declare_exchange("wide", "fanout");
+    let gone = || on(ChannelCommand::ExchangeDelete { exchange: "wide".into(), if_unused: false, nowait: false });
+    broker.run(PEER, [exchange()].into_iter().chain((0..bindings).map(bind)).collect());
     broker.commit_all();
-    let mut said = VecDeque::from([gone(false), exchange(), of_wide("q0")]);
+    let mut said = VecDeque::from([gone(), exchange(), bind(0)]);
     turn(&mut broker, PEER, &mut said);
     assert!(broker.shard.is_settling(PEER) && said.len() == 2);
     // another one who deletes it is answered, too, and does not take what the first declares anew
-    let (mut other, mut answers) = (VecDeque::from([gone(false)]), Vec::new());
+    let (mut other, mut answers) = (VecDeque::from([gone()]), Vec::new());
     for n in 0.. {
         assert!(n < 10_000);
-        let ok = |(id, effect)| {
-            matches!(effect, ConnectionEffect::Channel(1, ChannelEffect::ExchangeDeleteOk)).then_some(id)
-        };
-        answers.extend(turn(&mut broker, OTHER, &mut other).into_iter().filter_map(ok));
-        answers.extend(turn(&mut broker, PEER, &mut said).into_iter().filter_map(ok));
-        if answers.len() == 2 && said.is_empty() && !broker.shard.is_working() {
+        for &id in order {
+            let (mut nothing, mut rest) = (VecDeque::new(), [&mut said, &mut other]);
+            let said = [PEER, OTHER].iter().position(|of| *of == id).map_or(&mut nothing, |k| &mut *rest[k]);
+            let is_ok = |effect: &ConnectionEffect| {
+                matches!(effect, ConnectionEffect::Channel(1, ChannelEffect::ExchangeDeleteOk))
+            };
+            let told = turn(&mut broker, id, said);
+            answers.extend(told.into_iter().filter_map(|(id, effect)| is_ok(&effect).then_some(id)));
+        }
+        if answers.len() == 2 && said.is_empty() && other.is_empty() && !broker.shard.is_working() {
             break;
         }
     }
     answers.sort_unstable();
     assert_eq!(answers, [PEER, OTHER]);
     assert_eq!(broker.totals().exchanges, Broker::new(Limits::default(), 1).totals().exchanges + 1);
+    let told = turns(&mut broker, PEER, vec![publish_to("wide", 0..1), ask("q0"), ask("q1")]).1;
+    assert_eq!(lengths(&told), [1, 0]);
+}
+
+#[test]
+fn an_exchange_with_many_bindings_goes_in_slices_and_is_gone_when_it_is_told() {
+    // whose slice is the last, and who speaks first after it, differs
+    for bindings in (QUEUES - 48..=QUEUES).step_by(4) {
+        delete_twice(bindings, &[OTHER, PEER]);
+        delete_twice(bindings, &[PEER, OTHER]);
+        delete_twice(bindings, &[OTHER, OWNER, PEER]);
+    }
+}
+
+/// A crash between slices finds an exchange with the bindings it has left, and after the last slice there are none.
+#[test]
+fn each_binding_of_an_exchange_that_goes_in_slices_leaves_the_disk_and_the_exchange_last() {
+    let mut broker = broker();
+    let bound = (0..QUEUES).map(|n| bind_to("wide", &name(n), "k", FieldTable::default()));
+    broker.run(PEER, [declare_exchange("wide", "topic")].into_iter().chain(bound).collect());
+    broker.commit_all();
+    let gone = ChannelCommand::ExchangeDelete { exchange: "wide".into(), if_unused: false, nowait: false };
+    broker.shard.handle_some(broker.now, PEER, &mut VecDeque::from([on(gone)]));
+    let (mut out, mut groups) = (Outbox::default(), 0);
+    let (mut bindings, mut exchanges) = (BTreeSet::new(), 0);
+    for n in 0.. {
+        assert!(n < 10_000);
+        broker.shard.poll_effects(broker.now, &mut out);
+        let Some(group) = broker.shard.poll_group(broker.now) else { break };
+        groups += 1;
+        for op in &group.ops {
+            match op {
+                StoreOp::Delete(DefinitionKey::Binding { source, destination, .. }) if source == "wide" => {
+                    assert!(bindings.insert(destination.to_string()));
+                    assert_eq!(exchanges, 0, "a binding outlives its exchange");
+                }
+                StoreOp::Delete(DefinitionKey::Exchange { name, .. }) if name == "wide" => exchanges += 1,
+                _ => {}
+            }
+        }
+        broker.disk.hand_over(group);
+        let committed = broker.disk.commit().expect("handed over");
+        broker.shard.handle_committed(broker.now, committed);
+    }
+    assert!(groups > 5, "{groups} groups");
+    assert_eq!((bindings.len(), exchanges), (QUEUES, 1));
 }
 
 #[test]
