@@ -249,6 +249,9 @@ impl Driver {
 
     fn poll(&mut self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> Poll<End> {
         let mut reads = 0;
+        if self.on_front {
+            self.shared.lookout.saw();
+        }
         // One look at the clock for all of it: what is timed here is timed in seconds.
         let mut now = self.shared.clock.mono();
         loop {

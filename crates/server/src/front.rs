@@ -2,7 +2,8 @@
 //! go. Those that do more move to the workers.
 //!
 //! A client that logs in waits for each answer in turn, so there is nothing to do side by side: on several threads most of
-//! the time goes into waking each other. With one, and the owner's turns taken in place ([`Desk`](crate::shard_task::Desk)), nobody is woken.
+//! the time goes into waking each other. With one that looks a moment before it sleeps
+//! (`lookout.rs`), and the owner's turns taken in place ([`Desk`](crate::shard_task::Desk)), nobody is woken.
 
 use crate::{Shared, StartError, listener};
 use std::net::SocketAddr;
@@ -16,6 +17,10 @@ pub(crate) fn start(shared: &Arc<Shared>, listeners: Vec<(TcpListener, SocketAdd
     let failed = |error| StartError::Io("can't start the front", error);
     let workers = Handle::current();
     let runtime = Builder::new_current_thread().enable_io().enable_time().build().map_err(failed)?;
+    runtime.spawn({
+        let shared = shared.clone();
+        async move { shared.lookout.look().await }
+    });
     {
         let _inside = runtime.enter();
         for (listener, address) in listeners {

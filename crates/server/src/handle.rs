@@ -171,6 +171,7 @@ impl Inspect for Handle {
             fd_used: std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64),
             fd_total: rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(0),
             sockets_used: shared.sockets.count(),
+            front_looked_us: shared.lookout.looked_us(),
             store_db_bytes: usage.map_bytes,
             store_db_live_bytes: usage.map_live_bytes,
             store_db_renewals: usage.renewals,

@@ -22,6 +22,7 @@ mod handle;
 mod homes;
 mod inbox;
 mod listener;
+mod lookout;
 mod patience;
 mod progress;
 mod room;
@@ -80,6 +81,8 @@ pub struct ServerConfig {
     pub loopback_users: Vec<String>,
     /// Memory and disk watermarks.
     pub alarms: AlarmConfig,
+    /// How long the front looks for what logging in clients say next before it sleeps; zero = not at all.
+    pub front_look: std::time::Duration,
     /// Most sockets accepted at once; 0 = what the limit of file descriptors leaves.
     pub sockets_max: u64,
     /// Name of the node.
@@ -118,6 +121,7 @@ impl ServerConfig {
             password_hashing: auth::PasswordHashing::default(),
             loopback_users: vec!["guest".to_owned()],
             alarms: AlarmConfig::default(),
+            front_look: std::time::Duration::from_micros(100),
             sockets_max: 0,
             node_name: "hornpipe@localhost".to_owned(),
             cluster_name: "hornpipe@localhost".to_owned(),
@@ -207,6 +211,7 @@ pub(crate) struct Shared {
     pub(crate) machine: Arc<MachineConfig>,
     pub(crate) buffers: buffers::Buffers,
     pub(crate) sockets: Sockets,
+    pub(crate) lookout: lookout::Lookout,
     pub(crate) levels: Arc<alarms::Levels>,
     pub(crate) ballast_bytes: AtomicU64,
     /// The disk has no room for work that can wait.
@@ -244,6 +249,7 @@ impl Shared {
             machine: Arc::new(machine),
             buffers: buffers::Buffers::default(),
             sockets: Sockets { open: AtomicU64::new(0), max: sockets_max, none: Notify::new() },
+            lookout: lookout::Lookout::new(config.front_look),
             levels: Arc::default(),
             ballast_bytes: AtomicU64::new(0),
             no_spare_room: AtomicBool::new(false),

@@ -433,6 +433,8 @@ pub struct NodeStats {
     pub fd_used: u64,
     pub fd_total: u64,
     pub sockets_used: u64,
+    /// Microseconds the front has looked for more from clients that log in, instead of sleeping.
+    pub front_looked_us: u64,
     /// Octets of the data folder's log database and body files.
     pub store_db_bytes: u64,
     /// What the log's database holds, octets, roughly; the rest of its size is reserved and used again or given back.

@@ -11,6 +11,7 @@ pub(crate) const KEYS: &[&str] = &[
     "cluster_name",
     "rabbitmq_version",
     "worker_threads",
+    "front_look_us",
     "shards",
     "shutdown_timeout_ms",
     "log_level",

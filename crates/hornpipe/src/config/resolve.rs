@@ -164,6 +164,7 @@ pub(crate) fn resolve(raw: &RawConfig) -> Result<Resolved, Vec<ConfigError>> {
         0 => cores,
         some => some as usize,
     };
+    let front_look = Duration::from_micros(r.number("front_look_us", 100, 0..=10_000u64));
     let shards = r.number("shards", 1, 1..=64u32);
     let shutdown_timeout = r.duration("shutdown_timeout_ms", Duration::from_secs(8), 100..=60 * MINUTE_MS);
     let log_level =
@@ -292,6 +293,7 @@ pub(crate) fn resolve(raw: &RawConfig) -> Result<Resolved, Vec<ConfigError>> {
         storage,
         store,
         shards,
+        front_look,
         ballast_bytes,
         amqp,
         limits,
