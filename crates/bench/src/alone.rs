@@ -44,18 +44,21 @@ pub(crate) fn writes(body: usize, rate: f64, outcome: &mut Outcome) -> Result<Al
     Ok(alone)
 }
 
-/// So many times `write`, `interval` nanoseconds apart.
-fn measure(writes: u64, interval: Option<f64>, mut write: impl FnMut(u64) -> Result<()>) -> Result<Histogram> {
+/// So many times `write`, `interval` nanoseconds apart, which records how long it took; the first tenth is forgotten.
+fn measure(
+    writes: u64,
+    interval: Option<f64>,
+    mut write: impl FnMut(u64, &mut Histogram) -> Result<()>,
+) -> Result<Histogram> {
     sharpen_sleep();
     let mut latencies = Histogram::default();
     let start = nanos();
     for number in 1..=writes {
         let due = interval.map_or(0, |interval| start + (number as f64 * interval) as u64);
         thread::sleep(Duration::from_nanos(due.saturating_sub(nanos())));
-        let begin = nanos();
-        write(number)?;
-        if number > writes / 10 {
-            latencies.record(nanos() - begin);
+        write(number, &mut latencies)?;
+        if number == writes / 10 {
+            latencies = Histogram::default();
         }
     }
     Ok(latencies)
@@ -63,13 +66,16 @@ fn measure(writes: u64, interval: Option<f64>, mut write: impl FnMut(u64) -> Res
 
 fn sled_alone(body: usize, writes: u64, interval: Option<f64>) -> Result<Histogram> {
     let directory = tempfile::Builder::new().prefix("bench-").tempdir()?;
-    let db = sled::Config::new().path(directory.path()).flush_every_ms(None).open()?;
+    let db = sled::Config::new().path(directory.path()).flush_every_ms(None).segment_size(8 << 20).open()?;
     let file = File::options().read(true).write(true).open(directory.path().join("db"))?;
     let body: Vec<u8> = (0..body).map(crate::batch::filler).collect();
-    measure(writes, interval, |number| {
+    measure(writes, interval, |number, latencies| {
+        let begin = nanos();
         db.insert(number.to_be_bytes(), &body[..])?;
         db.flush()?;
-        Ok(file.sync_data()?)
+        file.sync_data()?;
+        latencies.record(nanos() - begin);
+        Ok(())
     })
 }
 
@@ -79,7 +85,7 @@ fn store_alone(body: usize, writes: u64, interval: Option<f64>) -> Result<Histog
     store.recover(&mut |_| {})?;
     let header = [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 2];
     let body: Vec<u8> = (0..body).map(crate::batch::filler).collect();
-    let latencies = measure(writes, interval, |number| {
+    let latencies = measure(writes, interval, |number, latencies| {
         let mut builder = BatchBuilder::default();
         let route = builder.push_route("", "queue");
         builder.push_message(&header, [&body[..]], MessageMeta { route, flags: 1, ..MessageMeta::default() }, 0);
@@ -90,8 +96,13 @@ fn store_alone(body: usize, writes: u64, interval: Option<f64>) -> Result<Histog
             span: Span::whole(builder.finish()),
             more: Vec::new(),
         };
-        store.commit(&Group { upto: CommitSeq(number), ops: vec![StoreOp::Enqueue(enqueue)], ..Group::default() })?;
+        let group = Group { upto: CommitSeq(number), ops: vec![StoreOp::Enqueue(enqueue)], ..Group::default() };
+        let begin = nanos();
+        store.commit(&group)?;
         store.sync()?;
+        latencies.record(nanos() - begin);
+        // As the broker does before the next group.
+        store.tend()?;
         Ok(())
     })?;
     store.close()?;

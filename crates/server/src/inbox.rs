@@ -74,6 +74,8 @@ struct Waiting {
     items: Vec<Item>,
     /// The owner was woken for them.
     told: bool,
+    /// How often the owner has looked.
+    takes: u64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -87,10 +89,17 @@ impl Inbox {
         self.add(item, 0);
     }
 
-    /// The same from a thread that is not the runtime's. It rings a bell that the runtime waits for as it does for sockets: woken
-    /// in its own way, the runtime wakes a second thread to look for more, before the first does what it was woken for.
-    pub(crate) fn push_from_outside(&self, item: Item) {
-        if self.is_to_be_told(item, 0) && !self.ring() {
+    /// How often the owner has looked into it.
+    pub(crate) fn takes(&self) -> u64 {
+        lock(&self.waiting).takes
+    }
+
+    /// The same from a thread that is not the runtime's. When the owner has looked into the inbox no more than once since `takes`, so
+    /// little goes on, a bell is rung that the runtime waits for as it does for sockets: woken in its own way, the runtime
+    /// wakes a second thread to look for more, before the first does what it was woken for. When much goes on, just that is
+    /// right, for the bell isn't heard before a thread has nothing else to do.
+    pub(crate) fn push_from_outside(&self, item: Item, takes: u64) {
+        if self.is_to_be_told(item, 0) && !(self.takes() <= takes + 1 && self.ring()) {
             self.wake();
         }
     }
@@ -164,6 +173,7 @@ impl Inbox {
         let mut waiting = lock(&self.waiting);
         std::mem::swap(&mut waiting.items, empty);
         waiting.told = false;
+        waiting.takes += 1;
     }
 
     /// Waits until an item that matters was pushed since the last take (may also return early).
@@ -180,8 +190,8 @@ impl Bell {
     /// Waits until it was rung since the last time (may also return early).
     pub(crate) async fn rung(&mut self) {
         let Some(bell) = &mut self.0 else { return std::future::pending().await };
-        // It is rung once between two takes at most.
-        if !matches!(bell.read(&mut [0; 16]).await, Ok(1..)) {
+        // It is rung once between two takes at most, so little has gathered when it wasn't waited for.
+        if !matches!(bell.read(&mut [0; 256]).await, Ok(1..)) {
             // What can't be heard can't be rung either: then the owner is woken as by others.
             self.0 = None;
         }
@@ -417,7 +427,11 @@ mod tests {
     #[tokio::test]
     async fn a_thread_outside_rings_once_between_two_takes_and_wakes_where_no_bell_is_heard() {
         let inbox = Inbox::default();
-        let push = || std::thread::scope(|s| drop(s.spawn(|| inbox.push_from_outside(Item::Gone(ConnectionId(1))))));
+        let push = || {
+            std::thread::scope(|s| {
+                drop(s.spawn(|| inbox.push_from_outside(Item::Gone(ConnectionId(1)), inbox.takes())))
+            })
+        };
         let mut items = Vec::new();
         push();
         assert!(is_woken(&inbox), "no bell yet");
@@ -435,6 +449,10 @@ mod tests {
             inbox.take(&mut items);
             assert_eq!(items.len(), 2);
         }
+
+        inbox.push_from_outside(Item::Gone(ConnectionId(1)), inbox.takes() - 2);
+        assert!(is_woken(&inbox), "who is busy may not hear the bell");
+        inbox.take(&mut Vec::new());
 
         drop(bell);
         push();

@@ -188,12 +188,14 @@ impl Keeper {
     }
 
     fn rest(&self) {
+        let takes = self.home.inbox.takes();
         std::thread::sleep(REST);
-        self.home.inbox.push_from_outside(Item::Committed(Vec::new()));
+        self.home.inbox.push_from_outside(Item::Committed(Vec::new()), takes);
     }
 
     /// Writes a group and reports it; whether to go on.
     fn write(&mut self, group: &Group) -> bool {
+        let takes = self.home.inbox.takes();
         let octets = octets(group);
         self.tell_writing(2 * octets);
         self.find_room(octets);
@@ -203,7 +205,7 @@ impl Keeper {
         });
         self.shared.room.give_back(std::mem::take(&mut self.granted));
         let Some(committed) = written else { return false };
-        self.home.inbox.push_from_outside(Item::Committed(committed));
+        self.home.inbox.push_from_outside(Item::Committed(committed), takes);
         true
     }
 
@@ -380,7 +382,7 @@ impl ReaderThread {
                 let loads = next_loads(asked, &mut joins);
                 let answers = catch_unwind(AssertUnwindSafe(|| read_all(&reader, &loads)));
                 match answers {
-                    Ok(answers) => home.inbox.push_from_outside(Item::Loaded(answers)),
+                    Ok(answers) => home.inbox.push(Item::Loaded(answers)),
                     Err(_) => return shared.fatal("the store's reader panicked"),
                 }
             }

@@ -58,6 +58,8 @@ impl Disk {
     /// Writes the oldest group handed over. Says whether a sync is to follow.
     pub(crate) fn write(&mut self) -> Result<bool, Violation> {
         let Some((turn, group)) = self.waiting.pop_front() else { return Ok(false) };
+        // Renews the mark behind the report of the group before, unless the power went in between.
+        self.store.tend().map_err(|e| failed("it can't be tended", &e))?;
         let before = self.medium.unsynced();
         self.store.commit(&group).map_err(|e| failed("it can't write", &e))?;
         self.written.push((turn, self.medium.unsynced() > before));

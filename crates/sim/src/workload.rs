@@ -210,7 +210,7 @@ impl Plan {
             store: StoreConfig {
                 inline_bytes_max: rng.pick(&[0, 300, 32 << 10]),
                 body_file_bytes: rng.pick(&[2 << 10, 16 << 10, 256 << 10]),
-                // the store's own clock must not decide: the mark is renewed with each sync, or never
+                // the store's own clock must not decide: the mark is renewed after each sync, or never
                 mark_every: rng.pick(&[Duration::ZERO, Duration::from_secs(1 << 30)]),
                 ..StoreConfig::default()
             },

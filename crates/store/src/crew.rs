@@ -8,7 +8,6 @@
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use std::fs;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Those of sled's threads that never end; others come and go, and what has their number later may be anybody.
@@ -21,14 +20,12 @@ const BETWEEN: u32 = 16;
 const BUSY: u32 = 16;
 
 /// The pool is the process's, whatever databases there are.
-static POOL: Mutex<Pool> = Mutex::new(Pool { threads: Vec::new(), allowed: None, at: None, groups: 0 });
-/// How many databases there are.
-static CREWS: AtomicUsize = AtomicUsize::new(0);
+static POOL: Mutex<Pool> = Mutex::new(Pool { databases: 0, threads: Vec::new(), at: None, groups: 0 });
 
 struct Pool {
+    databases: u32,
+    /// None until they were found, and again when it isn't permitted to say where they run.
     threads: Vec<Pid>,
-    /// The processors they had when they began; `None` when there is nothing to choose.
-    allowed: Option<CpuSet>,
     /// Where they are kept.
     at: Option<usize>,
     /// Small groups that were written, until there are threads or no more looks.
@@ -37,9 +34,8 @@ struct Pool {
 
 impl Pool {
     fn look(&mut self) {
-        let threads: Vec<Pid> = lasting_threads();
+        let threads = lasting_threads();
         if threads.len() as u32 == LASTING {
-            self.allowed = sched_getaffinity(Some(threads[0])).ok().filter(|set| set.count() > 1);
             self.threads = threads;
             self.groups = LOOKS * BETWEEN;
         }
@@ -53,24 +49,24 @@ impl Pool {
             }
         }
         let at = sched_getcpu();
-        if self.allowed.is_none() || self.at == Some(at) || at >= CpuSet::MAX_CPU {
+        if self.databases != 1 || self.threads.is_empty() || self.at == Some(at) || at >= CpuSet::MAX_CPU {
             return;
         }
         let mut here = CpuSet::new();
         here.set(at);
         self.at = Some(at);
         if !self.keep_on(&here) {
-            // Not permitted: never again.
             self.release();
-            self.allowed = None;
+            self.threads.clear();
         }
     }
 
+    /// Lets them run where the calling thread may, which nobody here limits.
     fn release(&mut self) {
         if self.at.take().is_some()
-            && let Some(allowed) = self.allowed
+            && let Ok(anywhere) = sched_getaffinity(None)
         {
-            self.keep_on(&allowed);
+            self.keep_on(&anywhere);
         }
     }
 
@@ -103,9 +99,9 @@ pub(crate) struct Crew {
 
 impl Crew {
     pub(crate) fn new() -> Self {
-        if CREWS.fetch_add(1, Ordering::Relaxed) > 0 {
-            pool().release();
-        }
+        let mut pool = pool();
+        pool.databases += 1;
+        pool.release();
         Self { busy: 0 }
     }
 
@@ -118,7 +114,7 @@ impl Crew {
             self.busy = BUSY;
         } else if self.busy > 0 {
             self.busy -= 1;
-        } else if CREWS.load(Ordering::Relaxed) == 1 {
+        } else {
             pool().follow();
         }
     }
@@ -126,7 +122,8 @@ impl Crew {
 
 impl Drop for Crew {
     fn drop(&mut self) {
-        CREWS.fetch_sub(1, Ordering::Relaxed);
-        pool().release();
+        let mut pool = pool();
+        pool.databases -= 1;
+        pool.release();
     }
 }
