@@ -259,6 +259,12 @@ bench-shards: build test-deps ## two vhosts under load at once, with one shard a
 bench-long: build test-deps ## long queues and bulk work: longest turns, rates against length (BENCH_LONG="--messages 1000000 purge curve", "--body 1024 memory")
 	$(RUN_PY) tests/run/long_queues.py $(BENCH_LONG)
 
+SMALL_TRAFFIC ?=
+
+.PHONY: small-traffic
+small-traffic: build test-deps ## how long small traffic waits beside one heavy client: SMALL_TRAFFIC="--seconds 3 declares bindq"
+	$(RUN_PY) tests/run/small_traffic.py $(SMALL_TRAFFIC)
+
 # ------------------------------------------------------------------ image
 
 .PHONY: docker
