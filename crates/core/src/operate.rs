@@ -151,6 +151,7 @@ impl Shard {
             O::DeleteQueue { .. } | O::PurgeQueue { .. } | O::DeleteExchange { .. } | O::Get { .. } => {
                 self.tell_outcome(id, Outcome::NotFound, self.log.defined());
             }
+            O::DeleteVhost { name } => self.begin_delete_vhost(now, id, &name),
             other => {
                 let before = self.log.current();
                 let outcome = self.change(now, user, other);

@@ -526,6 +526,18 @@ impl Topology {
         changes
     }
 
+    /// Takes so many bindings at most off a queue; whether it has none any more.
+    pub fn unbind_some(&mut self, queue: QueueId, most: usize, changes: &mut Changes) -> bool {
+        for _ in 0..most {
+            let Some(&slot) = self.by_queue.get(&queue).and_then(|q| self.queues[*q as usize].bindings.last()) else {
+                return true;
+            };
+            let doomed = self.detach(slot, changes);
+            self.delete_all(doomed.into_iter().collect(), changes);
+        }
+        !self.by_queue.contains_key(&queue)
+    }
+
     /// Takes one binding out of everything; returns its source if that is to be auto-deleted for it.
     fn detach(&mut self, slot: u32, changes: &mut Changes) -> Option<ExchangeId> {
         let b = *self.bindings.get_mut(slot as usize)?.take()?;

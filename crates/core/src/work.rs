@@ -23,7 +23,7 @@
 use crate::channel::unacked::{Taken, Unacked};
 use crate::chunked::Chunked;
 use crate::dead_letter::Reason;
-use crate::depart::Leaving;
+use crate::depart::{Abandoning, Leaving, Razing};
 use crate::log::Left;
 use crate::paging::PageOut;
 use crate::queue::ready::Segment;
@@ -80,6 +80,10 @@ pub(crate) enum Work {
     Spread(Box<Spreading>),
     /// An exchange is deleted.
     Leave(Box<Leaving>),
+    /// A queue is deleted.
+    Abandon(Box<Abandoning>),
+    /// A vhost is deleted.
+    Raze(Box<Razing>),
     /// A connection ended, and with it its exclusive queues.
     Bereave { owner: ConnectionId, queues: BTreeSet<QueueId> },
 }
@@ -91,6 +95,7 @@ impl Work {
             Self::Settle(settling) => Some(settling.from),
             Self::Spread(left) => Some(left.from),
             Self::Leave(leaving) => Some(leaving.from),
+            Self::Abandon(abandoning) => Some(abandoning.from),
             Self::Bereave { owner, .. } => Some(*owner),
             _ => None,
         }
@@ -258,11 +263,12 @@ impl Shard {
             Work::Release(id) => self.released(id),
             Work::Spread(left) => self.settled_more(left.from),
             Work::Bereave { owner, .. } => self.settled_more(owner),
+            Work::Abandon(abandoning) => self.settled_more(abandoning.from),
             Work::Leave(leaving) => {
                 self.left(&leaving);
                 self.settled_more(leaving.from);
             }
-            Work::Purged { .. } | Work::Dropped { .. } | Work::Policies { .. } | Work::PageOut(_) => {}
+            Work::Purged { .. } | Work::Dropped { .. } | Work::Policies { .. } | Work::PageOut(_) | Work::Raze(_) => {}
         }
     }
 
@@ -287,6 +293,8 @@ impl Shard {
             Work::PageOut(out) => self.page_out_some(out),
             Work::Spread(left) => self.spread_some(now, left),
             Work::Leave(leaving) => self.leave_some(leaving),
+            Work::Abandon(abandoning) => self.abandon_some(now, abandoning),
+            Work::Raze(razing) => self.raze_some(now, razing),
             Work::Bereave { queues, .. } => self.bereave_some(now, queues),
         }
     }

@@ -11,7 +11,7 @@ use hornpipe_types::ids::{ConnectionId, RequestId};
 use hornpipe_types::limits::Limits;
 use hornpipe_types::message::BatchBuilder;
 use hornpipe_types::op::StoreOp;
-use hornpipe_types::operate::Operation;
+use hornpipe_types::operate::{Operation, Outcome};
 use hornpipe_types::table::{FieldTable, Value};
 use std::collections::{BTreeSet, VecDeque};
 
@@ -247,7 +247,11 @@ fn a_queue_that_goes_before_its_turn_gets_nothing_nor_does_its_successor() {
     let mut broker = broker();
     turn(&mut broker, PEER, &mut VecDeque::from([publish(0..2, false)]));
     let (late, gone) = (name(QUEUES - 1), name(QUEUES - 2));
-    turn(&mut broker, OTHER, &mut VecDeque::from([delete(&late), delete(&gone), declare(&late), bind(&late)]));
+    let mut said = VecDeque::from([delete(&late), delete(&gone), declare(&late), bind(&late)]);
+    while !said.is_empty() {
+        turn(&mut broker, OTHER, &mut said);
+    }
+    assert!(broker.shard.is_settling(PEER));
     let (_, told) = turns(&mut broker, PEER, Vec::new());
     assert_eq!(confirms(&told), [(1, true), (2, true)]);
     assert_eq!((depth(&mut broker, &late), depth(&mut broker, &gone)), (Some(0), None));
@@ -607,4 +611,92 @@ fn who_deletes_an_exchange_that_another_is_deleting_is_answered_when_that_is_on_
     for id in [PEER, OTHER] {
         assert_eq!(broker.told(id).iter().filter(|effect| is_ok(effect)).count(), 1, "{id:?}");
     }
+}
+
+#[test]
+fn a_queue_with_many_bindings_goes_in_slices_and_is_gone_when_it_is_told() {
+    let mut broker = broker();
+    broker.run(
+        PEER,
+        (0..10 * QUEUES).map(|n| bind_to("amq.direct", "q0", &format!("k{n}"), FieldTable::default())).collect(),
+    );
+    broker.commit_all();
+    [PEER, OTHER].into_iter().for_each(|id| drop(broker.told(id)));
+    let gone = || {
+        let (queue, if_unused, if_empty) = ("q0".into(), false, false);
+        on(ChannelCommand::QueueDelete { queue, if_unused, if_empty, nowait: false })
+    };
+    broker.run(OTHER, vec![publish(0..1, false)]);
+    let mut said = VecDeque::from([gone(), declare("q0"), ask("q0")]);
+    turn(&mut broker, PEER, &mut said);
+    assert!(broker.shard.is_settling(PEER) && said.len() == 2, "it goes on in slices");
+    // until it is gone it is there, and another one may delete it, too
+    let told = turn(&mut broker, OTHER, &mut VecDeque::from([ask("q0")])).into_iter().map(|(_, effect)| effect);
+    assert_eq!(lengths(&told.collect::<Vec<_>>()), [1]);
+    let (mut other, mut answers, mut asked) = (VecDeque::from([gone()]), Vec::new(), Vec::new());
+    let mut slices = 0;
+    for n in 0.. {
+        assert!(n < 10_000);
+        for id in [OTHER, PEER] {
+            let commands = if id == PEER { &mut said } else { &mut other };
+            for (id, effect) in turn(&mut broker, id, commands) {
+                match effect {
+                    ConnectionEffect::Channel(1, ChannelEffect::QueueDeleteOk { messages }) => {
+                        answers.push((id, messages))
+                    }
+                    effect => asked.extend(lengths(&[effect])),
+                }
+            }
+        }
+        slices += usize::from(broker.shard.is_working());
+        if answers.len() == 2 && said.is_empty() && !broker.shard.is_working() && !asked.is_empty() {
+            break;
+        }
+    }
+    assert!(slices > 10, "{slices}");
+    answers.sort_unstable();
+    assert!(matches!(answers[..], [(PEER, a), (OTHER, b)] if a + b == 1), "{answers:?}");
+    // the one declared anew is another
+    assert_eq!(asked, [0]);
+    assert_eq!(depth(&mut broker, "q0"), Some(0));
+}
+
+#[test]
+fn a_queue_that_goes_only_if_it_is_empty_goes_at_once() {
+    let mut broker = broker();
+    broker.run(
+        PEER,
+        (0..10 * QUEUES).map(|n| bind_to("amq.direct", "q0", &format!("k{n}"), FieldTable::default())).collect(),
+    );
+    let gone = ChannelCommand::QueueDelete { queue: "q0".into(), if_unused: false, if_empty: true, nowait: false };
+    broker.shard.handle_some(broker.now, PEER, &mut VecDeque::from([on(gone)]));
+    assert!(!broker.shard.is_settling(PEER));
+    assert_eq!(depth(&mut broker, "q0"), None);
+}
+
+#[test]
+fn a_vhost_goes_in_slices_and_its_deletion_is_told_when_it_is_gone() {
+    let mut broker = broker();
+    let delete = Operation::DeleteVhost { name: "/".into() };
+    let mut out = Outbox::default();
+    for n in [1, 2] {
+        broker.shard.handle_operation(broker.now, RequestId(n), &"guest".into(), delete.clone());
+    }
+    for n in 0.. {
+        assert!(n < 10_000);
+        broker.shard.poll_effects(broker.now, &mut out);
+        if let Some(group) = broker.shard.poll_group(broker.now) {
+            broker.disk.hand_over(group);
+        }
+        let told = out.outcomes.len();
+        assert!(told == 0 || n > QUEUES / UNITS as usize, "told in turn {n}");
+        if told == 2 {
+            break;
+        }
+        if let Some(committed) = broker.disk.commit() {
+            broker.shard.handle_committed(broker.now, committed);
+        }
+    }
+    assert!(out.outcomes.iter().all(|(_, outcome)| matches!(outcome, Outcome::Done)), "{:?}", out.outcomes);
+    assert_eq!(broker.totals().queues, 0);
 }

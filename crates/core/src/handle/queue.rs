@@ -434,6 +434,10 @@ impl Shard {
                         return Err(AmqpError::precondition(format!("queue '{name}' in vhost '{vhost}' not empty")));
                     }
                 }
+                if !if_unused && !if_empty {
+                    self.abandon(now, (from, number), nowait, id);
+                    return Ok(());
+                }
                 self.deleting = Some((from, number));
                 let gone = self.delete_queue(now, id);
                 self.deleting = None;

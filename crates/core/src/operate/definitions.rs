@@ -6,7 +6,7 @@ use hornpipe_types::definition::{
     UserDefinition, VhostDefinition,
 };
 use hornpipe_types::error::{AmqpError, ReplyCode};
-use hornpipe_types::ids::ConnectionId;
+use hornpipe_types::ids::{ConnectionId, RequestId};
 use hornpipe_types::names::ShortStr;
 use hornpipe_types::op::StoreOp;
 use hornpipe_types::operate::{Operation, Outcome, VhostSettings};
@@ -30,7 +30,6 @@ impl Shard {
         use Operation as O;
         match operation {
             O::PutVhost { name, settings } => self.put_vhost(user, name, settings),
-            O::DeleteVhost { name } => self.delete_vhost(now, &name),
             O::PutUser { user, .. } => self.put_user(user),
             O::DeleteUser { name } => self.delete_user(now, &name),
             O::PutPermission(d) => self.put_permission(d),
@@ -80,8 +79,9 @@ impl Shard {
                 Definition::Binding(d) => self.import_binding(now, d),
                 _ => Outcome::Invalid("only queues, exchanges and bindings are imported".to_owned()),
             },
-            // these run on a channel
-            O::DeclareQueue { .. }
+            // this goes on in slices, and these run on a channel
+            O::DeleteVhost { .. }
+            | O::DeclareQueue { .. }
             | O::DeleteQueue { .. }
             | O::PurgeQueue { .. }
             | O::DeclareExchange { .. }
@@ -130,8 +130,25 @@ impl Shard {
         Outcome::Created
     }
 
-    fn delete_vhost(&mut self, now: Now, name: &ShortStr) -> Outcome {
-        let Some(index) = self.vhost_names.get(name).copied() else { return Outcome::NotFound };
+    /// Begins to delete a vhost: nobody is connected to it.
+    pub(super) fn begin_delete_vhost(&mut self, now: Now, request: RequestId, name: &ShortStr) {
+        let Some(index) = self.vhost_names.get(name).copied() else {
+            return self.tell_outcome(request, Outcome::NotFound, self.log.defined());
+        };
+        self.close_all(now, &format!("vhost '{name}' is deleted"), |c| c.vhost == index);
+        self.raze(now, request, index);
+        self.work_off_deaths(now);
+    }
+
+    /// Deletes a vhost that has lost most of its queues, unless somebody else has done so meanwhile.
+    pub(crate) fn delete_vhost_at(&mut self, now: Now, request: RequestId, index: usize) {
+        if let Some(name) = self.vhosts.get(index).filter(|v| !v.gone).map(|v| v.definition.name.clone()) {
+            self.delete_vhost(now, index, &name);
+        }
+        self.tell_outcome(request, Outcome::Done, self.log.current().max(self.log.defined()));
+    }
+
+    fn delete_vhost(&mut self, now: Now, index: usize, name: &ShortStr) {
         self.close_all(now, &format!("vhost '{name}' is deleted"), |c| c.vhost == index);
         let queues = self.vhosts.get(index).map(|v| v.queues.values().copied().collect::<Vec<_>>());
         let mut queues = queues.unwrap_or_default();
@@ -175,7 +192,6 @@ impl Shard {
             v.queues_generation += 1;
         }
         self.delete_definition(DefinitionKey::Vhost { name: name.clone() });
-        Outcome::Done
     }
 
     /// Takes permissions off the disk; the caller takes them out of the table.
