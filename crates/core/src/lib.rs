@@ -39,6 +39,7 @@ mod serve;
 mod settle;
 pub mod shard;
 mod spread;
+mod steps;
 mod thinning;
 mod timer;
 pub mod topology;

@@ -9,6 +9,7 @@ use crate::log::LogRun;
 use crate::queue::Counters;
 use crate::queue::ready::Segment;
 use crate::shard::{Shard, Vhost};
+use crate::steps::StepMap;
 use crate::topology::{Destination, QueueTraits, Topology};
 use hornpipe_types::Map;
 use hornpipe_types::args::QueueArgs;
@@ -255,7 +256,7 @@ impl Shard {
         self.vhosts.push(Vhost {
             topology: Topology::new(definition.name.clone()),
             definition,
-            queues: Map::default(),
+            queues: StepMap::default(),
             queues_generation: 0,
             connections: 0,
             gone: false,

@@ -8,6 +8,7 @@ use crate::policy::{Effective, Policies, QueueSettings};
 use crate::queue::order::Order;
 use crate::queue::{Alike, Queues};
 use crate::rng::Rng;
+use crate::steps::StepMap;
 use crate::timer::Timers;
 use crate::topology::Topology;
 use hornpipe_types::Map;
@@ -44,7 +45,7 @@ pub struct CoreConfig {
 pub(crate) struct Vhost {
     pub(crate) definition: VhostDefinition,
     pub(crate) topology: Topology,
-    pub(crate) queues: Map<ShortStr, QueueId>,
+    pub(crate) queues: StepMap<ShortStr, QueueId>,
     /// Counts changes of `queues`, for route caches.
     pub(crate) queues_generation: u64,
     pub(crate) connections: u64,

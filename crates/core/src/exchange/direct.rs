@@ -1,19 +1,28 @@
 //! direct: binding key equals routing key [spec §3.1.3.1].
 
 use super::{BindingRef, Leaf, Node, Place};
+use crate::steps::StepMap;
 use crate::topology::RouteInput;
-use hornpipe_types::Map;
 use hornpipe_types::names::ShortStr;
 
 /// Bindings by key.
 #[derive(Debug, Default)]
 pub(crate) struct Direct {
-    by_key: Map<ShortStr, Leaf>,
+    by_key: StepMap<ShortStr, Leaf>,
 }
 
 impl Direct {
     pub(crate) fn insert(&mut self, b: BindingRef<'_>) -> Place {
-        Place { leaf: 0, pos: self.by_key.entry(b.key.clone()).or_default().push(b.target) }
+        let pos = match self.by_key.get_mut(b.key.as_str()) {
+            Some(leaf) => leaf.push(b.target),
+            None => {
+                let mut leaf = Leaf::default();
+                let pos = leaf.push(b.target);
+                self.by_key.insert(b.key.clone(), leaf);
+                pos
+            }
+        };
+        Place { leaf: 0, pos }
     }
 
     pub(crate) fn remove(&mut self, b: BindingRef<'_>, place: Place) -> Option<u32> {

@@ -259,7 +259,7 @@ fn a_policy_acts_at_once_and_its_end_too() {
     }
     assert_eq!(bench.run(policy("p", "max-length", Value::I64(1))), "Created");
     assert_eq!(bench.messages("q", 5, GetMode::Requeue), [("c".to_owned(), false, 0)]);
-    let id = bench.shard.vhosts[0].queues["q"];
+    let id = *bench.shard.vhosts[0].queues.get("q").expect("it was declared");
     assert_eq!(bench.shard.queues[&id].effective.policy.as_deref(), Some("p"));
     let drop = || Operation::DeletePolicy { vhost: "/".into(), operator: false, name: "p".into() };
     assert_eq!((bench.run(drop()), bench.run(drop())), ("Done".to_owned(), "NotFound".to_owned()));
@@ -361,7 +361,7 @@ fn definitions_are_imported_without_permissions_and_leave_what_is_there() {
     let outcome = bench.run_as("admin", definition(arguments.clone()));
     assert!(matches!(outcome, Outcome::Created), "{outcome:?}");
     assert_eq!(bench.run(definition(FieldTable::default())), "Exists");
-    let id = bench.shard.vhosts[0].queues["q"];
+    let id = *bench.shard.vhosts[0].queues.get("q").expect("it was declared");
     assert_eq!(bench.shard.queues[&id].definition.arguments, arguments);
     let binding = |queue: &str| {
         let d = BindingDefinition {
