@@ -5,7 +5,7 @@
 //! The exchange or queue goes once it has no bindings any more; until then it is there, and is routed to by those it has left. A crash
 //! in between finds it so. A queue with few bindings goes at once, and so does one that goes only if nobody uses it or it is empty,
 //! for that may be otherwise a slice later. An exclusive queue whose turn has not come still has its name, and is still nobody else's. A
-//! vhost lets in who comes until its queues are gone, and then closes all it has.
+//! vhost whose name is asked for again meanwhile, by who connects or makes it anew, goes at once.
 
 use crate::shard::Shard;
 use crate::topology::{Changes, ExchangeId};
@@ -60,6 +60,11 @@ impl Shard {
         self.begin_work(now, Work::Abandon(Box::new(abandoning)));
     }
 
+    /// Whether a queue is there. Its grave has its number, and is nobody's to delete again.
+    fn is_deletable(&self, id: QueueId) -> bool {
+        self.queues.get(&id).is_some_and(|queue| !queue.is_grave())
+    }
+
     /// Takes bindings off a queue as far as the allowance reaches, and deletes it when it has none; whether it is gone.
     pub(crate) fn abandon_some(&mut self, now: Now, abandoning: &mut Abandoning) -> bool {
         let Abandoning { from, number, queue, .. } = *abandoning;
@@ -69,11 +74,10 @@ impl Shard {
             return false;
         }
         // somebody else may have deleted it meanwhile, and it may still be on disk
-        let known = self.queues.contains_key(&queue);
+        let known = self.is_deletable(queue);
         self.deleting = Some((from, number));
-        let (messages, commit) = self.delete_queue(now, queue);
+        let (messages, commit) = if known { self.delete_queue(now, queue) } else { (0, Some(self.log.defined())) };
         self.deleting = None;
-        let commit = if known { commit } else { Some(self.log.defined()) };
         let cancelled = std::mem::take(&mut self.cancelled);
         if self.channel_mut(from, number).is_none() {
             return true;
@@ -106,6 +110,18 @@ impl Shard {
         let queues = self.vhosts.get(vhost).map(|v| v.queues.values().copied().collect()).unwrap_or_default();
         self.allow();
         self.begin_work(now, Work::Raze(Box::new(Razing { request, vhost, queues })));
+    }
+
+    /// Deletes a vhost to the end if it is being deleted: somebody wants to come in, or a new one, and both come after.
+    pub(crate) fn finish_razing(&mut self, now: Now, vhost: &ShortStr) {
+        let Some(index) = self.vhost_names.get(vhost).copied() else { return };
+        while let Some(at) = self.work.iter().position(|w| matches!(w, Work::Raze(razing) if razing.vhost == index))
+            && let Some(work) = self.work.remove(at)
+        {
+            self.units = u32::MAX;
+            self.go_on_with(now, work);
+        }
+        self.units = self.units.min(self.limits.slice_units);
     }
 
     /// Deletes the queues of a vhost as far as the allowance reaches, and the vhost with the last; whether it is gone.
@@ -168,7 +184,9 @@ impl Shard {
             }
             queues.pop_first();
             self.spend(DELETE_UNITS);
-            self.delete_queue(now, id);
+            if self.is_deletable(id) {
+                self.delete_queue(now, id);
+            }
         }
         queues.is_empty()
     }

@@ -214,7 +214,7 @@ impl Shard {
     }
 
     /// Does as much of a listed work as the allowance permits.
-    fn go_on_with(&mut self, now: Now, mut work: Work) {
+    pub(crate) fn go_on_with(&mut self, now: Now, mut work: Work) {
         self.log.begin_command();
         if self.step(now, &mut work) {
             self.end_work(now, work);

@@ -11,7 +11,7 @@ use hornpipe_types::ids::{ConnectionId, RequestId};
 use hornpipe_types::limits::Limits;
 use hornpipe_types::message::BatchBuilder;
 use hornpipe_types::op::StoreOp;
-use hornpipe_types::operate::{Operation, Outcome};
+use hornpipe_types::operate::{Operation, Outcome, VhostSettings};
 use hornpipe_types::table::{FieldTable, Value};
 use std::collections::{BTreeSet, VecDeque};
 
@@ -287,6 +287,37 @@ fn a_queue_that_is_a_grave_when_its_turn_comes_gets_nothing() {
     assert_eq!(broker.disk.messages(late).len(), 0);
     assert_eq!(drain(&mut broker, "dead"), (0..50).collect::<Vec<_>>());
     assert_eq!(broker.totals().messages_ready, 52 * QUEUES as u64);
+}
+
+#[test]
+fn a_queue_that_two_delete_while_its_rejected_messages_go_on_leaves_one_grave() {
+    let mut broker = broker();
+    let mut arguments = FieldTable::default();
+    arguments.set("x-dead-letter-exchange", Value::long_str(""));
+    arguments.set("x-dead-letter-routing-key", Value::long_str("dead"));
+    broker.run(PEER, vec![declare("dead"), declare_with("late", false, arguments), bind("late")]);
+    let bind_more = |n| bind_to("amq.direct", "late", &format!("k{n}"), FieldTable::default());
+    broker.run(PEER, (0..10 * QUEUES).map(bind_more).collect());
+    let consume = Consume { queue: "late".into(), ..Consume::default() };
+    broker.run(OTHER, vec![on(ChannelCommand::Consume(Box::new(consume)))]);
+    turns(&mut broker, PEER, vec![publish(0..50, false)]);
+    let deleted = broker.totals().queues_deleted;
+    let how = Settle::Nack { requeue: false };
+    let reject = on(ChannelCommand::Settle { how, tag: 0, count: 1, multiple: true });
+    let mut said = [
+        (OTHER, VecDeque::from([reject])),
+        (PEER, VecDeque::from([delete("late")])),
+        (OWNER, VecDeque::from([delete("late")])),
+    ];
+    for _ in 0..10_000 {
+        for (id, commands) in &mut said {
+            turn(&mut broker, *id, commands);
+        }
+    }
+    broker.commit_all();
+    assert!(said.iter().all(|(_, commands)| commands.is_empty()) && !broker.shard.is_working());
+    assert_eq!(broker.totals().queues_deleted, deleted + 1);
+    assert_eq!(drain(&mut broker, "dead"), (0..50).collect::<Vec<_>>());
 }
 
 /// What is published is published, whatever becomes of the connection.
@@ -699,4 +730,28 @@ fn a_vhost_goes_in_slices_and_its_deletion_is_told_when_it_is_gone() {
     }
     assert!(out.outcomes.iter().all(|(_, outcome)| matches!(outcome, Outcome::Done)), "{:?}", out.outcomes);
     assert_eq!(broker.totals().queues, 0);
+}
+
+#[test]
+fn a_vhost_that_is_made_anew_while_it_goes_is_a_new_one() {
+    let mut broker = broker();
+    let (delete, settings) = (Operation::DeleteVhost { name: "/".into() }, VhostSettings::default());
+    let mut out = Outbox::default();
+    broker.shard.handle_operation(broker.now, RequestId(1), &"guest".into(), delete);
+    broker.shard.poll_effects(broker.now, &mut out);
+    assert!(broker.shard.is_working());
+    let put = Operation::PutVhost { name: "/".into(), settings };
+    broker.shard.handle_operation(broker.now, RequestId(2), &"guest".into(), put);
+    assert!(!broker.shard.is_working());
+    assert_eq!(broker.totals().queues, 0);
+    while out.outcomes.len() < 2 {
+        broker.shard.poll_effects(broker.now, &mut out);
+        if let Some(group) = broker.shard.poll_group(broker.now) {
+            broker.disk.hand_over(group);
+        }
+        if let Some(committed) = broker.disk.commit() {
+            broker.shard.handle_committed(broker.now, committed);
+        }
+    }
+    assert!(matches!(out.outcomes[..], [(_, Outcome::Done), (_, Outcome::Created)]), "{:?}", out.outcomes);
 }

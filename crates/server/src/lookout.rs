@@ -43,6 +43,8 @@ impl Experience {
 
     /// Something came after so long, or nothing did; whether to look on.
     fn waited(&mut self, us: u64, came: bool) -> bool {
+        // However short a look in vain was made by the limit, it was for nothing.
+        let us = if came { us } else { us.max(2 * WORTH_US) };
         self.mean = self.mean - self.mean / WEIGHT + us;
         if self.mean > WORTH_US * WEIGHT {
             self.pause = (self.pause * 2).clamp(FIRST_PAUSE, PAUSE_MAX);
@@ -100,7 +102,7 @@ impl Lookout {
         loop {
             self.call.notified().await;
             let now = self.seen.load(Ordering::Relaxed);
-            if experience.allows(now - seen) {
+            if now != seen && experience.allows(now - seen) {
                 self.looks.store(true, Ordering::Relaxed);
                 seen = self.look_on(now, &mut experience).await;
                 self.looks.store(false, Ordering::Relaxed);
@@ -158,6 +160,8 @@ mod tests {
     fn who_is_far_away_is_soon_not_looked_for() {
         let mut experience = Experience::default();
         let few = looks(&mut experience, 100_000, 100, false);
+        assert!((10..1000).contains(&few), "{few} of 100 000");
+        let few = looks(&mut Experience::default(), 100_000, 20, false);
         assert!((10..1000).contains(&few), "{few} of 100 000");
         // Those who come nearer are found again.
         assert!(looks(&mut experience, 20_000, 20, true) > 10_000);

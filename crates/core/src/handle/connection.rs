@@ -22,6 +22,7 @@ impl Shard {
             self.last_effect(id, ConnectionEffect::Close(error));
             return;
         }
+        self.finish_razing(now, &open.vhost);
         if let Err(error) = self.check_open(&open, elsewhere) {
             self.last_effect(id, ConnectionEffect::Close(error.in_method(10, 40)));
             return;

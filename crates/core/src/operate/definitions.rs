@@ -29,7 +29,10 @@ impl Shard {
     pub(super) fn change(&mut self, now: Now, user: &ShortStr, operation: Operation) -> Outcome {
         use Operation as O;
         match operation {
-            O::PutVhost { name, settings } => self.put_vhost(user, name, settings),
+            O::PutVhost { name, settings } => {
+                self.finish_razing(now, &name);
+                self.put_vhost(user, name, settings)
+            }
             O::PutUser { user, .. } => self.put_user(user),
             O::DeleteUser { name } => self.delete_user(now, &name),
             O::PutPermission(d) => self.put_permission(d),
