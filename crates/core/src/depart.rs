@@ -73,23 +73,9 @@ impl Shard {
         if !bare {
             return false;
         }
-        // somebody else may have deleted it meanwhile, and it may still be on disk
-        let known = self.is_deletable(queue);
-        self.deleting = Some((from, number));
-        let (messages, commit) = if known { self.delete_queue(now, queue) } else { (0, Some(self.log.defined())) };
-        self.deleting = None;
-        let cancelled = std::mem::take(&mut self.cancelled);
-        if self.channel_mut(from, number).is_none() {
-            return true;
-        }
-        if !abandoning.nowait {
-            let commit = commit.max(abandoning.commit);
-            self.reply(from, number, ChannelEffect::QueueDeleteOk { messages }, commit);
-        }
-        // a channel that deletes a queue it consumes from is answered first, told second: clients rely on it
-        for consumer_tag in cancelled {
-            self.reply(from, number, ChannelEffect::Cancel { consumer_tag }, None);
-        }
+        // somebody else may have deleted it meanwhile
+        let queue = Some(queue).filter(|id| self.is_deletable(*id));
+        self.delete_for(now, (from, number), abandoning.nowait, queue, abandoning.commit);
         true
     }
 

@@ -517,24 +517,22 @@ impl Topology {
     /// Removes all bindings of a queue that is being deleted.
     pub fn remove_queue(&mut self, queue: QueueId) -> Changes {
         let mut changes = Changes::default();
-        let mut doomed = Vec::new();
-        while let Some(slot) = self.by_queue.get(&queue).and_then(|q| self.queues[*q as usize].bindings.last().copied())
-        {
-            doomed.extend(self.detach(slot, &mut changes));
-        }
-        self.delete_all(doomed, &mut changes);
+        self.unbind_some(queue, usize::MAX, &mut changes);
         changes
     }
 
     /// Takes so many bindings at most off a queue; whether it has none any more.
     pub fn unbind_some(&mut self, queue: QueueId, most: usize, changes: &mut Changes) -> bool {
-        for _ in 0..most {
-            let Some(&slot) = self.by_queue.get(&queue).and_then(|q| self.queues[*q as usize].bindings.last()) else {
-                return true;
-            };
-            let doomed = self.detach(slot, changes);
-            self.delete_all(doomed.into_iter().collect(), changes);
+        let mut doomed = Vec::new();
+        let mut left = most;
+        while left > 0
+            && let Some(slot) =
+                self.by_queue.get(&queue).and_then(|q| self.queues[*q as usize].bindings.last().copied())
+        {
+            doomed.extend(self.detach(slot, changes));
+            left -= 1;
         }
+        self.delete_all(doomed, changes);
         !self.by_queue.contains_key(&queue)
     }
 

@@ -417,7 +417,7 @@ impl Shard {
         let Some((user, vhost, _)) = self.who(from) else { return Ok(()) };
         let name = self.named_queue(from, number, queue)?;
         self.access.check(&user, &vhost, Permission::Configure, Resource::Queue, &name)?;
-        let (messages, commit) = match self.find_queue(from, &name) {
+        let queue = match self.find_queue(from, &name) {
             Ok(id) => {
                 if let Some(queue) = self.queues.get(&id) {
                     if queue.args.kind == QueueKind::Quorum && (if_unused || if_empty) {
@@ -438,23 +438,43 @@ impl Shard {
                     self.abandon(now, (from, number), nowait, id);
                     return Ok(());
                 }
-                self.deleting = Some((from, number));
-                let gone = self.delete_queue(now, id);
-                self.deleting = None;
-                gone
+                Some(id)
             }
-            // it may still be on disk
-            Err(error) if error.code == ReplyCode::NotFound => (0, Some(self.log.defined())),
+            Err(error) if error.code == ReplyCode::NotFound => None,
             Err(error) => return Err(error),
         };
+        self.delete_for(now, (from, number), nowait, queue, None);
+        Ok(())
+    }
+
+    /// Deletes a queue for a channel and answers it, if it is still there: `None` when the queue is gone already. `earlier`
+    /// covers what was taken off it before.
+    pub(crate) fn delete_for(
+        &mut self,
+        now: Now,
+        (from, number): (ConnectionId, u16),
+        nowait: bool,
+        queue: Option<QueueId>,
+        earlier: Option<CommitSeq>,
+    ) {
+        self.deleting = Some((from, number));
+        let (messages, commit) = match queue {
+            Some(id) => self.delete_queue(now, id),
+            // it may still be on disk
+            None => (0, Some(self.log.defined())),
+        };
+        self.deleting = None;
+        let cancelled = std::mem::take(&mut self.cancelled);
+        if self.channel_mut(from, number).is_none() {
+            return;
+        }
         if !nowait {
-            self.reply(from, number, ChannelEffect::QueueDeleteOk { messages }, commit);
+            self.reply(from, number, ChannelEffect::QueueDeleteOk { messages }, commit.max(earlier));
         }
         // a channel that deletes a queue it consumes from is answered first, told second: clients rely on it
-        for consumer_tag in std::mem::take(&mut self.cancelled) {
+        for consumer_tag in cancelled {
             self.reply(from, number, ChannelEffect::Cancel { consumer_tag }, None);
         }
-        Ok(())
     }
 
     /// Removes a queue with all that belongs to it: consumers are told, bindings go, messages are dropped.
