@@ -258,24 +258,33 @@ fn a_queue_that_goes_before_its_turn_gets_nothing_nor_does_its_successor() {
     assert_eq!(depth(&mut broker, &name(QUEUES - 3)), Some(2));
 }
 
-/// What died in it is on its way to where the dead go, so it is there still, though nobody sees it.
-#[test]
-fn a_queue_that_is_a_grave_when_its_turn_comes_gets_nothing() {
+/// With a queue `late` whose dead go to `dead`, and 50 messages of it that OTHER has in hand.
+fn mortal() -> Broker {
     let mut broker = broker();
     let mut arguments = FieldTable::default();
     arguments.set("x-dead-letter-exchange", Value::long_str(""));
     arguments.set("x-dead-letter-routing-key", Value::long_str("dead"));
     broker.run(PEER, vec![declare("dead"), declare_with("late", false, arguments), bind("late")]);
-    let late = broker.queue("late").expect("declared").id;
     let consume = Consume { queue: "late".into(), ..Consume::default() };
     broker.run(OTHER, vec![on(ChannelCommand::Consume(Box::new(consume)))]);
     turns(&mut broker, PEER, vec![publish(0..50, false)]);
+    broker
+}
+
+/// OTHER lets all die; each is a slice.
+fn reject() -> Command {
+    let how = Settle::Nack { requeue: false };
+    on(ChannelCommand::Settle { how, tag: 0, count: 1, multiple: true })
+}
+
+/// What died in it is on its way to where the dead go, so it is there still, though nobody sees it.
+#[test]
+fn a_queue_that_is_a_grave_when_its_turn_comes_gets_nothing() {
+    let mut broker = mortal();
+    let late = broker.queue("late").expect("declared").id;
     turn(&mut broker, PEER, &mut VecDeque::from([publish(50..52, false)]));
     assert!(broker.shard.is_settling(PEER));
-    // each is a slice
-    let how = Settle::Nack { requeue: false };
-    let reject = on(ChannelCommand::Settle { how, tag: 0, count: 1, multiple: true });
-    turn(&mut broker, OTHER, &mut VecDeque::from([reject]));
+    turn(&mut broker, OTHER, &mut VecDeque::from([reject()]));
     turn(&mut broker, OWNER, &mut VecDeque::from([delete("late")]));
     assert!(broker.shard.is_settling(PEER), "its turn has not come");
     // whatever is on disk for it would be dead-lettered after a crash
@@ -291,21 +300,12 @@ fn a_queue_that_is_a_grave_when_its_turn_comes_gets_nothing() {
 
 #[test]
 fn a_queue_that_two_delete_while_its_rejected_messages_go_on_leaves_one_grave() {
-    let mut broker = broker();
-    let mut arguments = FieldTable::default();
-    arguments.set("x-dead-letter-exchange", Value::long_str(""));
-    arguments.set("x-dead-letter-routing-key", Value::long_str("dead"));
-    broker.run(PEER, vec![declare("dead"), declare_with("late", false, arguments), bind("late")]);
+    let mut broker = mortal();
     let bind_more = |n| bind_to("amq.direct", "late", &format!("k{n}"), FieldTable::default());
     broker.run(PEER, (0..10 * QUEUES).map(bind_more).collect());
-    let consume = Consume { queue: "late".into(), ..Consume::default() };
-    broker.run(OTHER, vec![on(ChannelCommand::Consume(Box::new(consume)))]);
-    turns(&mut broker, PEER, vec![publish(0..50, false)]);
     let deleted = broker.totals().queues_deleted;
-    let how = Settle::Nack { requeue: false };
-    let reject = on(ChannelCommand::Settle { how, tag: 0, count: 1, multiple: true });
     let mut said = [
-        (OTHER, VecDeque::from([reject])),
+        (OTHER, VecDeque::from([reject()])),
         (PEER, VecDeque::from([delete("late")])),
         (OWNER, VecDeque::from([delete("late")])),
     ];
