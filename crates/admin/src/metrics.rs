@@ -225,8 +225,8 @@ fn own_node(app: &App, f: &mut Families, node: &NodeStats) {
     let ready = u64::from(app.broker.health() == Health::Ready);
     f.gauge("ready", "Whether clients are served.", bare(ready));
     f.gauge("store_db_bytes", "Size of the log's database on disk.", bare(node.store_db_bytes));
-    let looked = ("front_looked_microseconds_total", "Time the front looked for more from clients that log in.");
-    f.counter(looked.0, looked.1, bare(node.front_looked_us));
+    let looked = [(Vec::new(), number(node.front_looked_us) / 1e6)];
+    f.counter("front_looked_seconds_total", "Time the front looked for more from clients that log in.", looked);
     let live = node.store_db_live_bytes;
     f.gauge("store_db_live_bytes", "Contents of the log's database; the rest of its size is reserved.", bare(live));
     f.counter(

@@ -114,18 +114,18 @@ impl Lookout {
 
     /// Looks until nothing comes, or it doesn't pay; returns what was seen.
     async fn look_on(&self, mut seen: u64, experience: &mut Experience) -> u64 {
-        let begun = Instant::now();
-        let mut since = begun;
+        let mut since = Instant::now();
         loop {
             // The runtime asks the system what is ready, and serves it, before it comes back.
             tokio::task::yield_now().await;
             let (found, now) = (self.seen.load(Ordering::Relaxed), Instant::now());
             let (waited, came) = (now - since, found != seen);
-            if (came || waited > self.limit) && !experience.waited(waited.as_micros() as u64, came) {
-                self.looked_us.fetch_add((now - begun).as_micros() as u64, Ordering::Relaxed);
-                return found;
-            }
-            if came {
+            if came || waited > self.limit {
+                let us = waited.as_micros() as u64;
+                self.looked_us.fetch_add(us, Ordering::Relaxed);
+                if !experience.waited(us, came) {
+                    return found;
+                }
                 (seen, since) = (found, now);
             }
             rustix::thread::sched_yield();
