@@ -19,6 +19,7 @@ The broker is $HORNPIPE_BIN, a private RabbitMQ with BROKER=rabbitmq, or the one
 import argparse
 import gc
 import multiprocessing
+import os
 import struct
 import sys
 import tempfile
@@ -316,6 +317,8 @@ SCENARIOS = {
 
 def heavy(kind, broker, seconds, pipe):
     """The heavy process: prepares, waits for the word, works."""
+    # who waits for the processor because a client computes does not wait for the broker
+    os.nice(10)
     load = kind(broker)
     load.prepare()
     pipe.send("ready")
