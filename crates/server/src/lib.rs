@@ -21,6 +21,7 @@ mod front;
 mod handle;
 mod homes;
 mod inbox;
+mod lines;
 mod listener;
 mod lookout;
 mod patience;

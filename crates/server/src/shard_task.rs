@@ -6,6 +6,7 @@
 use crate::Shared;
 use crate::homes::Home;
 use crate::inbox::{Item, Link};
+use crate::lines::Lines;
 use crate::patience::Patience;
 use crate::store_thread::{ReaderThread, StoreThread};
 use crate::turns::Begun;
@@ -100,7 +101,11 @@ pub(crate) struct Owner {
     finish: Option<oneshot::Sender<Result<(), String>>>,
     stopping: bool,
     /// Items taken out of the inbox.
-    queue: VecDeque<Item>,
+    lines: Lines,
+    /// The next turn is for those who bring much, whoever else waits.
+    much_next: bool,
+    /// Of these the next is one who has not begun, even if others are to go on.
+    begin_next: bool,
     /// Room for taking them.
     taken: Vec<Item>,
     /// What the task's timer is set to.
@@ -209,7 +214,9 @@ impl Owner {
             outbox,
             finish: None,
             stopping: false,
-            queue: VecDeque::new(),
+            lines: Lines::default(),
+            much_next: false,
+            begin_next: false,
             taken: Vec::new(),
             armed: None,
         }
@@ -262,7 +269,7 @@ impl Owner {
 
     /// Whether the next turn is due at once.
     fn goes_on(&self) -> bool {
-        !self.queue.is_empty() || self.goes_on_at().is_some() || self.rests || self.put_off || self.shard.has_work()
+        !self.lines.is_empty() || self.goes_on_at().is_some() || self.rests || self.put_off || self.shard.has_work()
     }
 
     /// The first read in slices that need not wait until its connection's deliveries are settled.
@@ -272,16 +279,14 @@ impl Owner {
 
     /// Takes a turn.
     fn step(&mut self) -> Next {
-        let mut queue = std::mem::take(&mut self.queue);
-        if queue.is_empty() {
+        if !self.much_next || !self.lines.asks() {
             self.home.inbox.take(&mut self.taken);
-            queue.extend(self.taken.drain(..));
+            self.taken.drain(..).for_each(|item| self.lines.add(item));
         }
         let begun = Begun::now();
         let now = self.shared.clock.now_at(begun.at());
-        self.turn(now, &begun, &mut queue);
+        self.turn(now, &begun);
         self.home.turns.note(&begun);
-        self.queue = queue;
         if self.try_finish(now) {
             return Next::End;
         }
@@ -295,25 +300,23 @@ impl Owner {
     }
 
     /// One turn: some items, the timer, then everything that follows from them.
-    fn turn(&mut self, now: Now, begun: &Begun, queue: &mut VecDeque<Item>) {
+    fn turn(&mut self, now: Now, begun: &Begun) {
         self.put_off = false;
-        // However long what goes on takes, others come to their turn.
-        let (mut fresh, mut since) = (true, 0);
-        if let Some(unfinished) = self.goes_on_at().and_then(|at| self.unfinished.remove(at)) {
-            self.go_on(now, unfinished);
-            // time and work of their own
-            since = begun.us();
+        // What sockets took is told along with the rest: that is no reason for a turn of its own.
+        let quiet = !self.lines.asks();
+        let mut much = self.much_next && self.much_waits();
+        if quiet || !much {
+            self.do_little(now, begun);
+        }
+        if quiet {
+            much = self.much_waits();
+        }
+        if much {
+            // However long the others took, it has a slice.
             self.shard.begin_slice();
+            self.do_much(now);
         }
-        let (mut items, mut commands) = (0, 0);
-        while items < ITEMS_PER_TURN && commands < COMMANDS_PER_TURN && !self.shard.is_tired() {
-            if queue.is_empty() || !(std::mem::take(&mut fresh) || begun.us() < since + TURN_US) {
-                break;
-            }
-            let Some(item) = queue.pop_front() else { break };
-            items += 1;
-            commands += self.handle(now, item);
-        }
+        self.much_next = !much && self.much_waits();
         if self.shard.poll_timeout().is_some_and(|at| at <= now.mono) {
             self.shard.handle_timeout(now);
         }
@@ -338,6 +341,38 @@ impl Owner {
             }
             waits
         });
+    }
+
+    /// Whether somebody who brings much is to have a turn.
+    fn much_waits(&self) -> bool {
+        self.lines.has_long() || self.goes_on_at().is_some()
+    }
+
+    /// A slice of what one connection brings much of. Those who have begun and those who have not take turns.
+    fn do_much(&mut self, now: Now) {
+        let goes_on = self.goes_on_at();
+        let begins = self.lines.has_long() && (self.begin_next || goes_on.is_none());
+        self.begin_next = !begins;
+        if begins {
+            if let Some(item) = self.lines.next_long() {
+                self.handle(now, item);
+            }
+        } else if let Some(unfinished) = goes_on.and_then(|at| self.unfinished.remove(at)) {
+            self.go_on(now, unfinished);
+        }
+    }
+
+    /// Many that bring little each.
+    fn do_little(&mut self, now: Now, begun: &Begun) {
+        let (mut items, mut commands) = (0, 0);
+        while items < ITEMS_PER_TURN && commands < COMMANDS_PER_TURN && !self.shard.is_tired() {
+            if items > 0 && begun.us() >= TURN_US {
+                break;
+            }
+            let Some(item) = self.lines.next_short() else { break };
+            items += 1;
+            commands += self.handle(now, item);
+        }
     }
 
     /// Gives the store what there is to write, unless that may become needless in a moment.
@@ -616,6 +651,41 @@ mod tests {
         effects.into_iter().filter_map(name).collect()
     }
 
+    /// A broker whose owner's task is there.
+    async fn broker(limits: Limits) -> crate::Handle {
+        let config = ServerConfig { storage: Storage::Memory, limits, ..ServerConfig::local(std::env::temp_dir()) };
+        let handle = Broker::new(config).start().await.unwrap();
+        // answered by the task
+        handle.shared.homes.first().ask(Request::Totals).await.unwrap();
+        handle
+    }
+
+    fn say(home: &Home, (id, link): &(ConnectionId, Arc<Link>), commands: Vec<Command>) {
+        link.spend();
+        home.inbox.push(Item::Commands(*id, commands));
+    }
+
+    /// Connections with a channel each, without sockets.
+    struct Stage<const N: usize> {
+        home: Arc<Home>,
+        links: [(ConnectionId, Arc<Link>); N],
+    }
+
+    impl<const N: usize> Stage<N> {
+        fn set(owner: &mut Owner, ids: [u64; N]) -> Self {
+            let home = owner.home.clone();
+            let links = ids.map(|id| (ConnectionId(id), Arc::new(Link::default())));
+            for one in &links {
+                home.inbox.push(Item::Connected(one.0, one.1.clone()));
+                let open = OpenConnection::without_socket("peer", "guest", "/");
+                say(&home, one, vec![Command::Open(Box::new(open)), on(ChannelCommand::Open)]);
+            }
+            while let Next::Turn = owner.step() {}
+            links.iter().for_each(|(_, link)| assert!(told(link).is_empty()));
+            Self { home, links }
+        }
+    }
+
     fn names(of: char, range: std::ops::Range<usize>) -> Vec<String> {
         range.map(|n| format!("{of}{n}")).collect()
     }
@@ -624,27 +694,12 @@ mod tests {
     /// come to their turns between.
     #[tokio::test(flavor = "multi_thread")]
     async fn what_a_slice_cut_goes_on_in_order_while_others_are_served() {
-        let limits = Limits { slice_units: 32, ..Limits::default() };
-        let config = ServerConfig { storage: Storage::Memory, limits, ..ServerConfig::local(std::env::temp_dir()) };
-        let handle = Broker::new(config).start().await.unwrap();
-        let home = handle.shared.homes.first();
-        // answered by the task, so it is there
-        home.ask(Request::Totals).await.unwrap();
-        let owner = home.desk.0.get().and_then(Weak::upgrade).unwrap();
+        let handle = broker(Limits { slice_units: 32, ..Limits::default() }).await;
+        let owner = handle.shared.homes.first().desk.0.get().and_then(Weak::upgrade).unwrap();
         // it takes no turns of its own while this is held
         let mut owner = lock(&owner);
-        let links = [1001, 1002, 1003].map(|id| (ConnectionId(id), Arc::new(Link::default())));
-        let say = |who: usize, commands: Vec<Command>| {
-            links[who].1.spend();
-            home.inbox.push(Item::Commands(links[who].0, commands));
-        };
-        for (who, (id, link)) in links.iter().enumerate() {
-            home.inbox.push(Item::Connected(*id, link.clone()));
-            let open = OpenConnection::without_socket("peer", "guest", "/");
-            say(who, vec![Command::Open(Box::new(open)), on(ChannelCommand::Open)]);
-        }
-        while let Next::Turn = owner.step() {}
-        links.iter().for_each(|(_, link)| assert!(told(link).is_empty()));
+        let Stage { home, links } = Stage::set(&mut owner, [1001, 1002, 1003]);
+        let say = |who: usize, commands: Vec<Command>| say(&home, &links[who], commands);
 
         let (long, other, short) = (0, 1, 2);
         say(long, ask(names('a', 0..60)));
@@ -681,6 +736,37 @@ mod tests {
         say(short, vec![on(ChannelCommand::QueueDeclare(Box::new(passive("c59"))))]);
         while let Next::Turn = owner.step() {}
         assert_eq!(told(&links[short].1), ["c59"]);
+    }
+
+    /// However much others have brought, who brings little waits for one turn of theirs, and they for one of the little ones.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_brings_little_has_every_other_turn() {
+        let handle = broker(Limits { slice_units: 32, ..Limits::default() }).await;
+        let owner = handle.shared.homes.first().desk.0.get().and_then(Weak::upgrade).unwrap();
+        let mut owner = lock(&owner);
+        let Stage { home, links } = Stage::set(&mut owner, [1001, 1002, 1003, 1004]);
+        let told = || links.each_ref().map(|(_, link)| told(link));
+        let mut all: [Vec<String>; 4] = Default::default();
+        let long = [(0, 'a'), (1, 'b'), (2, 'c')];
+        long.iter().for_each(|(who, of)| say(&home, &links[*who], ask(names(*of, 0..300))));
+        let short = 3;
+        let mut turns_of_others = 0;
+        for n in 0..40 {
+            say(&home, &links[short], ask(names('d', n..n + 1)));
+            assert!(matches!(owner.step(), Next::Turn));
+            let now = told();
+            let theirs = now[..short].iter().filter(|told| !told.is_empty()).count();
+            // what it is told waits for no slice of theirs
+            assert_eq!(theirs, usize::from(now[short].is_empty()), "{now:?}");
+            turns_of_others += theirs;
+            all.iter_mut().zip(now).for_each(|(all, now)| all.extend(now));
+            assert!(all[short].len() >= n, "after {n}: {:?}", all[short]);
+        }
+        assert!((19..=21).contains(&turns_of_others), "{turns_of_others}");
+        assert!(long.iter().all(|(who, _)| (1..300).contains(&all[*who].len())), "{all:?}");
+        while let Next::Turn = owner.step() {}
+        all.iter_mut().zip(told()).for_each(|(all, now)| all.extend(now));
+        long.iter().for_each(|(who, of)| assert_eq!(all[*who], names(*of, 0..300)));
     }
 
     #[tokio::test(flavor = "multi_thread")]
