@@ -583,7 +583,8 @@ impl Owner {
 
     /// At the end: writes group after group until nothing is left, then closes the store. Says whether that was started.
     fn try_finish(&mut self, now: Now) -> bool {
-        if self.finish.is_none() || self.store_busy || !self.unfinished.is_empty() || self.shard.has_work() {
+        let waits = !self.lines.is_empty() || !self.unfinished.is_empty();
+        if self.finish.is_none() || self.store_busy || waits || self.shard.has_work() {
             return false;
         }
         let later = Now { mono: now.mono.plus_ms(AFTER_ALL_DELAYS_MS), wall: now.wall };
