@@ -1,7 +1,7 @@
 //! Who waits for the owner: in two lines, those who bring little and those who bring much. They are served in turns, so that who brings
 //! little waits for one turn of the others at most, however many of them there are, and they for no more than that either.
 //!
-//! What a connection says stays in its order: behind much of its own, its little waits as well, and much waits for all the little that
+//! What the store reports comes before the others who bring much. What a connection says stays in its order: behind much of its own, its little waits as well, and much waits for all the little that
 //! was there before it.
 
 use crate::inbox::Item;
@@ -35,6 +35,11 @@ impl Lines {
         if !brings_much(&item) && !behind() {
             self.asking += usize::from(asks(&item));
             self.short.push_back(item);
+            return;
+        }
+        if let Item::Committed(_) = item {
+            // There is one at a time, confirms wait for it, and the disk has nothing to do until it is taken.
+            self.long.push_front((0, item));
             return;
         }
         if let Some(from) = from {
@@ -113,6 +118,8 @@ fn brings_much(item: &Item) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hornpipe_types::ids::EnqueueId;
+    use hornpipe_types::op::{Committed, Place};
 
     fn said(by: u64, commands: usize) -> Item {
         Item::Commands(ConnectionId(by), std::iter::repeat_n((), commands).map(|()| Command::Written(1)).collect())
@@ -152,6 +159,20 @@ mod tests {
         }
         assert!(lines.has_long());
         assert_eq!((seen(lines.next_long()), seen(lines.next_short())), (Some((1, MUCH + 1)), Some((3, 3))));
+    }
+
+    #[test]
+    fn a_long_report_of_the_store_is_the_first_of_those_who_bring_much() {
+        let place = (EnqueueId::default(), Place { lsn: 1, part: 0, index: 0, body: None });
+        let group = |runs| Committed { places: vec![place; runs], ..Committed::default() };
+        let mut lines = Lines::default();
+        let items = [said(1, 1), said(2, MUCH + 1), Item::Committed(vec![group(MUCH), group(1)])];
+        items.into_iter().for_each(|item| lines.add(item));
+        assert!(matches!(lines.next_long(), Some(Item::Committed(_))));
+        lines.add(Item::Committed(vec![group(MUCH)]));
+        assert_eq!((lines.has_long(), seen(lines.next_short())), (false, Some((1, 1))));
+        assert!(matches!(lines.next_short(), Some(Item::Committed(_))));
+        assert_eq!(seen(lines.next_long()), Some((2, MUCH + 1)));
     }
 
     #[test]

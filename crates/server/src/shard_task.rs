@@ -770,6 +770,64 @@ mod tests {
         long.iter().for_each(|(who, of)| assert_eq!(all[*who], names(*of, 0..300)));
     }
 
+    /// Whatever is long, short or cut, and whenever it comes: each connection gets all its answers, in their order.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn no_two_things_a_connection_says_change_places() {
+        let handle = broker(Limits { slice_units: 64, ..Limits::default() }).await;
+        let owner = handle.shared.homes.first().desk.0.get().and_then(Weak::upgrade).unwrap();
+        let mut owner = lock(&owner);
+        let mut rng = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut below = |n: u64| {
+            for by in [13, -7, 17] {
+                rng ^= if by > 0 { rng << by } else { rng >> -by };
+            }
+            (rng % n) as usize
+        };
+        for round in 0..10 {
+            let Stage { home, links } = Stage::set(&mut owner, [1, 2, 3, 4, 5].map(|n| 1000 + 10 * round + n));
+            let (mut said, mut all): ([usize; 5], [Vec<String>; 5]) = Default::default();
+            let step = |owner: &mut Owner, all: &mut [Vec<String>; 5]| {
+                let next = owner.step();
+                all.iter_mut().zip(&links).for_each(|(all, (_, link))| all.extend(told(link)));
+                matches!(next, Next::Turn)
+            };
+            let of = |who: usize| char::from(b'a' + who as u8);
+            for _ in 0..60 {
+                for _ in 0..below(7) {
+                    let who = below(5);
+                    let n = match below(8) {
+                        0 => 257 + below(40),
+                        1 | 2 => 5 + below(60),
+                        3 => 0,
+                        _ => 1 + below(3),
+                    };
+                    let commands = match n {
+                        0 => vec![Command::Written(0)],
+                        n => ask(names(of(who), said[who]..said[who] + n)),
+                    };
+                    said[who] += n;
+                    say(&home, &links[who], commands);
+                }
+                for _ in 0..below(3) {
+                    step(&mut owner, &mut all);
+                }
+            }
+            let gone = below(5);
+            home.inbox.push(Item::Gone(links[gone].0));
+            while step(&mut owner, &mut all) {}
+            assert!(owner.lines.is_empty() && owner.unfinished.is_empty());
+            for (who, (id, link)) in links.iter().enumerate() {
+                let due = names(of(who), 0..said[who]);
+                // who is gone is told the last no more
+                let same = if who == gone { due.starts_with(&all[who]) } else { due == all[who] };
+                assert!(same, "round {round}, {who}: {:?}", all[who]);
+                assert!((who == gone) != owner.links.contains_key(id) && (who == gone || link.is_idle()));
+                home.inbox.push(Item::Gone(*id));
+            }
+            while let Next::Turn = owner.step() {}
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_panic_in_a_turn_taken_for_the_owner_ends_the_process() {
         let (tell, mut told) = mpsc::unbounded_channel();
