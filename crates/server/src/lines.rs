@@ -94,7 +94,7 @@ fn asks(item: &Item) -> bool {
 }
 
 /// Whose words an item is.
-fn says(item: &Item) -> Option<ConnectionId> {
+pub(crate) fn says(item: &Item) -> Option<ConnectionId> {
     match item {
         Item::Connected(id, _) | Item::Opening(id, ..) | Item::Commands(id, _) | Item::Gone(id) => Some(*id),
         _ => None,
@@ -118,8 +118,10 @@ fn brings_much(item: &Item) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hornpipe_types::command::{Publishes, RunHead};
     use hornpipe_types::ids::EnqueueId;
     use hornpipe_types::op::{Committed, Place};
+    use std::sync::Arc;
 
     fn said(by: u64, commands: usize) -> Item {
         Item::Commands(ConnectionId(by), std::iter::repeat_n((), commands).map(|()| Command::Written(1)).collect())
@@ -159,6 +161,17 @@ mod tests {
         }
         assert!(lines.has_long());
         assert_eq!((seen(lines.next_long()), seen(lines.next_short())), (Some((1, MUCH + 1)), Some((3, 3))));
+    }
+
+    #[test]
+    fn publishes_that_go_many_ways_are_much_and_thousands_that_go_one_are_not() {
+        let runs = |count: usize, each: u32| {
+            let run = RunHead { channel: 1, mandatory: false, from: 0, count: each };
+            let publishes = Publishes { batch: Arc::default(), runs: vec![run; count] };
+            Item::Commands(ConnectionId(1), vec![Command::Publishes(publishes)])
+        };
+        let [one_way, many_ways] = [runs(1, 4000), runs(MUCH + 1, 1)];
+        assert_eq!([brings_much(&one_way), brings_much(&many_ways)], [false, true]);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use crate::Shared;
 use crate::homes::Home;
 use crate::inbox::{Item, Link};
-use crate::lines::Lines;
+use crate::lines::{Lines, says};
 use crate::patience::Patience;
 use crate::store_thread::{ReaderThread, StoreThread};
 use crate::turns::Begun;
@@ -354,8 +354,13 @@ impl Owner {
         let begins = self.lines.has_long() && (self.begin_next || goes_on.is_none());
         self.begin_next = !begins;
         if begins {
-            if let Some(item) = self.lines.next_long() {
+            while let Some(item) = self.lines.next_long() {
+                // What comes behind its own that goes on is only put there.
+                let has_begun = says(&item).is_some_and(|id| self.unfinished.iter().any(|u| u.id == id));
                 self.handle(now, item);
+                if !has_begun {
+                    break;
+                }
             }
         } else if let Some(unfinished) = goes_on.and_then(|at| self.unfinished.remove(at)) {
             self.go_on(now, unfinished);
@@ -751,23 +756,69 @@ mod tests {
         let long = [(0, 'a'), (1, 'b'), (2, 'c')];
         long.iter().for_each(|(who, of)| say(&home, &links[*who], ask(names(*of, 0..300))));
         let short = 3;
-        let mut turns_of_others = 0;
+        let (mut turns_of_others, mut interrupted) = (0, false);
         for n in 0..40 {
             say(&home, &links[short], ask(names('d', n..n + 1)));
+            let begun = Begun::now();
             assert!(matches!(owner.step(), Next::Turn));
+            // a turn may take less when its time was somebody else's
+            interrupted |= begun.us() >= TURN_US;
             let now = told();
             let theirs = now[..short].iter().filter(|told| !told.is_empty()).count();
             // what it is told waits for no slice of theirs
             assert_eq!(theirs, usize::from(now[short].is_empty()), "{now:?}");
             turns_of_others += theirs;
             all.iter_mut().zip(now).for_each(|(all, now)| all.extend(now));
-            assert!(all[short].len() >= n, "after {n}: {:?}", all[short]);
+            assert!(interrupted || all[short].len() >= n, "after {n}: {:?}", all[short]);
         }
         assert!((19..=21).contains(&turns_of_others), "{turns_of_others}");
         assert!(long.iter().all(|(who, _)| (1..300).contains(&all[*who].len())), "{all:?}");
         while let Next::Turn = owner.step() {}
         all.iter_mut().zip(told()).for_each(|(all, now)| all.extend(now));
         long.iter().for_each(|(who, of)| assert_eq!(all[*who], names(*of, 0..300)));
+    }
+
+    /// Who has begun goes on however many others begin, and what comes behind one's own takes no turn. The owner ends when all is done.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_has_begun_and_who_has_not_take_turns_until_the_end() {
+        let handle = broker(Limits { slice_units: 32, ..Limits::default() }).await;
+        let owner = handle.shared.homes.first().desk.0.get().and_then(Weak::upgrade).unwrap();
+        let mut owner = lock(&owner);
+        let Stage { home, links } = Stage::set(&mut owner, std::array::from_fn::<_, 20, _>(|n| 1001 + n as u64));
+        let mut all: [Vec<String>; 20] = Default::default();
+        let mut step = |owner: &mut Owner| {
+            let next = owner.step();
+            all.iter_mut().zip(&links).for_each(|(all, (_, link))| all.extend(told(link)));
+            (next, all.iter().filter(|all| !all.is_empty()).count(), all[0].len())
+        };
+        for (who, link) in links.iter().enumerate() {
+            say(&home, link, ask(names(char::from(b'a' + who as u8), 0..300)));
+            say(&home, link, ask(names(char::from(b'a' + who as u8), 300..600)));
+        }
+        let after: Vec<_> = (1..=45).map(|_| step(&mut owner)).collect();
+        assert!(after[4].2 > after[0].2, "the first goes on while others begin");
+        assert_eq!(after[44].1, 20, "all have begun");
+        let (done, mut is_done) = oneshot::channel();
+        home.inbox.push(Item::Finish(done));
+        while !matches!(step(&mut owner).0, Next::End) {
+            assert!(is_done.try_recv().is_err());
+        }
+        for (who, all) in all.iter().enumerate() {
+            assert_eq!(*all, names(char::from(b'a' + who as u8), 0..600));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_end_waits_for_those_who_bring_much() {
+        let handle = broker(Limits::default()).await;
+        let owner = handle.shared.homes.first().desk.0.get().and_then(Weak::upgrade).unwrap();
+        let mut owner = lock(&owner);
+        let Stage { home, links } = Stage::set(&mut owner, [1001]);
+        say(&home, &links[0], (0..300).map(|_| Command::Written(0)).collect());
+        let (done, _is_done) = oneshot::channel();
+        home.inbox.push(Item::Finish(done));
+        while !matches!(owner.step(), Next::End) {}
+        assert!(links[0].1.is_idle());
     }
 
     /// Whatever is long, short or cut, and whenever it comes: each connection gets all its answers, in their order.
