@@ -30,8 +30,9 @@ const GRAVE: &str = "\u{1}grave.";
 impl Shard {
     /// Whether messages died in a queue that is being deleted, and have not been dead-lettered.
     pub(crate) fn has_rest(&self, queue: &Queue) -> bool {
-        let rejects = |work: &Work| matches!(work, Work::Settle(s) if s.ending == Ending::Discarded && s.taken.has_queue(queue.id));
-        queue.settings.dead_letter_exchange.is_some() && (!queue.dying.is_empty() || self.work.iter().any(rejects))
+        let mut settlings = self.work.iter().flat_map(Work::settlings);
+        let mut rejects = || settlings.any(|s| s.ending == Ending::Discarded && s.taken.has_queue(queue.id));
+        queue.settings.dead_letter_exchange.is_some() && (!queue.dying.is_empty() || rejects())
     }
 
     /// Makes a queue that nobody sees any more the grave of those that died in it.
@@ -40,11 +41,8 @@ impl Shard {
         self.forget_holder(&queue);
         let mark = self.log.last_enqueue();
         let mut stay: Vec<SeqRange> = queue.dying.iter().map(|dying| dying.range).collect();
-        for work in &mut self.work {
-            if let Work::Settle(settling) = work
-                && settling.ending == Ending::Discarded
-                && settling.taken.has_queue(id)
-            {
+        for settling in self.work.iter_mut().flat_map(Work::settlings_mut) {
+            if settling.ending == Ending::Discarded && settling.taken.has_queue(id) {
                 settling.taken.ranges_of(id, &mut stay);
                 settling.holds.push(id);
                 queue.returning += 1;

@@ -11,6 +11,7 @@ pub mod access;
 mod apply;
 mod channel;
 mod chunked;
+mod committing;
 mod connection;
 mod consumer_timeout;
 mod damaged;

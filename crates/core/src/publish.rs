@@ -100,7 +100,7 @@ impl Shard {
         Ok(u64::from(run.count) * resolved.queues.map_or(0, |queues| queues.len() as u64))
     }
 
-    /// Publishes a run whose transaction, if any, has committed; what is left of it, which is nothing in a transaction.
+    /// Publishes a run whose transaction, if any, is being committed; what is left of it.
     pub(crate) fn publish_run(
         &mut self,
         now: Now,
@@ -153,7 +153,7 @@ impl Shard {
                     self.publish_one(now, from, number, run, i - 1, &resolved)?
                 }
             };
-            if wide.is_some() || (i < end && self.spent >= most && !self.is_in_tx(from, number)) {
+            if wide.is_some() || (i < end && self.spent >= most) {
                 let rest = (i < end).then(|| PublishRun { from: i, count: end - i, ..run.clone() });
                 return Ok(Some(Box::new(Spreading { from, number, wide, rest })));
             }
@@ -421,8 +421,8 @@ impl Shard {
         RouteOutcome { queues: routed.queues.into(), delayed: routed.delayed, recent: routed.recent }
     }
 
-    /// Puts a run into its queues and settles its confirm, or returns it. Where that is more than a turn should do, and no part of
-    /// a transaction, none of it is done: what is to be done is given back.
+    /// Puts a run into its queues and settles its confirm, or returns it. Where that is more than a turn should do, none of it is
+    /// done: what is to be done is given back.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn place(
         &mut self,
@@ -457,12 +457,11 @@ impl Shard {
         self.totals.routed += n;
         let entry = Entry { persistent, expiration, publisher };
         let most = u64::from(self.limits.slice_units);
-        let too_many = queues.len() as u64 > most;
-        if too_many && !self.is_in_tx(from, number) {
+        if queues.len() as u64 > most {
             return Some(Wide::new(span, Arc::clone(queues), entry));
         }
         let pieces = self.pieces(queues);
-        if (pieces.by_one || pieces.by_priority) && queues.len() as u64 * n > most && !self.is_in_tx(from, number) {
+        if (pieces.by_one || pieces.by_priority) && queues.len() as u64 * n > most {
             return Some(Wide::new(span, Arc::clone(queues), entry));
         }
         let mut i = 0;

@@ -137,7 +137,7 @@ pub struct Shard {
     /// The channel whose queue.delete is under way, and its own consumers that end with it.
     pub(crate) deleting: Option<(ConnectionId, u16)>,
     pub(crate) cancelled: Vec<ShortStr>,
-    /// A rejected publish was part of the transaction being committed.
+    /// A queue refused a publish since [`Self::publish_some`] began.
     pub(crate) tx_rejected: bool,
     /// Connections are being closed for good, with these words: what was outstanding is remembered.
     pub(crate) stopping: Option<Box<str>>,

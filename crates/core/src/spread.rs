@@ -54,6 +54,10 @@ impl Wide {
         let entered = vec![Entered::default(); span.count as usize];
         Self { span, queues, entry, entered, next: 0, until: 0, at: 0 }
     }
+    /// Whether a queue refused any of it so far.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.entered.iter().any(|entered| entered.rejected)
+    }
 }
 
 /// Into which pieces a run is cut for the sake of the queues it goes to.
@@ -130,7 +134,8 @@ impl Shard {
         }
     }
 
-    fn place_some(&mut self, now: Now, wide: &mut Wide) -> bool {
+    /// Puts messages into their queues as far as the allowance reaches; whether all have all.
+    pub(crate) fn place_some(&mut self, now: Now, wide: &mut Wide) -> bool {
         while wide.next < wide.queues.len() {
             if self.units == 0 {
                 return false;

@@ -1,6 +1,6 @@
 //! Work that grows with the length of a queue: purging or deleting millions of messages, letting them expire or fall out
 //! by a lowered limit, settling or returning a million outstanding deliveries. And what grows with the number of queues:
-//! policies that change, and memory that runs out.
+//! policies that change, and memory that runs out. And transactions, which may be both.
 //!
 //! Such work is begun at once and, when it is more than a command may do ([`Limits::slice_units`]), goes on in slices, one
 //! at the end of each turn, so that nobody else waits for it. What a client is told and what reaches the disk does not
@@ -22,6 +22,7 @@
 
 use crate::channel::unacked::{Taken, Unacked};
 use crate::chunked::Chunked;
+use crate::committing::Committing;
 use crate::dead_letter::Reason;
 use crate::depart::{Abandoning, Leaving, Razing};
 use crate::log::Left;
@@ -78,6 +79,8 @@ pub(crate) enum Work {
     PageOut(Box<PageOut>),
     /// Messages are put into many queues.
     Spread(Box<Spreading>),
+    /// A transaction is committed.
+    Commit(Box<Committing>),
     /// An exchange is deleted.
     Leave(Box<Leaving>),
     /// A queue is deleted.
@@ -94,10 +97,28 @@ impl Work {
         match self {
             Self::Settle(settling) => Some(settling.from),
             Self::Spread(left) => Some(left.from),
+            Self::Commit(committing) => Some(committing.from),
             Self::Leave(leaving) => Some(leaving.from),
             Self::Abandon(abandoning) => Some(abandoning.from),
             Self::Bereave { owner, .. } => Some(*owner),
             _ => None,
+        }
+    }
+
+    /// Deliveries that left their channel with it.
+    pub(crate) fn settlings(&self) -> &[Settling] {
+        match self {
+            Self::Settle(settling) => std::slice::from_ref(settling),
+            Self::Commit(committing) => &committing.settlings,
+            _ => &[],
+        }
+    }
+
+    pub(crate) fn settlings_mut(&mut self) -> &mut [Settling] {
+        match self {
+            Self::Settle(settling) => std::slice::from_mut(settling),
+            Self::Commit(committing) => &mut committing.settlings,
+            _ => &mut [],
         }
     }
 }
@@ -115,6 +136,13 @@ pub(crate) struct Settling {
     stamp: u64,
     /// Queues that wait for it.
     pub(crate) holds: Vec<QueueId>,
+}
+
+impl Settling {
+    /// Deliveries that left an open channel.
+    pub(crate) fn new((from, number): (ConnectionId, u16), ending: Ending, taken: Taken, stamp: u64) -> Self {
+        Self { from, channel: Some(number), ending, taken, stamp, holds: Vec::new() }
+    }
 }
 
 /// What a connection waits for.
@@ -149,22 +177,27 @@ impl Shard {
         if let Some(from) = work.waits() {
             self.unsettled.entry(from).or_default().works += 1;
         }
-        if let Work::Settle(settling) = &mut work
-            && matches!(settling.ending, Ending::Returned(_))
-        {
-            settling.holds = settling.taken.queues();
-            for id in &settling.holds {
-                if let Some(queue) = self.queues.get_mut(id) {
-                    queue.returning += 1;
-                }
-            }
-        }
+        self.hold_queues(&mut work);
         if let Work::Emptied { queue, .. } = &work
             && let Some(queue) = self.queues.get_mut(queue)
         {
             queue.returning += 1;
         }
         self.work.push_back(work);
+    }
+
+    /// A work goes on some other time: queues to which it returns messages wait for it.
+    fn hold_queues(&mut self, work: &mut Work) {
+        for settling in work.settlings_mut() {
+            if settling.holds.is_empty() && matches!(settling.ending, Ending::Returned(_)) {
+                settling.holds = settling.taken.queues();
+                for id in &settling.holds {
+                    if let Some(queue) = self.queues.get_mut(id) {
+                        queue.returning += 1;
+                    }
+                }
+            }
+        }
     }
 
     /// Whether the log has so much to write that more is not made for it.
@@ -219,6 +252,7 @@ impl Shard {
         if self.step(now, &mut work) {
             self.end_work(now, work);
         } else {
+            self.hold_queues(&mut work);
             self.work.push_back(work);
         }
         self.work_off_deaths(now);
@@ -262,6 +296,7 @@ impl Shard {
             Work::Emptied { queue, .. } => self.release_hold(queue),
             Work::Release(id) => self.released(id),
             Work::Spread(left) => self.settled_more(left.from),
+            Work::Commit(committing) => self.settled_more(committing.from),
             Work::Bereave { owner, .. } => self.settled_more(owner),
             Work::Abandon(abandoning) => self.settled_more(abandoning.from),
             Work::Leave(leaving) => {
@@ -273,7 +308,7 @@ impl Shard {
     }
 
     /// A queue need not wait for a work any more.
-    fn release_hold(&mut self, id: QueueId) {
+    pub(crate) fn release_hold(&mut self, id: QueueId) {
         if let Some(queue) = self.queues.get_mut(&id) {
             queue.returning -= 1;
             self.mark_dirty(id);
@@ -292,6 +327,7 @@ impl Shard {
             Work::Policies { vhost, after } => self.apply_to_some(now, *vhost, after),
             Work::PageOut(out) => self.page_out_some(out),
             Work::Spread(left) => self.spread_some(now, left),
+            Work::Commit(committing) => self.commit_some(now, committing),
             Work::Leave(leaving) => self.leave_some(leaving),
             Work::Abandon(abandoning) => self.abandon_some(now, abandoning),
             Work::Raze(razing) => self.raze_some(now, razing),
@@ -396,10 +432,8 @@ impl Shard {
                 taken.ranges_of(id, &mut found);
             }
         }
-        for work in &self.work {
-            if let Work::Settle(settling) = work
-                && !matches!(settling.ending, Ending::Returned(_))
-            {
+        for settling in self.work.iter().flat_map(Work::settlings) {
+            if !matches!(settling.ending, Ending::Returned(_)) {
                 settling.taken.ranges_of(id, &mut found);
             }
         }
@@ -541,30 +575,22 @@ impl Shard {
         }
         self.stamp += 1;
         let stamp = self.stamp;
-        let channel = open.then_some(number);
-        let settling = Settling { from, channel, ending, taken, stamp, holds: Vec::new() };
+        let mut settling = Settling::new((from, number), ending, taken, stamp);
+        settling.channel = settling.channel.filter(|_| open);
         self.begin_work(now, Work::Settle(Box::new(settling)));
-    }
-
-    /// The same, at once however many they are: they are part of a transaction.
-    pub(crate) fn settle_whole(&mut self, now: Now, channel: (ConnectionId, u16), ending: Ending, taken: Taken) {
-        let units = std::mem::replace(&mut self.units, u32::MAX);
-        self.settle_taken(now, channel, true, ending, taken);
-        self.units = units;
     }
 
     /// A channel is gone: what is left of its deliveries gives it nothing back.
     pub(crate) fn forget_channel(&mut self, channel: (ConnectionId, u16)) {
-        for work in &mut self.work {
-            if let Work::Settle(settling) = work
-                && (settling.from, settling.channel) == (channel.0, Some(channel.1))
-            {
+        for settling in self.work.iter_mut().flat_map(Work::settlings_mut) {
+            if (settling.from, settling.channel) == (channel.0, Some(channel.1)) {
                 settling.channel = None;
             }
         }
     }
 
-    fn settle_some(&mut self, now: Now, settling: &mut Settling) -> bool {
+    /// Settles deliveries as far as the allowance reaches; whether that was all of them.
+    pub(crate) fn settle_some(&mut self, now: Now, settling: &mut Settling) -> bool {
         let mut returned = crate::settle::Returning::default();
         let channel = settling.channel.map(|number| (settling.from, number));
         while self.units > 0

@@ -355,15 +355,6 @@ fn a_run_of_special_messages_to_some_queues_goes_in_slices_too() {
 }
 
 #[test]
-fn a_transaction_is_done_as_one_however_wide() {
-    let mut broker = broker();
-    broker.run(OTHER, vec![on(ChannelCommand::TxSelect)]);
-    turn(&mut broker, OTHER, &mut VecDeque::from([publish(0..2, true), on(ChannelCommand::TxCommit)]));
-    assert!(!broker.shard.is_working());
-    assert_eq!(depth(&mut broker, &name(QUEUES - 1)), Some(2));
-}
-
-#[test]
 fn methods_count_as_work() {
     let mut broker = broker();
     let mut said: VecDeque<Command> = (0..100).map(|n| declare(&format!("more{n}"))).collect();

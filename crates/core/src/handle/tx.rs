@@ -1,9 +1,10 @@
 //! Class tx, and confirm.select [spec §1.9; RabbitMQ "Broker Semantics: tx", "Publisher Confirms"].
 
 use crate::channel::confirms::Confirms;
+use crate::committing::Committing;
 use crate::connection::Tx;
 use crate::shard::Shard;
-use crate::work::Ending;
+use crate::work::Work;
 use hornpipe_types::command::PublishRun;
 use hornpipe_types::effect::ChannelEffect;
 use hornpipe_types::error::{AmqpError, ReplyCode};
@@ -17,7 +18,8 @@ pub(crate) fn too_large((operations, bytes): (u64, u64)) -> AmqpError {
     )
 }
 
-/// Copies into queues that a transaction may make for each operation it may have: a commit is one turn however many there are.
+/// Copies into queues that a transaction may make for each operation it may have: where the broker stops all of a commit is done at
+/// once, and all of it waits for the disk.
 const COPIES_PER_OPERATION: u64 = 20;
 
 impl Shard {
@@ -77,13 +79,7 @@ impl Shard {
         Err(AmqpError::new(ReplyCode::ResourceError, text))
     }
 
-    /// Whether the publishes of a channel are part of a transaction: then they are done as one.
-    pub(crate) fn is_in_tx(&self, from: ConnectionId, number: u16) -> bool {
-        let channel = self.connections.get(&from).and_then(|connection| connection.channels.get(&number));
-        channel.is_some_and(|channel| channel.tx.is_some())
-    }
-
-    /// Publishes in order, then settlements, all under one commit; commit-ok waits for the disk.
+    /// Publishes in order, then settlements; commit-ok waits for the disk. What fits the allowance of a command is all under one commit.
     pub(crate) fn on_tx_commit(&mut self, now: Now, from: ConnectionId, number: u16) -> Result<(), AmqpError> {
         let Some(channel) = self.channel_mut(from, number) else { return Ok(()) };
         let Some(tx) = &mut channel.tx else {
@@ -98,26 +94,9 @@ impl Shard {
         }
         // bindings may have come since
         self.check_copies(copies)?;
-        let before = self.log.current();
-        self.tx_rejected = false;
-        for run in &publishes {
-            self.publish_run(now, from, number, run)?;
-        }
-        let Some(channel) = self.channel_mut(from, number) else { return Ok(()) };
-        let tx = channel.tx.replace(Tx::default()).unwrap_or_default();
-        // what was settled may be a dead letter that the disk does not know here, not yet or never: then where it came from must
-        // have forgotten it on disk too, or a crash would bring it back
-        let settles = tx.settles.iter().any(|(_, taken)| !taken.is_empty());
-        for (how, runs) in tx.settles {
-            self.settle_whole(now, (from, number), Ending::of(how), runs);
-        }
-        self.work_off_deaths(now);
-        if std::mem::take(&mut self.tx_rejected) {
-            return Err(AmqpError::precondition("partial tx completion"));
-        }
-        let commit = self.log.current();
-        let commit = (commit != before || settles).then_some(commit);
-        self.reply(from, number, ChannelEffect::TxCommitOk, commit);
+        self.begin_work(now, Work::Commit(Box::new(Committing::new((from, number), publishes))));
+        // serving the queues that got something has an allowance of its own
+        self.allow();
         Ok(())
     }
 
