@@ -68,6 +68,8 @@ impl Shard {
     pub(crate) fn commit_some(&mut self, now: Now, committing: &mut Committing) -> bool {
         let before = self.log.current();
         let outcome = self.do_some(now, committing);
+        // what dies in it may make queues serve, and those that get something back wait for all of it
+        self.hold_for(&mut committing.settlings);
         // what died in it belongs to it
         self.work_off_deaths(now);
         let commit = self.log.current();
@@ -149,7 +151,12 @@ impl Shard {
         self.stamp += 1;
         let stamp = self.stamp;
         let settlings = settles.into_iter().rev();
-        committing.settlings = settlings.map(|(how, taken)| Settling::new(at, Ending::of(how), taken, stamp)).collect();
+        let settlings = settlings.map(|(how, taken)| {
+            let mut settling = Settling::new(at, Ending::of(how), taken, stamp);
+            settling.in_tx = true;
+            settling
+        });
+        committing.settlings = settlings.collect();
         committing.settles = !committing.settlings.is_empty();
     }
 

@@ -76,7 +76,7 @@ impl Shard {
         result.map_err(|tag| AmqpError::precondition(format!("unknown delivery tag {tag}")))
     }
 
-    pub(crate) fn on_acked(&mut self, now: Now, channel: Option<(ConnectionId, u16)>, run: &Unacked) {
+    pub(crate) fn on_acked(&mut self, now: Now, channel: Option<(ConnectionId, u16)>, run: &Unacked, left: Left) {
         let n = u64::from(run.count);
         self.totals.ack += n;
         if let Some(channel) = channel.and_then(|(from, number)| self.channel_mut(from, number)) {
@@ -86,7 +86,7 @@ impl Shard {
         let Some(queue) = kept_books(&mut self.queues, run.queue) else { return };
         queue.stats.ack += n;
         if run.logged {
-            self.log.settle(now, delay, queue, run.range(), Left::Taken, &mut self.early);
+            self.log.settle(now, delay, queue, run.range(), left, &mut self.early);
         }
     }
 

@@ -136,12 +136,14 @@ pub(crate) struct Settling {
     stamp: u64,
     /// Queues that wait for it.
     pub(crate) holds: Vec<QueueId>,
+    /// It is part of a transaction.
+    pub(crate) in_tx: bool,
 }
 
 impl Settling {
     /// Deliveries that left an open channel.
     pub(crate) fn new((from, number): (ConnectionId, u16), ending: Ending, taken: Taken, stamp: u64) -> Self {
-        Self { from, channel: Some(number), ending, taken, stamp, holds: Vec::new() }
+        Self { from, channel: Some(number), ending, taken, stamp, holds: Vec::new(), in_tx: false }
     }
 }
 
@@ -188,7 +190,12 @@ impl Shard {
 
     /// A work goes on some other time: queues to which it returns messages wait for it.
     fn hold_queues(&mut self, work: &mut Work) {
-        for settling in work.settlings_mut() {
+        self.hold_for(work.settlings_mut());
+    }
+
+    /// The same for some settlements.
+    pub(crate) fn hold_for(&mut self, settlings: &mut [Settling]) {
+        for settling in settlings {
             if settling.holds.is_empty() && matches!(settling.ending, Ending::Returned(_)) {
                 settling.holds = settling.taken.queues();
                 for id in &settling.holds {
@@ -593,6 +600,8 @@ impl Shard {
     pub(crate) fn settle_some(&mut self, now: Now, settling: &mut Settling) -> bool {
         let mut returned = crate::settle::Returning::default();
         let channel = settling.channel.map(|number| (settling.from, number));
+        // what is published beside it may not be on disk yet: a crash must not find neither, and the publisher told
+        let left = if settling.in_tx { Left::Otherwise } else { Left::Taken };
         while self.units > 0
             && let Some(run) = settling.taken.peek()
         {
@@ -606,7 +615,7 @@ impl Shard {
             let gone = queue.is_none_or(|q| q.is_grave() && !purged);
             self.release_credit(channel, &run);
             match settling.ending {
-                Ending::Acked => self.on_acked(now, channel, &run),
+                Ending::Acked => self.on_acked(now, channel, &run, left),
                 Ending::Discarded if gone => Reason::Rejected.count(&mut self.totals, run.count),
                 Ending::Discarded => self.discard(now, &run, Reason::Rejected),
                 Ending::Returned(_) if purged => self.settle_gone(now, &run),

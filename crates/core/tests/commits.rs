@@ -411,3 +411,39 @@ fn a_refusal_among_many_queues_is_told() {
     assert_eq!((errors(&told, PEER), is_committed(&told)), (vec![(406, (90, 20))], 0));
     assert_eq!((depth(&mut broker, "q39"), depth(&mut broker, "work")), ((PUBLISHES, 0), (1, 0)));
 }
+
+/// Who published what a transaction acknowledges is told when that is on disk with the rest: else a crash may find neither what was
+/// published nor what was taken for it.
+#[test]
+fn what_a_commit_acknowledges_is_not_confirmed_before_the_disk_has_all_of_it() {
+    let mut broker = broker();
+    broker.run(OTHER, vec![on(ChannelCommand::ConfirmSelect { nowait: true })]);
+    let confirms = |told: &Told| {
+        let is = |e: &ConnectionEffect| matches!(e, ConnectionEffect::Channel(1, ChannelEffect::Confirm { .. }));
+        told.iter().filter(|(id, effect)| *id == OTHER && is(effect)).count()
+    };
+    let mut told = turn(&mut broker, OTHER, &mut VecDeque::from([publish("", "work", WORK)]));
+    let mut said = VecDeque::from([publish("", "q0", 500), settle(Settle::Ack, WORK + 1), commit()]);
+    told.extend(turn(&mut broker, PEER, &mut said));
+    told.extend(turn(&mut broker, PEER, &mut VecDeque::new()));
+    assert_eq!((ids(told.iter().map(|(_, effect)| effect)), confirms(&told), is_committed(&told)), (vec![WORK], 0, 0));
+    write(&mut broker);
+    let told = turn(&mut broker, PEER, &mut VecDeque::new());
+    assert_eq!((confirms(&told), is_committed(&told)), (1, 1));
+    assert_eq!(depth(&mut broker, "q0"), (1, 0));
+}
+
+/// What the turn did before takes nothing from a commit: what fits an allowance is one group.
+#[test]
+fn what_others_did_in_the_same_turn_cuts_no_commit() {
+    let mut broker = broker();
+    let short = [("x-max-length", Value::I32(1)), ("x-dead-letter-exchange", Value::long_str("narrow"))];
+    broker.run(OTHER, vec![declare("short", &short)]);
+    broker.commit_all();
+    broker.run(PEER, (0..4).map(|id| publish("", &name(id), id)).collect());
+    let mut out = Outbox::default();
+    broker.shard.handle_some(broker.now, OTHER, &mut (0..40).map(|id| publish("", "short", id)).collect());
+    broker.shard.handle_some(broker.now, PEER, &mut VecDeque::from([commit()]));
+    assert!(!broker.shard.is_settling(PEER));
+    broker.shard.poll_effects(broker.now, &mut out);
+}

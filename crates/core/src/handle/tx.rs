@@ -94,6 +94,8 @@ impl Shard {
         }
         // bindings may have come since
         self.check_copies(copies)?;
+        // what this turn did before is not the commit's: what fits an allowance is one turn and one group
+        self.allow();
         self.begin_work(now, Work::Commit(Box::new(Committing::new((from, number), publishes))));
         // serving the queues that got something has an allowance of its own
         self.allow();
