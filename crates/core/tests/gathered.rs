@@ -138,8 +138,11 @@ fn publish(runs: &[Run], before: &[&str], commands: Vec<Command>, slices: bool) 
             }
             ConnectionEffect::Channel(_, ChannelEffect::Confirm { tag, count, multiple, ack }) => {
                 let tags = if multiple { next_tag..tag + 1 } else { tag..tag + u64::from(count) };
-                // those that were confirmed alone before are named again by one that counts from the last
-                came.confirmed.extend(tags.map(|tag| (tag, ack)));
+                // one that counts from the last is about those that were not confirmed alone before
+                let told =
+                    |tag: &u64| multiple && [true, false].iter().any(|ack| came.confirmed.contains(&(*tag, *ack)));
+                let new: Vec<u64> = tags.filter(|tag| !told(tag)).collect();
+                came.confirmed.extend(new.into_iter().map(|tag| (tag, ack)));
                 next_tag = if multiple { tag + 1 } else { next_tag };
             }
             ConnectionEffect::Channel(channel, ChannelEffect::Close(error)) => {
