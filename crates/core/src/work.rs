@@ -179,7 +179,7 @@ impl Shard {
         if let Some(from) = work.waits() {
             self.unsettled.entry(from).or_default().works += 1;
         }
-        self.hold_queues(&mut work);
+        self.hold_for(work.settlings_mut());
         if let Work::Emptied { queue, .. } = &work
             && let Some(queue) = self.queues.get_mut(queue)
         {
@@ -188,12 +188,7 @@ impl Shard {
         self.work.push_back(work);
     }
 
-    /// A work goes on some other time: queues to which it returns messages wait for it.
-    fn hold_queues(&mut self, work: &mut Work) {
-        self.hold_for(work.settlings_mut());
-    }
-
-    /// The same for some settlements.
+    /// What is settled goes on some other time: queues to which it returns messages wait for it.
     pub(crate) fn hold_for(&mut self, settlings: &mut [Settling]) {
         for settling in settlings {
             if settling.holds.is_empty() && matches!(settling.ending, Ending::Returned(_)) {
@@ -259,7 +254,6 @@ impl Shard {
         if self.step(now, &mut work) {
             self.end_work(now, work);
         } else {
-            self.hold_queues(&mut work);
             self.work.push_back(work);
         }
         self.work_off_deaths(now);
